@@ -1,0 +1,206 @@
+"""A network as ONNX and OpenVINO IR, and the proof that all three compute the same.
+
+Batch norm is folded into the convolutions first, so that what is exported is convolutions, clips,
+additions, one pooling and one fully connected layer, every node named after its block
+(`block07/depthwise`): per-layer times of any device can then be attributed to blocks by name.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import jax2onnx
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+from flax import nnx
+from onnx import helper, numpy_helper
+
+from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, relu6
+from jaxnas.network import Network, NetworkSpec
+
+OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
+IR_VERSION = 8
+INPUT, OUTPUT = "image", "logits"
+
+
+def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
+    """A layer as one convolution with bias, its running statistics folded in; in NumPy.
+
+    NumPy, since each of a network's shapes would be a compilation for XLA.
+    """
+    factor = (np.asarray(layer.scale[...])
+              / np.sqrt(np.asarray(layer.variance[...]) + np.float32(BATCH_NORM_EPSILON)))
+    kernel = np.asarray(layer.kernel[...]) * factor
+    if layer.kind == "depthwise":
+        kernel = kernel[:, :, None, :]
+    elif layer.kind == "pointwise":
+        kernel = kernel[None, None]
+    size, _, group_width, channels = kernel.shape
+    conv = nnx.eval_shape(lambda: nnx.Conv(
+        channels if layer.kind == "depthwise" else group_width, channels, (size, size),
+        strides=(layer.stride,) * 2, padding=[(size // 2,) * 2] * 2,
+        feature_group_count=channels if layer.kind == "depthwise" else 1, rngs=nnx.Rngs(0)))
+    conv.kernel.set_value(kernel)
+    conv.bias.set_value(np.asarray(layer.bias[...]) - np.asarray(layer.mean[...]) * factor)
+    return conv
+
+
+class FoldedNetwork(nnx.Module):
+    """A trained network for inference: batch norm folded, standard NNX layers; NHWC to logits."""
+
+    def __init__(self, network: Network):
+        self.stem = folded_convolution(network.stem)
+        self.blocks = nnx.List([
+            nnx.List([folded_convolution(layer)
+                      for layer in (block.expand, block.depthwise, block.project)
+                      if layer is not None]) for block in network.blocks])
+        self.shortcuts = tuple(block.shortcut for block in network.blocks)
+        self.head = folded_convolution(network.classifier.head)
+        kernel = np.asarray(network.classifier.kernel[...])
+        self.linear = nnx.eval_shape(lambda: nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0)))
+        self.linear.kernel.set_value(kernel)
+        self.linear.bias.set_value(np.asarray(network.classifier.bias[...]))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = relu6(self.stem(images))
+        for block, shortcut in zip(self.blocks, self.shortcuts, strict=True):
+            y = x
+            for layer in block[:-1]:
+                y = relu6(layer(y))
+            y = block[-1](y)
+            x = x + y if shortcut else y
+        return self.linear(jnp.mean(relu6(self.head(x)), (1, 2)))
+
+
+def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
+    """The network as ONNX opset 13: one image, NCHW float32 `image` to `logits`.
+
+    Raises:
+      ValueError: `image_size` is not positive.
+      RuntimeError: jax2onnx gave another graph than the network's layers.
+    """
+    if image_size < 1:
+        raise ValueError(f"image size {image_size} px: give a positive number")
+    model = jax2onnx.to_onnx(
+        FoldedNetwork(network), [(1, image_size, image_size, 3)], model_name=network.spec.name,
+        opset=OPSET, inputs_as_nchw=[0], input_names=[INPUT], output_names=[OUTPUT])
+    return _named(model, network.spec, image_size)
+
+
+def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
+    """(node name, ONNX operator) of every node, in order."""
+    layers = [("stem/conv", "Conv"), ("stem/clip", "Clip")]
+    for block in spec.blocks:
+        for part in ("expand", "depthwise"):
+            if part == "depthwise" or block.expansion != 1:
+                layers += [(f"{block.name}/{part}", "Conv"), (f"{block.name}/{part}_clip", "Clip")]
+        layers.append((f"{block.name}/project", "Conv"))
+        if block.shortcut:
+            layers.append((f"{block.name}/add", "Add"))
+    return [*layers, ("head/conv", "Conv"), ("head/clip", "Clip"), ("pool", "GlobalAveragePool"),
+            ("classifier/flatten", "Flatten"), ("classifier/linear", "Gemm")]
+
+
+def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.ModelProto:
+    """jax2onnx's graph with our names, its mean as a pooling, and shapes inferred anew.
+
+    jax2onnx leaves a transposition before the mean over height and width, writes that mean in a
+    form newer than opset 13, and annotates NHWC shapes where the graph is NCHW.
+    """
+    weights = {t.name: t for t in raw.graph.initializer}
+    values = {INPUT: INPUT}  # jax2onnx's value name → ours
+    steps = iter(_layers(spec))
+    nodes, initializers = [], [
+        numpy_helper.from_array(np.float32(0), "clip/min"),
+        numpy_helper.from_array(np.float32(6), "clip/max")]
+    for node in raw.graph.node:
+        if node.op_type == "Transpose":
+            values[node.output[0]] = values[node.input[0]]
+            continue
+        name, operator = next(steps)
+        if node.op_type == "ReduceMean" and operator == "GlobalAveragePool":
+            nodes.append(helper.make_node("GlobalAveragePool", [values[node.input[0]]], [name],
+                                          name=name))
+            flatten, _ = next(steps)
+            nodes.append(helper.make_node("Flatten", [name], [flatten], name=flatten, axis=1))
+            values[node.output[0]] = flatten
+            continue
+        if node.op_type != operator:
+            raise RuntimeError(f"jax2onnx gave {node.op_type} where {spec.name} has {name} "
+                               f"({operator}); this release of jax2onnx is not supported")
+        inputs = [values[i] for i in node.input if i not in weights]
+        if operator == "Clip":
+            inputs += ["clip/min", "clip/max"]
+        for role, tensor in zip(("kernel", "bias"),
+                                (i for i in node.input if i in weights and operator != "Clip"),
+                                strict=False):
+            renamed = onnx.TensorProto()
+            renamed.CopyFrom(weights[tensor])
+            renamed.name = f"{name}/{role}"
+            initializers.append(renamed)
+            inputs.append(renamed.name)
+        output = OUTPUT if operator == "Gemm" else name
+        copy = helper.make_node(operator, inputs, [output], name=name)
+        copy.attribute.extend(node.attribute)
+        nodes.append(copy)
+        values[node.output[0]] = output
+    graph = helper.make_graph(
+        nodes, spec.name,
+        [helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT,
+                                       (1, 3, image_size, image_size))],
+        [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, (1, spec.num_classes))],
+        initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
+                              ir_version=IR_VERSION, producer_name="jaxnas")
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path) -> None:
+    """Writes the ONNX file and, through OpenVINO's own converter, IR (`.xml` with its `.bin`).
+
+    The IR keeps float32 weights: a device that computes in FP16 rounds them itself.
+    """
+    onnx.save(model, onnx_path)
+    openvino.save_model(openvino.Core().read_model(onnx_path), xml_path, compress_to_fp16=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Logits of JAX against ONNX Runtime and OpenVINO (CPU, float32) on the same images."""
+
+    images: int
+    onnxruntime_max_abs: float
+    openvino_max_abs: float
+    same_top1: bool
+
+    @property
+    def holds(self) -> bool:
+        """Every logit within 1e-4 and the same top-1 on every image."""
+        return self.same_top1 and max(self.onnxruntime_max_abs, self.openvino_max_abs) < 1e-4
+
+
+def parity(network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path,
+           images: np.ndarray) -> Parity:
+    """Compares the files as written with the network in evaluation mode.
+
+    Args:
+      images: float32 [count, size, size, 3], size as exported.
+    """
+    network.eval()
+    graph, state = nnx.split(network)
+    expected = np.asarray(jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, images))
+    session = onnxruntime.InferenceSession(onnx_path, providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(
+        xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    batches = np.moveaxis(images, -1, 1)[:, None]
+    runtime = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in batches])
+    device = np.concatenate([compiled(x)[OUTPUT] for x in batches])
+    tops = [logits.argmax(-1) for logits in (expected, runtime, device)]
+    return Parity(len(images), float(abs(runtime - expected).max()),
+                  float(abs(device - expected).max()),
+                  bool((tops[0] == tops[1]).all() and (tops[0] == tops[2]).all()))

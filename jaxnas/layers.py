@@ -1,0 +1,114 @@
+"""The layers of every network here, as Flax NNX modules.
+
+In training mode a layer normalises by its batch and *replaces* its `BatchStat` variables by the
+batch's statistics; whoever runs the step blends them into the running ones. That keeps momentum,
+calibration and the supernet's rule (only sampled candidates' statistics move) in one place each.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from jaxnas.kernels import batch_norm_train, depthwise_conv
+
+BATCH_NORM_EPSILON = 1e-3
+
+
+def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -> np.ndarray:
+    """Normal with variance 2 / fan_out (He et al. 2015), as the official ProxylessNAS has it.
+
+    Drawn by NumPy: through jax.random a network's fifty shapes are fifty compilations, seconds of
+    waiting before anything starts.
+    """
+    return (rng.standard_normal(shape, np.float32) * np.float32((2 / fan_out) ** 0.5))
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0, 6)
+
+
+class ConvBatchNorm(nnx.Module):
+    """Convolution without bias, batch normalisation and, if asked for, ReLU6; NHWC.
+
+    Kernels: `dense` [k, k, in, out], `depthwise` [k, k, channels], `pointwise` [in, out].
+    """
+
+    def __init__(self, kind: Literal["dense", "depthwise", "pointwise"], in_channels: int,
+                 out_channels: int, *, kernel: int = 1, stride: int = 1, activation: bool = True,
+                 rng: np.random.Generator):
+        self.kind = kind
+        self.stride = stride
+        self.activation = activation
+        self.use_running_average = False
+        shape = {"dense": (kernel, kernel, in_channels, out_channels),
+                 "depthwise": (kernel, kernel, in_channels),
+                 "pointwise": (in_channels, out_channels)}[kind]
+        fan_out = kernel ** 2 * (1 if kind == "depthwise" else out_channels)
+        self.kernel = nnx.Param(he_fan_out(rng, shape, fan_out))
+        self.scale = nnx.Param(np.ones(out_channels, np.float32))
+        self.bias = nnx.Param(np.zeros(out_channels, np.float32))
+        self.mean = nnx.BatchStat(np.zeros(out_channels, np.float32))
+        self.variance = nnx.BatchStat(np.ones(out_channels, np.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.kind == "dense":
+            pad = kernel.shape[0] // 2
+            x = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, [(pad, pad)] * 2,
+                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        elif self.kind == "depthwise":
+            x = depthwise_conv(x, kernel, self.stride)
+        else:
+            # As a plain matrix product: faster on CPU than a 1x1 convolution, the same elsewhere.
+            x = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+        if self.use_running_average:
+            inverse = lax.rsqrt(self.variance[...] + BATCH_NORM_EPSILON) * self.scale[...]
+            y = (x.astype(jnp.float32) - self.mean[...]) * inverse + self.bias[...]
+            x = y.astype(x.dtype)
+        else:
+            x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, self.scale[...],
+                                                 self.bias[...])
+            self.mean.set_value(mean)
+            self.variance.set_value(variance)
+        return relu6(x) if self.activation else x
+
+
+class MBConv(nnx.Module):
+    """Inverted residual (Sandler et al. 2018): 1x1 expand, depthwise, 1x1 project; NHWC.
+
+    The expansion is left out at expansion 1; the input is added where the shape stays.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, expansion: int,
+                 stride: int, rng: np.random.Generator):
+        width = in_channels * expansion
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.expand = None if expansion == 1 else ConvBatchNorm(
+            "pointwise", in_channels, width, rng=rng)
+        self.depthwise = ConvBatchNorm("depthwise", width, width, kernel=kernel, stride=stride,
+                                       rng=rng)
+        self.project = ConvBatchNorm("pointwise", width, out_channels, activation=False, rng=rng)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x if self.expand is None else self.expand(x)
+        y = self.project(self.depthwise(y))
+        return x + y if self.shortcut else y
+
+
+class Classifier(nnx.Module):
+    """1x1 convolution to the head's width, global average pooling, linear layer to logits."""
+
+    def __init__(self, in_channels: int, head_channels: int, num_classes: int, *,
+                 rng: np.random.Generator):
+        self.head = ConvBatchNorm("pointwise", in_channels, head_channels, rng=rng)
+        self.kernel = nnx.Param(
+            0.01 * rng.standard_normal((head_channels, num_classes), np.float32))
+        self.bias = nnx.Param(np.zeros(num_classes, np.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = jnp.mean(self.head(x).astype(jnp.float32), (1, 2))
+        return features @ self.kernel[...] + self.bias[...]
