@@ -1,0 +1,173 @@
+"""A device's latency of every candidate of a space, as one linear functional.
+
+    E[LAT] = fixed + Σ_blocks Σ_candidates p · candidate_ms      (ProxylessNAS, §3.3, equation 6)
+
+The table is data: what was measured or estimated, on which device, with which versions. A missing
+entry is an error with the entry's name, never a default.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.space import Space
+
+SCHEMA = 1
+FIXED = ("input", "stem", "first", "head", "pool", "classifier", "output")
+
+
+class TableMismatch(ValueError):
+    """A latency table that was made for something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds on one device, batch 1.
+
+    Attributes:
+      space: the space's name.
+      device: DESIGN's device name, such as MYRIADX_COMPILER.
+      kind: whether the device was timed or its compiler's schedule was costed.
+      image_size: deployment size in px.
+      num_classes: of the classifier that is among the fixed layers.
+      precision: what the device computes in.
+      fixed_ms: what every network of the space pays, by part.
+      candidate_ms: float64 [blocks, candidates]; 0 for skip, infinite where not allowed.
+      additivity: how well sums of entries met whole networks that were held out.
+      provenance: versions, date, command.
+    """
+
+    space: str
+    device: str
+    kind: Literal["measured", "estimated"]
+    image_size: int
+    num_classes: int
+    precision: str
+    fixed_ms: Mapping[str, float]
+    candidate_ms: np.ndarray
+    additivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def path_ms(self, path: np.ndarray) -> float:
+        """Latency of the path int32 [blocks]; infinite where a block may not take its choice."""
+        return float(sum(self.fixed_ms.values())
+                     + self.candidate_ms[np.arange(len(path)), path].sum())
+
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        """Latency of the fastest and of the slowest network of the space."""
+        finite = np.where(np.isfinite(self.candidate_ms), self.candidate_ms, -np.inf)
+        fixed = sum(self.fixed_ms.values())
+        return float(fixed + self.candidate_ms.min(1).sum()), float(fixed + finite.max(1).sum())
+
+    def scaled(self, measured_ms: float, predicted_ms: float) -> "LatencyTable":
+        """The table with every entry times measured / predicted, noted in the provenance."""
+        factor = measured_ms / predicted_ms
+        scaling = float(self.provenance.get("scaled_by", 1.0)) * factor
+        return dataclasses.replace(
+            self, fixed_ms={k: v * factor for k, v in self.fixed_ms.items()},
+            candidate_ms=self.candidate_ms * factor,
+            provenance={**self.provenance, "scaled_by": scaling})
+
+    def check(self, space: Space, image_size: int, device: str | None = None) -> None:
+        """Refuses a table of another space, size or device.
+
+        Raises:
+          TableMismatch: naming both values and the remedy.
+        """
+        for what, mine, wanted in (("space", self.space, space.name),
+                                   ("image size", self.image_size, image_size),
+                                   ("device", self.device, device or self.device)):
+            if mine != wanted:
+                raise TableMismatch(
+                    f"the latency table was made for {what} {mine}, this run has {wanted}: build "
+                    f"one with `python -m profiling.tables` or change the flag")
+        if self.candidate_ms.shape != space.allowed.shape:
+            raise TableMismatch(f"the latency table has entries {self.candidate_ms.shape}, the "
+                                f"{space.name} space needs {space.allowed.shape}")
+
+    def save(self, file: pathlib.Path, space: Space) -> None:
+        """Writes JSON; entries are keyed by block and candidate, so that people can read it."""
+        blocks = {
+            block.name: {str(c): ms for c, ms in zip(space.candidates, row, strict=True)
+                         if np.isfinite(ms)}
+            for block, row in zip(space.blocks, self.candidate_ms.tolist(), strict=True)}
+        document = {
+            "schema": SCHEMA, "unit": "ms", "batch": 1, "space": self.space,
+            "device": self.device, "kind": self.kind, "image_size": self.image_size,
+            "num_classes": self.num_classes, "precision": self.precision,
+            "additivity": dict(self.additivity), "provenance": dict(self.provenance),
+            "fixed_ms": dict(self.fixed_ms), "candidate_ms": blocks}
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(file)
+
+    @classmethod
+    def load(cls, file: pathlib.Path, space: Space) -> "LatencyTable":
+        """Reads a table for `space`.
+
+        Raises:
+          ValueError: no JSON table, another schema, or an entry missing, not positive, or not
+            allowed; the message names file and entry.
+          TableMismatch: a table of another space.
+        """
+        try:
+            document = json.loads(file.read_text())
+            schema, name = document["schema"], document["space"]
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no latency table ({error}): build one with "
+                             f"`python -m profiling.tables`") from error
+        if schema != SCHEMA:
+            raise ValueError(f"{file} has table schema {schema}, this version reads {SCHEMA}: "
+                             f"build it again with `python -m profiling.tables`")
+        if name != space.name:
+            raise TableMismatch(f"{file} was made for the space {name}, this run has {space.name}:"
+                                f" build one with `python -m profiling.tables`")
+        entries = np.full(space.allowed.shape, np.inf)
+        try:
+            for row, column in zip(*np.nonzero(space.allowed), strict=True):
+                block, candidate = space.blocks[row].name, space.candidates[column]
+                entries[row, column] = document["candidate_ms"][block][str(candidate)]
+                if not (entries[row, column] > 0 or candidate.is_skip and entries[row, column] == 0):
+                    raise ValueError(f"{file}: {block} {candidate} is {entries[row, column]} ms; "
+                                     f"build the table again with `python -m profiling.tables`")
+            return cls(
+                space=name, candidate_ms=entries,
+                fixed_ms={part: float(document["fixed_ms"][part]) for part in FIXED},
+                **{key: document[key] for key in (
+                    "device", "kind", "image_size", "num_classes", "precision", "additivity",
+                    "provenance")})
+        except KeyError as error:
+            raise ValueError(f"{file} has no entry {error}: build it again with "
+                             f"`python -m profiling.tables`") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyModel:
+    """What a jitted step needs of a table: arrays, nothing else.
+
+    Attributes:
+      fixed_ms: float32 [].
+      candidate_ms: float32 [blocks, candidates], 0 where not allowed (its probability is 0).
+    """
+
+    fixed_ms: jax.Array
+    candidate_ms: jax.Array
+
+    @classmethod
+    def of(cls, table: LatencyTable) -> "LatencyModel":
+        finite = np.where(np.isfinite(table.candidate_ms), table.candidate_ms, 0.0)
+        return cls(jnp.float32(sum(table.fixed_ms.values())), jnp.asarray(finite, jnp.float32))
+
+    def expected_ms(self, probabilities: jax.Array) -> jax.Array:
+        """E[LAT] in ms, float32 [], of probabilities float32 [blocks, candidates]."""
+        return self.fixed_ms + jnp.sum(probabilities * self.candidate_ms)
+
+
+jax.tree_util.register_dataclass(LatencyModel)

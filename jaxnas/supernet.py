@@ -1,0 +1,327 @@
+"""The supernet: every candidate of every block in one tree of weights, one path computed at a time.
+
+Weights and statistics are nested dicts of arrays. Blocks of one shape that follow each other form
+a *run*; a run's leaves are [length, candidates, ...], each candidate padded with zeros to the
+largest kernel and expansion. Sampling is then a gather:
+
+    active = gather(space, params, path)       leaves [length, ...]: one candidate a block
+    logits, batch_stats = supernet.apply(active, active_stats, path, images)
+    params = scatter(space, params, updated, path)
+
+A step touches the sampled path's slices and nothing else, so candidates not sampled keep their
+bits. Inside a block `lax.switch` picks the candidate's true size; the backward pass switches again
+and recomputes, so that memory holds one candidate's activations and not those of all of them.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
+from jaxnas.network import Network, network_of
+from jaxnas.space import Space
+
+Tree = Any  # nested dicts of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What makes two blocks one run: a block's shape, and the candidates it chooses from."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+
+
+def init(space: Space, num_classes: int, seed: int) -> tuple[Tree, Tree]:
+    """Fresh weights and batch statistics, drawn candidate by candidate at their true sizes.
+
+    Returns:
+      params, stats: {"stem": ..., "first": ..., "runs": [...], "classifier": ...}, float32.
+    """
+    rng = np.random.default_rng(seed)
+    params, stats = {"runs": []}, {"runs": []}
+    for name, module in _fixed_modules(space, num_classes, rng).items():
+        _, params[name], stats[name] = _split(module)
+    for start, length in space.runs():
+        shape = _shape(space, start)
+        full = jax.tree.map(np.shape, _split_of(shape, _largest(space))[1:])
+        drawn = [[_split(_module(shape, c, rng))[1:] for c in space.convolutions]
+                 for _ in range(length)]
+        run = jax.tree.map(
+            lambda size, *leaves, length=length: np.stack(
+                [_pad(leaf, size) for leaf in leaves]).reshape(length, -1, *size),
+            full, *[pair for block in drawn for pair in block],
+            is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x))
+        params["runs"].append(run[0])
+        stats["runs"].append(run[1])
+    return jax.tree.map(jnp.asarray, (params, stats))
+
+
+def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
+    """The path's slices of params, stats or anything shaped like them.
+
+    Args:
+      tree: leaves of runs [length, candidates, ...].
+      path: int32 [blocks]. A skip gathers some candidate's slice; nothing reads it, and `scatter`
+        does not write it.
+    """
+    return {**tree, "runs": [
+        jax.tree.map(
+            lambda leaf, length=length, choices=path[start:start + length]:
+            leaf.at[jnp.arange(length), choices].get(mode="clip"), run)
+        for (start, length), run in zip(space.runs(), tree["runs"], strict=True)]}
+
+
+def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
+    """`tree` with the path's slices replaced by `active`; the inverse of `gather`.
+
+    Skip's index lies beyond the stacked candidates, so its write is dropped.
+    """
+    return {**active, "runs": [
+        jax.tree.map(
+            lambda leaf, new, length=length, choices=path[start:start + length]:
+            leaf.at[jnp.arange(length), choices].set(new, mode="drop", unique_indices=True),
+            run, new_run)
+        for (start, length), run, new_run in zip(space.runs(), tree["runs"], active["runs"],
+                                                 strict=True)]}
+
+
+def apply(space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.Array, *,
+          train: bool) -> tuple[jax.Array, Tree]:
+    """The path's network on a batch.
+
+    Args:
+      params, stats: gathered for `path`.
+      path: int32 [blocks].
+      images: [batch, size, size, 3].
+      train: normalise by the batch's statistics instead of the running ones.
+
+    Returns:
+      Logits float32 [batch, classes], and the statistics: the batch's if `train`, else unchanged.
+    """
+    x, new_stats = _stem(space, params, stats, images, train)
+    new_stats["runs"] = []
+    for (start, length), run_params, run_stats in zip(space.runs(), params["runs"], stats["runs"],
+                                                      strict=True):
+        block = functools.partial(_block, space, _shape(space, start), train)
+
+        def step(x, inputs, block=block):
+            block_params, block_stats, choice = inputs
+            return block(block_params, block_stats, choice, x)
+
+        x, run_stats = _over_run(step, x, (run_params, run_stats, path[start:start + length]))
+        new_stats["runs"].append(run_stats)
+    logits, new_stats["classifier"] = _apply_fixed("classifier", space, params, stats, x, train)
+    return logits, new_stats
+
+
+def apply_two_paths(space: Space, params: tuple[Tree, Tree], stats: tuple[Tree, Tree],
+                    paths: jax.Array, gates: jax.Array, images: jax.Array) -> jax.Array:
+    """The first of two paths' network, with the second's outputs behind gates, batch statistics.
+
+    Every block gives y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
+    candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for both of the pair, and gradients to
+    earlier blocks through the active one alone (ProxylessNAS, §3.2.1).
+
+    Args:
+      params, stats: gathered for paths[0], the active one, and paths[1].
+      paths: int32 [2, blocks].
+      gates: float32 [2, blocks]; values do not matter, gradients do.
+      images: [batch, size, size, 3].
+
+    Returns:
+      Logits float32 [batch, classes].
+    """
+    x, _ = _stem(space, params[0], stats[0], images, train=True)
+    for index, (start, length) in enumerate(space.runs()):
+        block = functools.partial(_gated_block, space, _shape(space, start))
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b], 1),
+                            *((p["runs"][index], s["runs"][index])
+                              for p, s in zip(params, stats, strict=True)))
+        inputs = (both, paths[:, start:start + length].T, gates[:, start:start + length].T)
+        x, _ = _over_run(lambda x, inputs, block=block: (block(*inputs, x), ()), x, inputs)
+    return _apply_fixed("classifier", space, params[0], stats[0], x, True)[0]
+
+
+def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_classes: int,
+            name: str = "network") -> Network:
+    """The path's network on its own, with the supernet's weights and running statistics."""
+    spec = network_of(space, space.arch(path), num_classes, name)
+    network = Network(spec, rng=np.random.default_rng(0))
+    layers = {"stem": network.stem, "first": network.blocks[0], "classifier": network.classifier}
+    for key, module in layers.items():
+        nnx.update(module, nnx.State(params[key]), nnx.State(stats[key]))
+    blocks = iter(network.blocks[1:])
+    for run, (start, length) in enumerate(space.runs()):
+        for i in range(length):
+            candidate = space.candidates[path[start + i]]
+            if candidate.is_skip:
+                continue
+            module = next(blocks)
+            shape = _shape(space, start)
+            for tree in (params, stats):
+                slices = jax.tree.map(lambda leaf, i=i, at=start + i: leaf[i, path[at]],
+                                      tree["runs"][run])
+                kind = 1 if tree is params else 2
+                nnx.update(module, nnx.State(_crop(slices, _split_of(shape, candidate)[kind])))
+    return network
+
+
+# Fixed layers -----------------------------------------------------------------------------------
+
+
+def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "stem": ConvBatchNorm("dense", 3, space.stem_channels, kernel=3, stride=2, rng=rng),
+        "first": MBConv(space.stem_channels, space.first_channels, kernel=3, expansion=1,
+                        stride=1, rng=rng),
+        "classifier": Classifier(space.blocks[-1].out_channels, space.head_channels, num_classes,
+                                 rng=rng)}
+
+
+@functools.cache
+def _fixed_graphs(space: Space, train: bool) -> dict[str, nnx.GraphDef]:
+    modules = _fixed_modules(space, 2, np.random.default_rng(0))
+    return {name: _split(module, train)[0] for name, module in modules.items()}
+
+
+def _apply_fixed(name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, train: bool):
+    return _run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
+
+
+def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: bool):
+    new_stats = {}
+    x, new_stats["stem"] = _apply_fixed("stem", space, params, stats, images, train)
+    x, new_stats["first"] = _apply_fixed("first", space, params, stats, x, train)
+    return x, new_stats
+
+
+# Searchable blocks ------------------------------------------------------------------------------
+
+
+def _shape(space: Space, index: int) -> Shape:
+    block = space.blocks[index]
+    return Shape(block.in_channels, block.out_channels, block.stride)
+
+
+def _module(shape: Shape, candidate, rng: np.random.Generator) -> MBConv:
+    return MBConv(shape.in_channels, shape.out_channels, kernel=candidate.kernel,
+                  expansion=candidate.expansion, stride=shape.stride, rng=rng)
+
+
+def _split(module: nnx.Module, train: bool = True):
+    (module.train if train else module.eval)()
+    graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+@functools.cache
+def _split_of(shape: Shape, candidate, train: bool = True):
+    return _split(_module(shape, candidate, np.random.default_rng(0)), train)
+
+
+def _largest(space: Space):
+    kernel = max(c.kernel for c in space.convolutions)
+    expansion = max(c.expansion for c in space.convolutions)
+    return dataclasses.replace(space.convolutions[0], kernel=kernel, expansion=expansion)
+
+
+def _run(graph: nnx.GraphDef, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+    module = nnx.merge(graph, nnx.State(params), nnx.State(stats))
+    y = module(x)
+    return y, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def _crop(tree: Tree, like: Tree) -> Tree:
+    return jax.tree.map(lambda leaf, true: leaf[tuple(map(slice, true.shape))], tree, like)
+
+
+def _pad(leaf, size: tuple[int, ...]):
+    module = np if isinstance(leaf, np.ndarray) else jnp
+    return module.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
+
+
+def _branches(space: Space, shape: Shape, train: bool):
+    """One function (params, stats, x) → (y, stats) for each candidate, on padded slices."""
+    def convolution(candidate):
+        graph, true_params, true_stats = _split_of(shape, candidate, train)
+
+        def branch(params, stats, x):
+            y, new = _run(graph, _crop(params, true_params), _crop(stats, true_stats), x)
+            return y, jax.tree.map(lambda leaf, full: _pad(leaf, full.shape), new, stats)
+        return branch
+
+    branches = [convolution(c) for c in space.convolutions]
+    if shape.stride == 1 and shape.in_channels == shape.out_channels:
+        branches.append(lambda params, stats, x: (x, stats))
+    return branches
+
+
+def _over_run(step, x: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:
+    """`lax.scan` along a run; a run of one block may change x's shape, which a scan may not."""
+    if jax.tree.leaves(inputs)[0].shape[0] > 1:
+        return lax.scan(step, x, inputs)
+    x, outputs = step(x, jax.tree.map(lambda leaf: leaf[0], inputs))
+    return x, jax.tree.map(lambda leaf: leaf[None], outputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _block(space, shape, train, params, stats, choice, x):
+    return lax.switch(choice, _branches(space, shape, train), params, stats, x)
+
+
+def _block_forward(space, shape, train, params, stats, choice, x):
+    return _block(space, shape, train, params, stats, choice, x), (params, stats, choice, x)
+
+
+def _block_backward(space, shape, train, residuals, cotangents):
+    params, stats, choice, x = residuals
+
+    def pull(branch):
+        def run(params, x, dy):
+            _, vjp = jax.vjp(lambda p, x: branch(p, stats, x)[0], params, x)
+            return vjp(dy)
+        return run
+
+    pulls = [pull(branch) for branch in _branches(space, shape, train)]
+    dparams, dx = lax.switch(choice, pulls, params, x, cotangents[0])
+    return dparams, jax.tree.map(jnp.zeros_like, stats), None, dx
+
+
+_block.defvjp(_block_forward, _block_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gated_block(space, shape, slices, choices, gates, x):
+    return _gated_forward(space, shape, slices, choices, gates, x)[0]
+
+
+def _gated_forward(space, shape, slices, choices, gates, x):
+    branches = _branches(space, shape, True)
+
+    def output(inputs):
+        (params, stats), choice = inputs
+        return lax.switch(choice, branches, params, stats, x)[0]
+
+    outputs = lax.map(output, (slices, choices))
+    return outputs[0], (slices, choices, outputs, x)
+
+
+def _gated_backward(space, shape, residuals, dy):
+    slices, choices, outputs, x = residuals
+    params, stats = jax.tree.map(lambda leaf: leaf[0], slices)
+    pulls = [lambda x, dy, b=b: jax.vjp(lambda x: b(params, stats, x)[0], x)[1](dy)[0]
+             for b in _branches(space, shape, True)]
+    dx = lax.switch(choices[0], pulls, x, dy)
+    dgates = jnp.sum(outputs * dy, tuple(range(1, outputs.ndim)))
+    return jax.tree.map(jnp.zeros_like, slices), None, dgates, dx
+
+
+_gated_block.defvjp(_gated_forward, _gated_backward)
