@@ -1,0 +1,246 @@
+"""The Python environment in which the MyriadX compiler runs.
+
+The last wheel with the MYRIAD plugin is openvino 2021.4.2, for CPython 3.6 to 3.9, so it cannot
+live beside the rest of the project. It gets a virtual environment of its own under the user's
+cache folder (`JAXNAS_MYRIAD_ENV` names another), made once, at first
+use or by `python -m profiling.myriad.install`.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from absl import logging
+
+from profiling.errors import DeviceUnavailable
+
+PINS = ("openvino==2021.4.2", "libusb-package==1.0.26.4", "numpy==1.19.5")
+PYTHONS = ("3.9", "3.8")
+WORKER = pathlib.Path(__file__).with_name("worker.py")
+
+_PROBE = (
+    "import ensurepip, platform, sys, venv;"
+    "print(platform.python_implementation(), '%d.%d' % sys.version_info[:2], platform.machine())"
+)
+_PROBE_LIMIT_S = 20.0
+_PIP_LIMIT_S = 1200.0
+_HELLO_LIMIT_S = 120.0
+_MARKER = "complete.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """A finished environment.
+
+    Attributes:
+      python: its interpreter.
+      library_dir: folder for LD_LIBRARY_PATH, holding libusb under the name the plugin asks for.
+    """
+
+    python: pathlib.Path
+    library_dir: pathlib.Path
+
+    def command(self) -> list[str]:
+        """Returns the command that starts the worker.
+
+        The interpreter is isolated (-I): a PYTHONPATH meant for ours would break it.
+        """
+        paths = [str(self.library_dir), os.environ.get("LD_LIBRARY_PATH", "")]
+        library_path = os.pathsep.join(path for path in paths if path)
+        return ["env", f"LD_LIBRARY_PATH={library_path}", str(self.python), "-I", str(WORKER)]
+
+
+def environment_dir() -> pathlib.Path:
+    """Returns the folder of the environment, whether or not it is there yet."""
+    override = os.environ.get("JAXNAS_MYRIAD_ENV")
+    if override:
+        return pathlib.Path(override).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "jaxnas" / "myriad-2021.4.2"
+
+
+def ensure_environment(
+    python: str | None = None, log: Callable[[str], None] = logging.info
+) -> Environment:
+    """Returns the environment, building it where it is not complete yet (about a minute).
+
+    Args:
+      python: interpreter to build on; None looks through PATH, pyenv and uv.
+      log: takes one line a step.
+
+    Raises:
+      DeviceUnavailable: no fitting interpreter, or a step of the installation failed.
+    """
+    root = environment_dir()
+    environment = Environment(root / "bin" / "python", root / "native")
+    if _is_complete(root):
+        return environment
+    with _open_lock(root) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another process may have built it while this one waited.
+        if not _is_complete(root):
+            _build(root, environment, find_python(python), log)
+    return environment
+
+
+def _open_lock(root: pathlib.Path) -> TextIO:
+    """Opens the file beside the folder that is locked while the folder is built."""
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        return open(root.with_name(root.name + ".lock"), "w")
+    except OSError as error:
+        raise DeviceUnavailable(
+            f"cannot install the MyriadX compiler in {root}: {error}. Set JAXNAS_MYRIAD_ENV to a "
+            f"folder that can be written"
+        ) from error
+
+
+def find_python(python: str | None = None) -> str:
+    """Returns a CPython 3.8 or 3.9 for x86-64 that runs and can make virtual environments.
+
+    Every candidate is run, since a name proves nothing: pyenv's shims answer to `python3.9` and
+    fail where 3.9 is not the version chosen.
+
+    Raises:
+      DeviceUnavailable: there is none; names each candidate and what was wrong with it.
+    """
+    rejected = []
+    for candidate in [python] if python else _candidates():
+        fault = _fault(candidate)
+        if fault is None:
+            return candidate
+        rejected.append(f"{candidate} ({fault})")
+    looked = "; ".join(rejected) or "nothing on PATH, in pyenv's versions or from uv"
+    raise DeviceUnavailable(
+        f"no CPython 3.8 or 3.9 for x86-64 found, which openvino 2021.4.2 needs. Looked at: "
+        f"{looked}. Install one (for example `uv python install 3.9`) or pass --python=PATH to "
+        f"python -m profiling.myriad.install"
+    )
+
+
+def _candidates() -> Iterator[str]:
+    """Yields interpreters that may fit, the cheapest to find first."""
+    for version in PYTHONS:
+        for folder in os.get_exec_path():
+            path = shutil.which(f"python{version}", path=folder)
+            if path:
+                yield path
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or pathlib.Path.home() / ".pyenv")
+    for version in PYTHONS:
+        yield from map(str, sorted(pyenv.glob(f"versions/{version}*/bin/python")))
+    uv = shutil.which("uv")
+    if uv:
+        for version in PYTHONS:
+            yield from _uv_find(uv, version)
+        subprocess.run([uv, "python", "install", PYTHONS[0]], capture_output=True, check=False)
+        yield from _uv_find(uv, PYTHONS[0])
+
+
+def _uv_find(uv: str, version: str) -> Iterator[str]:
+    """Yields uv's interpreter of a version, if uv has one."""
+    found = subprocess.run(
+        [uv, "python", "find", version], capture_output=True, text=True, check=False
+    )
+    if found.returncode == 0 and found.stdout.strip():
+        yield found.stdout.strip()
+
+
+def _fault(python: str) -> str | None:
+    """Runs an interpreter and returns what is wrong with it, None where nothing is."""
+    try:
+        probe = subprocess.run(
+            [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_LIMIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if probe.returncode:
+        return f"exit status {probe.returncode}: {_last_line(probe.stderr)}"
+    words = probe.stdout.split()
+    if len(words) != 3 or words[0] != "CPython" or words[1] not in PYTHONS:
+        return f"is {probe.stdout.strip()!r}"
+    if words[2].lower() not in ("x86_64", "amd64"):
+        return f"runs on {words[2]}, openvino 2021.4.2 is for x86-64 only"
+    return None
+
+
+def _is_complete(root: pathlib.Path) -> bool:
+    """Whether the folder holds an environment that was finished with today's pins."""
+    if not (root / "bin" / "python").exists():  # also where it links to a Python since removed
+        return False
+    try:
+        return json.loads((root / _MARKER).read_text())["pins"] == list(PINS)
+    except FileNotFoundError:
+        return False
+
+
+def _build(
+    root: pathlib.Path, environment: Environment, python: str, log: Callable[[str], None]
+) -> None:
+    """Builds the environment in its place (a moved one would not run); the marker comes last."""
+    log(f"building the MyriadX compiler's environment in {root} on {python}")
+    if root.exists():
+        if not (root / "pyvenv.cfg").exists() and any(root.iterdir()):
+            raise DeviceUnavailable(
+                f"{root} exists and is no virtual environment; it is left alone. Remove it, or "
+                f"set JAXNAS_MYRIAD_ENV to another folder"
+            )
+        shutil.rmtree(root)
+    _step([python, "-I", "-m", "venv", str(root)], _PIP_LIMIT_S)
+    log(f"installing {', '.join(PINS)}")
+    pip = [str(environment.python), "-I", "-m", "pip", "--disable-pip-version-check", "install"]
+    _step([*pip, "--quiet", *PINS], _PIP_LIMIT_S)
+    find_libusb = "import libusb_package; print(libusb_package.get_library_path())"
+    libusb = _step([str(environment.python), "-I", "-c", find_libusb], _PROBE_LIMIT_S).strip()
+    environment.library_dir.mkdir()
+    (environment.library_dir / "libusb-1.0.so.0").symlink_to(libusb)
+    versions = _hello(environment)
+    log(f"the compiler answers: {versions}")
+    unfinished = root / (_MARKER + ".part")
+    unfinished.write_text(json.dumps({"pins": PINS, "versions": versions}, indent=2) + "\n")
+    unfinished.replace(root / _MARKER)
+
+
+def _hello(environment: Environment) -> dict[str, str]:
+    """Returns the worker's versions; its hello loads the plugin and libusb."""
+    line = _step(environment.command(), _HELLO_LIMIT_S, '{"id": 0, "method": "hello"}\n')
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise DeviceUnavailable(
+            f"the MyriadX compiler does not load: {answer['error']['message']}. The environment "
+            f"is {environment.python.parent.parent}; remove it and install again"
+        )
+    return answer["versions"]
+
+
+def _step(command: list[str], limit_s: float, stdin: str = "") -> str:
+    """Runs one command and returns its output.
+
+    Raises:
+      DeviceUnavailable: it failed or took longer than limit_s.
+    """
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=limit_s)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceUnavailable(
+            f"installing the MyriadX compiler failed: {error}. Run `python -m "
+            f"profiling.myriad.install` again, with --python=PATH for another interpreter"
+        ) from error
+    if done.returncode:
+        raise DeviceUnavailable(
+            f"installing the MyriadX compiler failed: {' '.join(command)} ended with status "
+            f"{done.returncode}: {done.stderr.strip()[-2000:]}. It needs PyPI (or pip's "
+            f"configured index) to be reachable"
+        )
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    """Returns the last line of a program's complaint."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no message"
