@@ -1,0 +1,297 @@
+"""A run's state on disk: kept whole through kills, verified when read, never silently replaced."""
+
+import json
+import os
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Mapping
+from importlib import metadata as installed
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+State = TypeVar("State")
+
+_SCHEMA = 1
+_PACKAGES = ("jax", "jaxlib", "numpy", "orbax-checkpoint")
+
+
+class CheckpointUnreadable(RuntimeError):
+    """A checkpoint is there but its files are damaged; the message names step and cause."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder.
+
+    Saving copies the state to host memory and returns; the files are written behind it, into a
+    folder that gets its final name last. A process killed at any time so leaves either a whole
+    checkpoint or none. Every process of a distributed run makes the same calls; the first one
+    writes, so arrays must be the same on all of them.
+    """
+
+    def __init__(self, directory: str | os.PathLike, config: Mapping[str, Any], keep: int = 2):
+        """Opens the folder, made where missing; what a killed save left is cleared meanwhile.
+
+        Args:
+            directory: a folder of this run's own.
+            config: what makes two runs different, in JSON's types; a checkpoint saved with
+                another one is refused. Leave out what may change on resuming.
+            keep: newest checkpoints to keep; two, so that one is left where the newest is
+                damaged.
+
+        Raises:
+            ValueError: `keep` below 1.
+            TypeError: `config` holds something JSON cannot.
+        """
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; it must be at least 1, and 2 survives damage to one")
+        self._directory = pathlib.Path(directory).expanduser().absolute()
+        # Through JSON and back, or a tuple would differ from the list it is read as.
+        self._config = json.loads(json.dumps(dict(config)))
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
+            item_names=("state", "metadata"),
+        )
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        metadata: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Saves the state that step `step` starts from.
+
+        Args:
+            step: greater than every step saved before.
+            state: pytree of arrays of any numeric dtype and any shape but an empty one, which
+                may be donated afterwards. A typed PRNG key goes in as `jax.random.key_data(key)`.
+            metadata: further facts, in JSON's types, given back by `restore`.
+            wait: return only when the checkpoint is on disk.
+
+        Raises:
+            ValueError: a step not greater than the last, or a leaf that is not such an array.
+            TypeError: `metadata` holds something JSON cannot.
+            OSError: this or the previous checkpoint could not be written.
+        """
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"step {step} cannot be saved, {self._directory} holds step {latest}; restore it "
+                "and go on from there, or use an empty folder"
+            )
+        arrays = {name: _host(name, leaf) for name, leaf in _named(state).items()}
+        facts = {
+            "schema": _SCHEMA,
+            "step": step,
+            "config": self._config,
+            "versions": {package: installed.version(package) for package in _PACKAGES},
+            "metadata": dict(metadata or {}),
+            "arrays": {name: _describe(array) for name, array in arrays.items()},
+        }
+        json.dumps(facts)  # here, not in the thread that writes, where nobody would see it
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(facts)
+            ),
+        )
+        if wait:
+            self._manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """The newest step in the folder or being written to it; None where there is none."""
+        return self._manager.latest_step()
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
+        """The newest readable checkpoint.
+
+        One whose files are damaged is reported in the log, moved out of the way under a name
+        that begins with `unreadable`, and the one before it is taken.
+
+        Args:
+            like: pytree of arrays or `jax.ShapeDtypeStruct`s: the structure, shapes and dtypes
+                expected, and the sharding where a leaf has one.
+
+        Returns:
+            The state, bit for bit as saved, as jax arrays in the structure of `like`; and a
+            dictionary with `step`, `config`, `versions` and the `metadata` given to `save`.
+
+        Raises:
+            FileNotFoundError: the folder holds no checkpoint.
+            CheckpointUnreadable: it holds some, and every one is damaged.
+            ValueError: the checkpoint is of another configuration, or of a state with other
+                arrays; the message names what differs.
+        """
+        self._manager.wait_until_finished()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise FileNotFoundError(
+                f"no checkpoint in {self._directory}; save one first, or start without resuming"
+            )
+        damaged: list[CheckpointUnreadable] = []
+        for step in steps:
+            try:
+                facts, arrays = self._read(step, like)
+            except CheckpointUnreadable as error:
+                logging.warning("%s", error)
+                damaged.append(error)
+                continue
+            self._move_aside(steps[: len(damaged)])
+            if damaged:
+                logging.warning("resuming from step %d of %s instead", step, self._directory)
+            del facts["arrays"]
+            return _placed(like, arrays), facts
+        raise CheckpointUnreadable(
+            f"none of the checkpoints of steps {steps[::-1]} in {self._directory} can be read; "
+            "restore the folder from a backup, or begin again in an empty one. "
+            + " ".join(str(error) for error in damaged)
+        ) from damaged[0]
+
+    def close(self) -> None:
+        """Waits for what is being written, and raises OSError where that failed."""
+        self._manager.close()
+
+    def _read(self, step: int, like: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        facts = self._item(step, "metadata", ocp.args.JsonRestore())
+        if not isinstance(facts, dict) or facts.get("schema") != _SCHEMA:
+            raise ValueError(
+                f"checkpoint {step} in {self._directory} is not of schema {_SCHEMA}; it was "
+                "written by another program or version, which alone can read it"
+            )
+        _check_config(facts["config"], self._config, f"checkpoint {step} in {self._directory}")
+        _check_arrays(facts["arrays"], like, f"checkpoint {step} in {self._directory}")
+        # Into host memory: what fails here is the files, and not the device's memory.
+        arrays = self._item(step, "state", ocp.args.StandardRestore())
+        changed = sorted(
+            name
+            for name, description in facts["arrays"].items()
+            if name not in arrays or _describe(np.asarray(arrays[name])) != description
+        )
+        if changed:
+            raise CheckpointUnreadable(
+                f"checkpoint {step} in {self._directory} is damaged: the checksums of "
+                f"{_some(changed)} differ from those saved."
+            )
+        return facts, arrays
+
+    def _item(self, step: int, name: str, how: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception as error:  # orbax raises a bare Exception where a data file is cut short
+            raise CheckpointUnreadable(
+                f"the {name} of checkpoint {step} in {self._directory} cannot be read: "
+                f"{type(error).__name__}: {error}."
+            ) from error
+
+    def _move_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
+        # Not deleted: a file system's passing fault looks the same. Not left either: the run will
+        # come to these steps again. The others must have finished reading before.
+        multihost_utils.sync_global_devices("jaxnas checkpoints read")
+        if jax.process_index() == 0:
+            for step in steps:
+                target = tempfile.mkdtemp(prefix=f"unreadable-{step}-", dir=self._directory)
+                os.rename(self._directory / str(step), target)
+        multihost_utils.sync_global_devices("jaxnas checkpoints moved")
+        self._manager.reload()
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves by their place in the tree, such as `params/stem/kernel`."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in named:
+            raise ValueError(f"two leaves of the state are named {name!r}; rename one")
+        named[name] = leaf
+    return named
+
+
+def _host(name: str, leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        raise ValueError(
+            f"{name!r} in the state is of type {type(leaf).__name__}; save arrays in the state "
+            "and anything else in the metadata"
+        )
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{name!r} in the state is a typed PRNG key; save jax.random.key_data")
+    if not leaf.size:
+        raise ValueError(
+            f"{name!r} in the state has the shape {leaf.shape}; orbax stores no empty arrays, "
+            "leave it out"
+        )
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if not leaf.is_fully_replicated:
+            raise ValueError(
+                f"{name!r} in the state is divided among processes as {leaf.sharding}; replicate "
+                "it before saving"
+            )
+        leaf = leaf.addressable_data(0)
+    return np.asarray(leaf)
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    # The storage format has no checksum of its own for array contents: a changed byte is read
+    # as another number without complaint.
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": zlib.crc32(data)}
+
+
+def _check_config(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    missing = "absent"
+    fields = sorted(set(found) | set(expected))
+    differing = [
+        f"{field} (saved: {found.get(field, missing)!r}, now: {expected.get(field, missing)!r})"
+        for field in fields
+        if field not in found or field not in expected or found[field] != expected[field]
+    ]
+    if differing:
+        raise ValueError(
+            f"{what} is of another configuration: {', '.join(differing)}. Resume with the saved "
+            "configuration, or use another folder"
+        )
+
+
+def _check_arrays(found: Mapping[str, Any], like: Any, what: str) -> None:
+    expected = {name: (list(leaf.shape), leaf.dtype.name) for name, leaf in _named(like).items()}
+    saved = {name: (entry["shape"], entry["dtype"]) for name, entry in found.items()}
+    differing = [
+        f"{name} (saved: {_form(saved.get(name))}, expected: {_form(expected.get(name))})"
+        for name in sorted(set(saved) | set(expected))
+        if saved.get(name) != expected.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{what} holds other arrays than this program's state: {_some(differing)}. Resume "
+            "with the version that saved it, or use another folder"
+        )
+
+
+def _form(shape_and_dtype: tuple[list[int], str] | None) -> str:
+    if shape_and_dtype is None:
+        return "absent"
+    shape, dtype = shape_and_dtype
+    return f"{dtype}{shape}"
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _placed(like: State, arrays: Mapping[str, np.ndarray]) -> State:
+    leaves = [
+        jax.device_put(arrays[name], getattr(leaf, "sharding", None))
+        for name, leaf in _named(like).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

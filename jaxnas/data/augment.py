@@ -1,0 +1,135 @@
+"""From a Pillow image of any size to a uint8 square: random while training, centred otherwise."""
+
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image
+
+# Rec. 601 luma, the grey that saturation is measured against in Pillow and torchvision.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftZoom:
+    """Random zoom about a randomly shifted centre; what lies outside the image is black.
+
+    For small drawn characters, which neither a mirror image nor a cut-off part leaves what they
+    are.
+
+    Attributes:
+        zoom: bounds of the window's side, as a fraction of the image's.
+        shift: greatest shift of the window's centre on each axis, as a fraction of the image's
+            side.
+    """
+
+    zoom: tuple[float, float]
+    shift: float
+
+    def __call__(self, image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [size, size, 3]."""
+        zoom, shift_x, shift_y = rng.random(3).tolist()
+        low, high = self.zoom
+        half = (low + (high - low) * zoom) / 2
+        x = 0.5 + self.shift * (2 * shift_x - 1)
+        y = 0.5 + self.shift * (2 * shift_y - 1)
+        width, height = image.size
+        # A crop beyond the edge is filled with black, and costs less than a general transform.
+        margin = math.ceil((high / 2 + self.shift - 0.5) * max(width, height))
+        padded = image.crop((-margin, -margin, width + margin, height + margin))
+        window = (
+            (x - half) * width + margin,
+            (y - half) * height + margin,
+            (x + half) * width + margin,
+            (y + half) * height + margin,
+        )
+        return _resize(padded, size, window)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizedCrop:
+    """Random resized crop, mirror image and mild colour jitter, for photographs.
+
+    Attributes:
+        area: bounds of the crop's area, as a fraction of the image's.
+        aspect: bounds of the crop's width over height; drawn on a logarithmic scale.
+        brightness: the image is multiplied by 1 + U(-brightness, brightness).
+        saturation: the distance from grey is multiplied by 1 + U(-saturation, saturation).
+
+    The jitter of ProxylessNAS is brightness 32/255 and saturation 0.5.
+    """
+
+    area: tuple[float, float]
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    brightness: float = 0.0
+    saturation: float = 0.0
+
+    def __call__(self, image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [size, size, 3]."""
+        draws = rng.random(7).tolist()
+        box = self._window(image.size, draws[:4])
+        pixels = _resize(image, size, box)
+        if draws[4] < 0.5:
+            pixels = pixels[:, ::-1]
+        return self._jitter(pixels, draws[5], draws[6])
+
+    def _window(
+        self, extent: tuple[int, int], draws: list[float]
+    ) -> tuple[float, float, float, float]:
+        width, height = extent
+        area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * width * height
+        low, high = (math.log(bound) for bound in self.aspect)
+        aspect = math.exp(low + (high - low) * draws[1])
+        # A window longer than the image is cut to it rather than drawn anew: the number of draws
+        # stays fixed, and so the same numbers decide the same things in every image.
+        crop_width = min(math.sqrt(area * aspect), width)
+        crop_height = min(math.sqrt(area / aspect), height)
+        left = (width - crop_width) * draws[2]
+        top = (height - crop_height) * draws[3]
+        return left, top, left + crop_width, top + crop_height
+
+    def _jitter(self, pixels: np.ndarray, brightness: float, saturation: float) -> np.ndarray:
+        if not self.brightness and not self.saturation:
+            return pixels
+        values = pixels.astype(np.float32)
+        values *= 1 + self.brightness * (2 * brightness - 1)
+        factor = 1 + self.saturation * (2 * saturation - 1)
+        grey = (values @ _LUMA)[..., np.newaxis]
+        values = grey + factor * (values - grey)
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+Augmentation = ShiftZoom | ResizedCrop
+
+
+def centre_crop(image: Image.Image, size: int, fraction: float) -> np.ndarray:
+    """The centred square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
+    width, height = image.size
+    side = fraction * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return _resize(image, size, (left, top, left + side, top + side))
+
+
+def _resize(
+    image: Image.Image, size: int, box: tuple[float, float, float, float]
+) -> np.ndarray:
+    left, top, right, bottom = box
+    width, height = image.size
+    shrink = min(right - left, bottom - top) / size
+    if shrink >= 2:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Other
+        # formats ignore the request.
+        image.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
+        scale_x, scale_y = image.width / width, image.height / height
+        left, top, right, bottom = (
+            left * scale_x,
+            top * scale_y,
+            min(right * scale_x, image.width),
+            min(bottom * scale_y, image.height),
+        )
+    if image.mode not in ("RGB", "L"):
+        image = image.convert("RGB")
+    image = image.resize(
+        (size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

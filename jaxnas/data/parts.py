@@ -1,0 +1,182 @@
+"""The three disjoint parts of a data set: for weight steps, for α steps, for the test."""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+from jaxnas.data.augment import Augmentation
+from jaxnas.data.prepare import prepare
+from jaxnas.data.specs import DatasetSpec, dataset
+
+# Records read at once while the held-out examples are chosen: 100 MB of ImageNet.
+_SELECTION_CHUNK = 1024
+
+
+class Example(TypedDict):
+    """One example; the image is decoded only when its pixels are asked for."""
+
+    image: Image.Image
+    label: int
+    record: int  # position in the split
+
+
+class _Records:
+    """Random access to one split, from disk or, for tiny sets, from decoded images in memory."""
+
+    def __init__(self, spec: DatasetSpec, folder: pathlib.Path, split: str):
+        self._name = f"{spec.name}/{split}"
+        self._num_classes = spec.num_classes
+        self._source = tfds.builder_from_directory(folder).as_data_source(
+            split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        self._memory: list[Example] | None = None
+        if spec.in_memory:
+            memory = [self[record] for record in range(len(self))]
+            for example in memory:
+                example["image"].load()
+            self._memory = memory
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, record: int) -> Example:
+        if self._memory is not None:
+            return self._memory[record]
+        return self._example(record, self._source[record])
+
+    def labels(self, records: Sequence[int]) -> list[int]:
+        """The labels of many records, read at once."""
+        raw = self._source.__getitems__(records)
+        return [
+            self._example(record, one)["label"] for record, one in zip(records, raw, strict=True)
+        ]
+
+    def _example(self, record: int, raw: dict) -> Example:
+        label = int(raw["label"])
+        if not 0 <= label < self._num_classes:
+            raise ValueError(
+                f"record {record} of {self._name} has label {label}, allowed are 0 to "
+                f"{self._num_classes - 1}; the prepared files are of another data set, prepare "
+                "it anew"
+            )
+        try:
+            image = Image.open(io.BytesIO(raw["image"]))
+        except OSError as error:
+            raise ValueError(
+                f"record {record} of {self._name} is no image: {error}; prepare the data set anew"
+            ) from error
+        return {"image": image, "label": label, "record": record}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Some examples of one split, in a fixed order.
+
+    Attributes:
+        name: weights, alpha or test.
+        spec: the data set.
+        records: the split's examples.
+        indices: positions in the split, int64 [examples], ascending.
+        augmentation: applied in training batches; None means a centre crop there too.
+    """
+
+    name: str
+    spec: DatasetSpec
+    records: _Records
+    indices: np.ndarray
+    augmentation: Augmentation | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.records[int(self.indices[index])]
+
+    def __repr__(self) -> str:  # grain puts it into the names of its threads and statistics
+        return f"{self.spec.name}/{self.name}"
+
+
+class Parts(NamedTuple):
+    """The parts of one data set; `weights` and `alpha` divide its train split."""
+
+    weights: Part
+    alpha: Part
+    test: Part
+
+
+def load(
+    name: str,
+    data_dir: str | pathlib.Path | None = None,
+    *,
+    seed: int,
+    held_out: int | None = None,
+) -> Parts:
+    """Opens a data set and divides it.
+
+    The α part has the same number of examples of every class. It is the head of each class in
+    an order of the train split that `seed` fixes, so it is the same in every process and after
+    every restart. On disk-based sets this reads labels until every class has its share, about a
+    tenth of ImageNet's train split.
+
+    Args:
+        name: one of `SPECS`.
+        data_dir: as for `prepare`.
+        seed: non-negative; fixes which examples are held out.
+        held_out: examples for α, a multiple of the number of classes; 0 leaves the whole train
+            split to the weights; unset takes the data set's default.
+
+    Raises:
+        ValueError: unknown name, or a held-out count that does not divide among the classes or
+            that some class cannot give.
+        DatasetNotPrepared: see `prepare`.
+    """
+    spec = dataset(name)
+    held_out = spec.held_out if held_out is None else held_out
+    if held_out < 0 or held_out % spec.num_classes:
+        raise ValueError(
+            f"held_out is {held_out}; it must be a non-negative multiple of the "
+            f"{spec.num_classes} classes of {name}"
+        )
+    folder = prepare(name, data_dir)
+    train = _Records(spec, folder, spec.train_split)
+    test = _Records(spec, folder, spec.test_split)
+    alpha = _balanced(train, spec, held_out // spec.num_classes, seed)
+    weights = np.setdiff1d(np.arange(len(train)), alpha, assume_unique=True)
+    logging.info(
+        "%s: %d examples for weights, %d for alpha, %d for the test",
+        name, len(weights), len(alpha), len(test),
+    )  # fmt: skip
+    return Parts(
+        Part("weights", spec, train, weights, spec.augmentation),
+        Part("alpha", spec, train, alpha),
+        Part("test", spec, test, np.arange(len(test))),
+    )
+
+
+def _balanced(records: _Records, spec: DatasetSpec, per_class: int, seed: int) -> np.ndarray:
+    order = np.random.default_rng([seed, len(records)]).permutation(len(records))
+    wanted = np.full(spec.num_classes, per_class)
+    chosen: list[int] = []
+    for start in range(0, len(order), _SELECTION_CHUNK):
+        if not wanted.any():
+            break
+        chunk = order[start : start + _SELECTION_CHUNK].tolist()
+        for record, label in zip(chunk, records.labels(chunk), strict=True):
+            if wanted[label]:
+                wanted[label] -= 1
+                chosen.append(record)
+    if wanted.any():
+        short = int(np.flatnonzero(wanted)[0])
+        raise ValueError(
+            f"class {short} of {spec.name}/{spec.train_split} has only "
+            f"{per_class - wanted[short]} examples, held_out asks for {per_class} of each class; "
+            "ask for fewer"
+        )
+    return np.sort(np.array(chosen, np.int64))

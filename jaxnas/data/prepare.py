@@ -1,0 +1,107 @@
+"""Find a prepared data set on disk, and say how to prepare it where it is not."""
+
+import contextlib
+import pathlib
+import sys
+
+import tensorflow_datasets as tfds
+
+from jaxnas.data.digits import Digits
+from jaxnas.data.specs import DatasetSpec, dataset
+
+# The one format of tensorflow-datasets with random access that needs no TensorFlow to read.
+_FORMAT = "array_record"
+
+
+class DatasetNotPrepared(ValueError):
+    """A data set is not on disk in the form it is read in; the message says how to prepare it."""
+
+
+def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Makes sure that a data set can be read; touches neither the network nor the other sets.
+
+    `digits` is prepared where it is missing, in seconds, and any number of processes may do so
+    at once. The others are only looked for.
+
+    Args:
+        name: one of `SPECS`.
+        data_dir: the folder of all data sets; where unset, that of tensorflow-datasets:
+            $TFDS_DATA_DIR, or tensorflow_datasets in the home folder.
+
+    Returns:
+        The folder of the newest prepared version.
+
+    Raises:
+        ValueError: unknown name.
+        DatasetNotPrepared: not prepared, prepared in another file format, or without a split
+            that is needed.
+    """
+    spec = dataset(name)
+    root = pathlib.Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
+    folder = _newest_version(root / name)
+    if folder is None and name == Digits.name:
+        _prepare_digits(root)
+        folder = _newest_version(root / name)
+    if folder is None:
+        raise DatasetNotPrepared(
+            f"data set {name!r} is not prepared in {root}. {_instructions(name, root)}"
+        )
+    _check_prepared(spec, root, folder)
+    return folder
+
+
+def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
+    versions = [
+        info.parent
+        for info in folder.glob("*/dataset_info.json")
+        if tfds.core.Version.is_valid(info.parent.name)
+    ]
+    return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
+
+
+def _prepare_digits(root: pathlib.Path) -> None:
+    tfds.disable_progress_bar()
+    builder = Digits(data_dir=root)
+    try:
+        # TFDS reports on standard output, which belongs to the program's own results.
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(file_format=_FORMAT)
+    except OSError:
+        # TFDS writes into a folder of its own and renames it at the end, which fails where
+        # another process was first. Its files are as good as ours.
+        if not builder.is_prepared():
+            raise
+
+
+def _check_prepared(spec: DatasetSpec, root: pathlib.Path, folder: pathlib.Path) -> None:
+    info = tfds.builder_from_directory(folder).info
+    if info.file_format is None or info.file_format.value != _FORMAT:
+        found = info.file_format.value if info.file_format else "unknown"
+        raise DatasetNotPrepared(
+            f"data set {spec.name!r} in {folder} has the file format {found}, and only {_FORMAT} "
+            f"can be read at random. Convert it into another data folder, with TensorFlow "
+            f"installed: tfds convert_format --dataset_version_dir={folder} "
+            f"--out_file_format={_FORMAT} --out_dir=NEW_DATA_DIR/{spec.name}/{folder.name}"
+        )
+    missing = sorted({spec.train_split, spec.test_split} - set(info.splits))
+    if missing:
+        raise DatasetNotPrepared(
+            f"data set {spec.name!r} in {folder} has the splits {sorted(info.splits)} and lacks "
+            f"{missing}. Remove that folder and prepare again. {_instructions(spec.name, root)}"
+        )
+
+
+def _instructions(name: str, root: pathlib.Path) -> str:
+    command = (
+        "python -c \"import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', data_dir='{root}')"
+        f".download_and_prepare(file_format='{_FORMAT}')\""
+    )
+    tensorflow = "TensorFlow (pip install tensorflow-cpu) is needed for that, though not later"
+    if name == "imagenet2012":
+        return (
+            "Register at https://image-net.org/download-images, put the two archives "
+            f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual, "
+            f"and run once: {command}. {tensorflow}."
+        )
+    return f"Run once, with network access: {command}. {tensorflow}."

@@ -1,0 +1,87 @@
+"""What the library knows of each data set."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from jaxnas.data.augment import Augmentation, ResizedCrop, ShiftZoom
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A data set and how its images become network inputs.
+
+    Attributes:
+        name: the name in tensorflow-datasets.
+        num_classes: labels are 0 … num_classes - 1.
+        train_split: the split that weights and α share, without overlap.
+        test_split: the split that accuracies are reported on.
+        mean: red, green, blue mean over the train split, of pixels scaled to 0..1.
+        std: red, green, blue standard deviation, likewise.
+        augmentation: applied to the images that weights are trained on, and to no others.
+        eval_fraction: side of the centred square that is evaluated, over the shorter side.
+        held_out: examples of the train split kept for α unless a run says otherwise.
+        in_memory: decode every image once and keep it; for sets of a few megabytes.
+    """
+
+    name: str
+    num_classes: int
+    train_split: str
+    test_split: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    augmentation: Augmentation
+    eval_fraction: float
+    held_out: int
+    in_memory: bool = False
+
+
+_ALL = (
+    DatasetSpec(
+        name="digits",
+        num_classes=10,
+        train_split="train",
+        test_split="test",
+        mean=(0.3053, 0.3053, 0.3053),
+        std=(0.3757, 0.3757, 0.3757),
+        augmentation=ShiftZoom(zoom=(0.85, 1.15), shift=0.1),
+        eval_fraction=1.0,
+        held_out=300,
+        in_memory=True,
+    ),
+    DatasetSpec(
+        name="cifar10",
+        num_classes=10,
+        train_split="train",
+        test_split="test",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augmentation=ResizedCrop(area=(0.5, 1.0), brightness=32 / 255, saturation=0.5),
+        eval_fraction=1.0,
+        held_out=5_000,
+    ),
+    DatasetSpec(
+        name="imagenet2012",
+        num_classes=1000,
+        train_split="train",
+        test_split="validation",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        augmentation=ResizedCrop(area=(0.08, 1.0), brightness=32 / 255, saturation=0.5),
+        eval_fraction=0.875,
+        held_out=50_000,
+    ),
+)
+
+SPECS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _ALL})
+
+
+def dataset(name: str) -> DatasetSpec:
+    """The specification of the data set `name`.
+
+    Raises:
+        ValueError: `name` is none of `SPECS`.
+    """
+    if name not in SPECS:
+        raise ValueError(f"unknown data set {name!r}; known are {', '.join(sorted(SPECS))}")
+    return SPECS[name]

@@ -1,0 +1,459 @@
+"""Data: disjoint balanced parts, batches that depend on the step alone, clear refusals."""
+
+import contextlib
+import io
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxnas import data
+from jaxnas.data.augment import ResizedCrop, ShiftZoom, centre_crop
+from jaxnas.data.digits import Digits
+
+ROOT = str(pathlib.Path(__file__).parents[1])
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    data.prepare("digits", directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parts(data_dir):
+    return data.load("digits", data_dir, seed=0)
+
+
+def labels(part):
+    return np.array([part[index]["label"] for index in range(len(part))])
+
+
+def take(count, iterator):
+    with contextlib.closing(iterator):
+        return [next(iterator) for _ in range(count)]
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+# The builder and its preparation
+
+
+def test_digits_builder(data_dir):
+    info = tfds.builder_from_directory(data.prepare("digits", data_dir)).info
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        "train": 1438,
+        "test": 359,
+    }
+    assert info.file_format.value == "array_record"
+    assert info.features["image"].shape == (8, 8, 1)
+    assert info.features["label"].num_classes == 10
+    assert "Alpaydin" in info.citation and "handwritten" in info.description
+
+
+def test_digits_are_scikit_learns_own_each_once(parts):
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    records = [part[index] for part in parts for index in range(len(part))]
+    found = {(np.asarray(one["image"]).tobytes(), one["label"]) for one in records}
+    pixels = np.round(expected.images * 255 / 16).astype(np.uint8)
+    assert len(records) == 1797
+    assert found == {
+        (image.tobytes(), int(label))
+        for image, label in zip(pixels, expected.target, strict=True)
+    }
+    assert np.bincount(labels(parts.test)).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+
+
+def test_normalisation_is_that_of_the_train_split(parts):
+    pixels = np.stack(
+        [np.asarray(part[i]["image"]) for part in parts[:2] for i in range(len(part))]
+    )
+    np.testing.assert_allclose(parts.test.spec.mean, pixels.mean() / 255, atol=5e-5)
+    np.testing.assert_allclose(parts.test.spec.std, pixels.std() / 255, atol=5e-5)
+
+
+def test_two_processes_may_prepare_at_once(tmp_path):
+    code = "import sys; from jaxnas import data; print(data.prepare('digits', sys.argv[1]))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": ROOT},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        # Standard output belongs to the program; TFDS's progress is not on it.
+        assert output.strip() == str(tmp_path / "digits" / "1.0.0")
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_losing_the_race_to_prepare_is_no_failure(tmp_path, monkeypatch):
+    prepare = Digits.download_and_prepare
+
+    def second(self, **options):
+        prepare(Digits(data_dir=tmp_path), **options)
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(Digits, "download_and_prepare", second)
+    assert data.prepare("digits", tmp_path) == tmp_path / "digits" / "1.0.0"
+
+
+def test_failure_to_prepare_is_not_hidden(tmp_path):
+    (tmp_path / "digits").write_text("a file where a folder belongs")
+    with pytest.raises(OSError):
+        data.prepare("digits", tmp_path)
+
+
+def test_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(data.DatasetNotPrepared, match=f"not prepared in {tmp_path}"):
+        data.prepare("cifar10")
+
+
+def test_unknown_data_set():
+    with pytest.raises(ValueError, match="'mnist'; known are cifar10, digits, imagenet2012"):
+        data.load("mnist", seed=0)
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "cifar10"])
+def test_what_is_not_prepared_is_refused_at_once_with_the_way_to_do_it(
+    name, tmp_path, monkeypatch
+):
+    def no_network(*_):
+        raise AssertionError("the network was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    start = time.monotonic()
+    with pytest.raises(data.DatasetNotPrepared) as caught:
+        data.load(name, tmp_path, seed=0)
+    assert time.monotonic() - start < 2
+    assert not list(tmp_path.iterdir())
+    message = str(caught.value)
+    command = (
+        f"tfds.builder('{name}', data_dir='{tmp_path}')"
+        ".download_and_prepare(file_format='array_record')"
+    )
+    assert f"'{name}' is not prepared in {tmp_path}" in message and command in message
+    if name == "imagenet2012":
+        assert f"{tmp_path}/downloads/manual" in message
+        assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in message
+
+
+def test_another_file_format_is_refused(data_dir, tmp_path):
+    prepared = tmp_path / "digits" / "1.0.0"
+    prepared.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        text = (data_dir / "digits" / "1.0.0" / name).read_text()
+        (prepared / name).write_text(text.replace("array_record", "tfrecord"))
+    with pytest.raises(data.DatasetNotPrepared, match="file format tfrecord.*convert_format"):
+        data.prepare("digits", tmp_path)
+
+
+# Parts
+
+
+def test_parts_are_disjoint_balanced_and_complete(parts):
+    assert [len(part) for part in parts] == [1138, 300, 359]
+    weights, alpha = set(parts.weights.indices), set(parts.alpha.indices)
+    assert not weights & alpha
+    assert weights | alpha == set(range(1438))
+    assert np.bincount(labels(parts.alpha)).tolist() == [30] * 10
+    assert parts.test.indices.tolist() == list(range(359))
+
+
+def test_the_seed_fixes_what_is_held_out(parts, data_dir):
+    same = data.load("digits", data_dir, seed=0)
+    other = data.load("digits", data_dir, seed=1)
+    np.testing.assert_array_equal(same.alpha.indices, parts.alpha.indices)
+    assert set(other.alpha.indices) != set(parts.alpha.indices)
+
+
+def test_held_out_count(data_dir):
+    assert [len(part) for part in data.load("digits", data_dir, seed=0, held_out=50)] == [
+        1388,
+        50,
+        359,
+    ]
+    nothing = data.load("digits", data_dir, seed=0, held_out=0)
+    assert [len(part) for part in nothing] == [1438, 0, 359]
+    with pytest.raises(ValueError, match="'alpha' of digits is empty; .* held_out"):
+        data.batches(nothing.alpha, batch_size=4, image_size=8, seed=0)
+    with pytest.raises(ValueError, match="held_out is 55; .* multiple of the 10 classes"):
+        data.load("digits", data_dir, seed=0, held_out=55)
+    with pytest.raises(ValueError, match="has only 1.. examples, held_out asks for 150 of each"):
+        data.load("digits", data_dir, seed=0, held_out=1500)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("name", ["weights", "alpha"])
+def test_batches_have_the_promised_form(parts, name):
+    (batch,) = take(
+        1, data.batches(getattr(parts, name), batch_size=16, image_size=24, seed=0)
+    )
+    assert set(batch) == {"image", "label"}
+    assert batch["image"].shape == (16, 24, 24, 3) and batch["image"].dtype == np.float32
+    assert batch["label"].shape == (16,) and batch["label"].dtype == np.int32
+    assert 0 <= batch["label"].min() and batch["label"].max() <= 9
+    black, white = -0.3053 / 0.3757, (1 - 0.3053) / 0.3757
+    assert batch["image"].min() == pytest.approx(black, abs=1e-5)
+    assert 0 < batch["image"].max() <= white + 1e-5
+    np.testing.assert_array_equal(batch["image"][..., 0], batch["image"][..., 2])
+
+
+@pytest.mark.parametrize("name", ["weights", "alpha"])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_batch_depends_on_the_step_alone(parts, name, threads):
+    part = getattr(parts, name)
+    options = {"batch_size": 100, "image_size": 16, "seed": 7}
+    # 20 steps are more than one pass over either part.
+    run = take(20, data.batches(part, threads=threads, **options))
+    for step in (1, 13, 19):
+        (resumed,) = take(1, data.batches(part, start_step=step, **options))
+        assert_same(resumed, run[step])
+    assert not np.array_equal(run[0]["label"], run[1]["label"])
+
+
+def test_seeds_and_parts_have_their_own_batches(parts):
+    def first(part, seed):
+        return take(1, data.batches(part, batch_size=64, image_size=8, seed=seed))[0]["label"]
+
+    drawn = [first(part, seed) for part in parts[:2] for seed in (0, 1)]
+    assert len({batch.tobytes() for batch in drawn}) == 4
+
+
+def test_a_pass_has_every_example_once_and_the_next_another_order(parts):
+    drawn = take(6, data.batches(parts.alpha, batch_size=100, image_size=8, seed=0))
+    images = [one.tobytes() for batch in drawn for one in batch["image"]]
+    assert len(set(images[:300])) == 300
+    assert set(images[:300]) == set(images[300:]) and images[:300] != images[300:]
+
+
+def test_only_the_weights_part_is_augmented(parts):
+    def centred(part):
+        crops = [centre_crop(part[index]["image"], 16, 1.0) for index in range(len(part))]
+        return {(crop / 255).round(3).tobytes() for crop in crops}
+
+    def seen(part):
+        (batch,) = take(1, data.batches(part, batch_size=64, image_size=16, seed=0))
+        pixels = batch["image"] * np.float32(0.3757) + np.float32(0.3053)
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+        return {(one / 255).round(3).tobytes() for one in pixels}
+
+    assert seen(parts.alpha) <= centred(parts.alpha)
+    assert not seen(parts.weights) & centred(parts.weights)
+
+
+def test_shards_make_up_the_same_batch(parts):
+    options = {"batch_size": 12, "image_size": 8, "seed": 3, "start_step": 90}
+    (whole,) = take(1, data.batches(parts.weights, **options))
+    shards = [
+        take(1, data.batches(parts.weights, shard_index=index, shard_count=3, **options))[0]
+        for index in range(3)
+    ]
+    for index, shard in enumerate(shards):
+        assert_same(shard, {name: values[index::3] for name, values in whole.items()})
+
+
+def test_evaluation_has_every_example_once_in_order(parts):
+    batches = list(data.evaluation_batches(parts.test, batch_size=64, image_size=8))
+    assert [batch["image"].shape for batch in batches] == [(64, 8, 8, 3)] * 6
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert mask.dtype == np.float32 and mask.tolist() == [1.0] * 359 + [0.0] * 25
+    image = np.concatenate([batch["image"] for batch in batches])[:359]
+    expected = np.stack([np.asarray(parts.test[index]["image"]) for index in range(359)])
+    np.testing.assert_allclose(
+        image[..., 0], (expected / 255 - 0.3053) / 0.3757, rtol=0, atol=1e-5
+    )
+    label = np.concatenate([batch["label"] for batch in batches])[:359]
+    np.testing.assert_array_equal(label, labels(parts.test))
+
+
+def test_evaluation_shards_cover_the_part(parts):
+    shards = [
+        list(
+            data.evaluation_batches(
+                parts.test, batch_size=50, image_size=8, shard_index=index, shard_count=2
+            )
+        )
+        for index in range(2)
+    ]
+    assert [len(shard) for shard in shards] == [8, 8]
+    assert sum(batch["mask"].sum() for shard in shards for batch in shard) == 359
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"image_size": 0}, "image_size 0"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"shard_count": 3}, "batch_size 4 does not divide among 3 shards"),
+        ({"shard_index": 2, "shard_count": 2}, "shard_index is 2 of shard_count 2"),
+    ],
+)
+def test_arguments_out_of_range(parts, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.batches(
+            parts.weights, **{"batch_size": 4, "image_size": 8, "seed": 0, **options}
+        )
+
+
+# Photographs, read from disk
+
+
+def photograph(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height)).convert(mode)
+
+
+def encoded(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def prepare_stand_in(directory, name, form, num_classes, splits):
+    """A data set of the given name as TFDS leaves it, with `splits` {name: [(bytes, label)]}."""
+    with tfds.core.registered.skip_registration():
+
+        class StandIn(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("3.0.2")
+
+            def _info(self):
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict(
+                        {
+                            "image": tfds.features.Image(encoding_format=form),
+                            "label": tfds.features.ClassLabel(num_classes=num_classes),
+                        }
+                    ),
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in splits}
+
+            def _generate_examples(self, split):
+                for key, (image, label) in enumerate(splits[split]):
+                    yield key, {"image": io.BytesIO(image), "label": label}
+
+        StandIn.name = name
+        StandIn(data_dir=directory).download_and_prepare(file_format="array_record")
+
+
+def test_small_photographs_on_disk(tmp_path):
+    def images(count):
+        return [(encoded(photograph(i, 32, 32), "png"), i % 10) for i in range(count)]
+
+    prepare_stand_in(tmp_path, "cifar10", "png", 10, {"train": images(60), "test": images(10)})
+    parts = data.load("cifar10", tmp_path, seed=0, held_out=20)
+    assert [len(part) for part in parts] == [40, 20, 10]
+    assert np.bincount(labels(parts.alpha)).tolist() == [2] * 10
+    assert not set(parts.weights.indices) & set(parts.alpha.indices)
+    run = take(3, data.batches(parts.weights, batch_size=16, image_size=20, seed=0))
+    (again,) = take(1, data.batches(parts.weights, batch_size=16, image_size=20, seed=0,
+                                    start_step=2))  # fmt: skip
+    assert_same(again, run[2])
+    assert run[0]["image"].shape == (16, 20, 20, 3)
+    with pytest.raises(ValueError, match="class . of cifar10/train has only 6 examples"):
+        data.load("cifar10", tmp_path, seed=0, held_out=70)
+
+
+def test_large_photographs_on_disk(tmp_path):
+    shapes = [(400, 300, "RGB"), (200, 500, "RGB"), (90, 90, "L"), (640, 480, "CMYK")]
+    images = [
+        (encoded(photograph(i, *shape), "jpeg"), 999 - i) for i, shape in enumerate(shapes)
+    ]
+    prepare_stand_in(
+        tmp_path, "imagenet2012", "jpeg", 1000, {"train": images, "validation": images}
+    )
+    parts = data.load("imagenet2012", tmp_path, seed=0, held_out=0)
+    (batch,) = take(1, data.batches(parts.weights, batch_size=8, image_size=32, seed=0))
+    assert batch["image"].shape == (8, 32, 32, 3)
+    (batch,) = list(data.evaluation_batches(parts.test, batch_size=6, image_size=32))
+    assert batch["mask"].tolist() == [1, 1, 1, 1, 0, 0]
+    spec = parts.test.spec
+    for image, label in zip(batch["image"][:4], batch["label"][:4], strict=True):
+        original = photograph(999 - label, *shapes[999 - label]).convert("RGB")
+        expected = centre_crop(original, 32, 0.875) / 255
+        # JPEG, decoded at a fraction of its size, is near the original and not equal to it.
+        assert np.abs(image * np.array(spec.std) + spec.mean - expected).mean() < 0.03
+
+
+def test_missing_split_and_damaged_image(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    image = encoded(Image.fromarray(noise), "jpeg")
+    broken = {"train": [(image[: len(image) // 2], 5)]}
+    prepare_stand_in(tmp_path / "a", "imagenet2012", "jpeg", 1000, broken)
+    with pytest.raises(data.DatasetNotPrepared, match=r"lacks \['validation'\]"):
+        data.prepare("imagenet2012", tmp_path / "a")
+    broken["validation"] = [(encoded(photograph(0, 64, 64), "jpeg"), 5)]
+    prepare_stand_in(tmp_path / "b", "imagenet2012", "jpeg", 1000, broken)
+    parts = data.load("imagenet2012", tmp_path / "b", seed=0, held_out=0)
+    with pytest.raises(ValueError, match="record 0 .*imagenet2012/weights.* cannot be decoded"):
+        take(1, data.batches(parts.weights, batch_size=1, image_size=32, seed=0))
+
+
+# Augmentation
+
+
+def test_shift_zoom_stays_within_its_bounds():
+    bright = Image.new("L", (8, 8), 255)
+    rng = np.random.default_rng(0)
+    fractions = [
+        ShiftZoom(zoom=(0.85, 1.15), shift=0.1)(bright, 64, rng).mean() / 255 for _ in range(200)
+    ]
+    # A window of 1.15 sides, shifted by 0.1, sees at least (1 + 0.575 - 0.6)² / 1.15² of the image.
+    assert 0.7 < min(fractions) < 0.9 and max(fractions) > 0.99
+    identity = ShiftZoom(zoom=(1.0, 1.0), shift=0.0)(photograph(1, 8, 8), 32, rng)
+    np.testing.assert_array_equal(identity, centre_crop(photograph(1, 8, 8), 32, 1.0))
+
+
+def test_resized_crop_mirrors_half_and_jitters_mildly():
+    image = photograph(2, 32, 32)
+    rng = np.random.default_rng(0)
+    whole = ResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0))
+    plain = np.asarray(image)
+    drawn = [whole(image, 32, rng) for _ in range(100)]
+    kept = sum(np.array_equal(one, plain) for one in drawn)
+    mirrored = sum(np.array_equal(one, plain[:, ::-1]) for one in drawn)
+    assert kept + mirrored == 100 and 30 < mirrored < 70
+
+    grey = Image.new("RGB", (32, 32), (100, 100, 100))
+    jittered = ResizedCrop(area=(1.0, 1.0), brightness=32 / 255, saturation=0.5)
+    levels = np.array([jittered(grey, 8, rng) for _ in range(200)])
+    # Saturation leaves grey alone; brightness is within ±12.5 %.
+    assert 87 <= levels.min() < 90 and 110 < levels.max() <= 113
+    assert (levels == levels[:, :1, :1, :1]).all()
+
+
+def test_resized_crop_takes_the_area_asked_for():
+    ramp = Image.fromarray(
+        np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy()
+    )
+    rng = np.random.default_rng(0)
+    crop = ResizedCrop(area=(0.25, 0.25), aspect=(1.0, 1.0))
+    spans = [np.ptp(crop(ramp, 128, rng)[..., 0].astype(int)) for _ in range(20)]
+    assert all(125 <= span <= 128 for span in spans)
