@@ -133,10 +133,11 @@ class LatencyTable:
         try:
             for row, column in zip(*np.nonzero(space.allowed), strict=True):
                 block, candidate = space.blocks[row].name, space.candidates[column]
-                entries[row, column] = document["candidate_ms"][block][str(candidate)]
-                if not (entries[row, column] > 0 or candidate.is_skip and entries[row, column] == 0):
-                    raise ValueError(f"{file}: {block} {candidate} is {entries[row, column]} ms; "
-                                     f"build the table again with `python -m profiling.tables`")
+                ms = document["candidate_ms"][block][str(candidate)]
+                if not (ms == 0 if candidate.is_skip else 0 < ms < np.inf):
+                    raise ValueError(f"{file}: {block} {candidate} is {ms} ms; build the table "
+                                     f"again with `python -m profiling.tables`")
+                entries[row, column] = ms
             return cls(
                 space=name, candidate_ms=entries,
                 fixed_ms={part: float(document["fixed_ms"][part]) for part in FIXED},

@@ -1,0 +1,150 @@
+"""The flags of a search, read once into a frozen `Config`.
+
+Defaults are the quick start: scikit-learn's handwritten digits at a small training size, minutes
+on two cores. `imagenet.flags` sets the published schedule over them.
+"""
+
+import dataclasses
+import math
+
+from absl import flags
+
+from jaxnas import data
+from jaxnas.space import SPACES, Space, find_space
+from profiling.device import DEVICES, device_names
+
+DERIVE = ("budget", "argmax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a search does. Fields have the names, units and meaning of the flags below."""
+
+    device: str
+    shaves: int | None
+    space: str
+    image_size: int
+    target_ms: float
+    latency_weight: float
+    latency_table: str | None
+    derive: str
+    tolerance: float
+    require_target: bool
+    dataset: str
+    data_dir: str | None
+    held_out: int | None
+    train_image_size: int
+    batch_size: int
+    warmup_epochs: int
+    search_epochs: int
+    finetune_epochs: int
+    warmup_learning_rate: float
+    search_learning_rate: float
+    finetune_learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    alpha_learning_rate: float
+    alpha_every: int
+    calibration_batches: int
+    seed: int
+    checkpoint_seconds: int
+    workdir: str
+
+    @property
+    def search_space(self) -> Space:
+        return find_space(self.space)
+
+    def identity(self) -> dict[str, object]:
+        """The fields that make two runs different, in JSON's types."""
+        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
+
+
+def define_flags() -> None:
+    """Defines the flags of a search."""
+    integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
+    text("device", "MYRIADX_COMPILER", f"Where latency comes from: {', '.join(DEVICES)}, or a "
+         "comma-separated list, of which the first that is there is taken.")
+    integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset is the "
+            "compiler's own choice.", lower_bound=1, upper_bound=16)
+    text("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
+    integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
+            lower_bound=32)
+    real("target_ms", 17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
+    real("latency_weight", 0.1, "λ of L = CE + λ (E[LAT] - LAT_T) / LAT_T; 0 searches for "
+         "accuracy alone.")
+    text("latency_table", None, "Latency table, a JSON file made by profiling.tables; unset takes "
+         "the one that ships for device, space and image size, or builds one.")
+    flags.DEFINE_enum("derive", "budget", DERIVE, "budget: the likeliest path that spends the "
+                      "budget, at most target_ms and at least (1 - tolerance) of it. argmax: the "
+                      "likeliest candidate of each block, whatever it takes.")
+    real("tolerance", 0.02, "Fraction of the latency by which prediction and device may differ "
+         "before the table is rescaled and the network derived again.", lower_bound=0.001,
+         upper_bound=0.5)
+    flags.DEFINE_bool("require_target", False, "Exit with status 1 if the device's figure is above "
+                      "target_ms or the device is not there.")
+    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}.")
+    text("data_dir", None, "Folder of the prepared data sets; unset is that of "
+         "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
+    integer("held_out", None, "Training examples kept for α, a multiple of the number of classes; "
+            "unset is the data set's own default.", lower_bound=1)
+    integer("train_image_size", 32, "Size in px that the search trains at; image_size is apart.",
+            lower_bound=8)
+    integer("batch_size", 64, "Examples in a step, over all devices.", lower_bound=2)
+    integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
+    integer("search_epochs", 40, "Epochs of weight steps with architecture steps between.",
+            lower_bound=1)
+    integer("finetune_epochs", 20, "Epochs of the derived network.", lower_bound=0)
+    real("warmup_learning_rate", 0.05, "Peak of the warm-up's cosine, not scaled by batch size.",
+         lower_bound=0)
+    real("search_learning_rate", 0.025, "Peak of the search's cosine, not scaled by batch size.",
+         lower_bound=0)
+    real("finetune_learning_rate", 0.025, "Peak of the fine-tuning's cosine, not scaled by batch "
+         "size.", lower_bound=0)
+    real("weight_decay", 4e-5, "Added to the sampled weights' gradient, times the weights.",
+         lower_bound=0)
+    real("label_smoothing", 0.1, "Of weight steps; architecture steps have none.", lower_bound=0,
+         upper_bound=0.5)
+    real("alpha_learning_rate", 0.02, "Of α's Adam.", lower_bound=0)
+    integer("alpha_every", 2, "Weight steps to one architecture step.", lower_bound=1)
+    integer("calibration_batches", 16, "Training batches whose mean gives the derived network's "
+            "batch statistics.", lower_bound=1)
+    integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
+    integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)
+    text("workdir", None, "Folder of the run; unset is runs/ and a name made of space, data set, "
+         "device, target and seed.")
+
+
+def config_from_flags() -> Config:
+    """The flags as a checked `Config`.
+
+    Raises:
+      ValueError: a value that is not allowed; names it, what is allowed and the remedy.
+    """
+    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
+    values["workdir"] = values["workdir"] or (
+        f"runs/{values['space']}-{values['dataset']}-{values['device'].split(',')[0].lower()}"
+        f"-{values['target_ms']:g}ms-seed{values['seed']}")
+    config = Config(**values)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot work, before any work; raises ValueError."""
+    device_names(config.device)
+    config.search_space  # noqa: B018  an unknown space raises
+    spec = data.dataset(config.dataset)
+    if not (math.isfinite(config.target_ms) and config.target_ms > 0):
+        raise ValueError(f"--target_ms={config.target_ms}: give a positive latency in ms")
+    if not (math.isfinite(config.latency_weight) and config.latency_weight >= 0):
+        raise ValueError(f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
+                         f"would reward slow networks")
+    for name in ("image_size", "train_image_size"):
+        size = getattr(config, name)
+        if size % 8:
+            raise ValueError(f"--{name}={size}: give a multiple of 8 px, since the network halves "
+                             f"its input several times")
+    if config.held_out is not None and config.held_out % spec.num_classes:
+        raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
+                         f"{spec.num_classes} classes of {spec.name}, the part for α is balanced")

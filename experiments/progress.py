@@ -1,0 +1,82 @@
+"""Progress with time left: bars on a terminal, a line now and then elsewhere; standard error."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import rich.console
+import rich.progress
+
+LINE_EVERY_S = 15.0
+
+
+class Phase:
+    """One phase under way."""
+
+    def __init__(self, progress: "Progress", name: str, total: float, done: float):
+        self._progress, self._name, self._total = progress, name, total
+        self._first, self._done = done, done
+        self._start = self._printed = time.monotonic()
+        self._task = progress.bars.add_task(name, total=total, completed=done, note="")
+
+    def update(self, done: float, note: str = "") -> None:
+        """Tells how much is done, of the phase's total, and how it goes."""
+        self._done = done
+        self._progress.bars.update(self._task, completed=done, note=note)
+        if not self._progress.interactive and time.monotonic() - self._printed > LINE_EVERY_S:
+            self._printed = time.monotonic()
+            self._progress.print(f"{self._name}: {done / self._total:4.0%}  {note}"
+                                 f"{self._left()}")
+
+    def end(self, note: str) -> None:
+        """Closes the phase with a line that stays."""
+        seconds = time.monotonic() - self._start
+        self._progress.bars.remove_task(self._task)
+        self._progress.print(f"[green]✓[/] {self._name}, {_clock(seconds)}  {note}")
+
+    def _left(self) -> str:
+        gained = self._done - self._first
+        if gained <= 0:
+            return ""
+        seconds = (time.monotonic() - self._start) / gained * (self._total - self._done)
+        return f"  about {_clock(seconds)} left"
+
+
+class Progress:
+    """The progress of a run; a context manager around all its phases."""
+
+    def __init__(self) -> None:
+        self.console = rich.console.Console(stderr=True, highlight=False)
+        self.interactive = self.console.is_terminal
+        self.bars = rich.progress.Progress(
+            rich.progress.SpinnerColumn(), rich.progress.TextColumn("{task.description:<12}"),
+            rich.progress.BarColumn(bar_width=24), rich.progress.TaskProgressColumn(),
+            rich.progress.TimeRemainingColumn(compact=True),
+            rich.progress.TextColumn("{task.fields[note]}"),
+            console=self.console, transient=True, disable=not self.interactive)
+
+    def __enter__(self) -> "Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def print(self, text: str) -> None:
+        """A line that stays, above the bars."""
+        self.console.print(text, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
+        """A phase of `total` units; its bar goes when the block ends."""
+        phase = Phase(self, name, total, done)
+        try:
+            yield phase
+        finally:
+            if phase._task in self.bars.task_ids:
+                self.bars.remove_task(phase._task)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

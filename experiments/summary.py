@@ -1,0 +1,51 @@
+"""What a person reads at the end of a search."""
+
+import rich.console
+import rich.panel
+import rich.table
+
+from experiments.config import Config
+from experiments.workdir import Workdir
+from jaxnas import draw
+from jaxnas.network import network_of
+
+TITLES = {"mobilenet_v2": "MobileNetV2", "proxyless_mobile": "ProxylessNAS mobile"}
+
+
+def show(result: dict, config: Config, workdir: Workdir) -> None:
+    """Prints the summary of `result.json` on standard output."""
+    console = rich.console.Console(highlight=False)
+    space = config.search_space
+    spec = network_of(space, space.parse(result["architecture"]), result["num_classes"])
+    label = (f"{result['device']}, {result['kind']}" if result["kind"] else
+             f"{result['device']}: not there, not checked")
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("network")
+    table.add_column(f"ms ({label})", justify="right")
+    table.add_column("", justify="left")
+    met = {True: "[green]target met[/]", False: "[red]target missed[/]",
+           None: "[yellow]not checked on the device[/]"}[result["target_met"]]
+    table.add_row("[bold]found[/]", f"[bold]{_ms(result['device_ms'])}[/]",
+                  f"target {result['target_ms']:g}, predicted {result['predicted_ms']:.2f}: {met}")
+    for name, reference in result["references"].items():
+        ratio = result["device_ms"] / reference["device_ms"]
+        table.add_row(TITLES.get(name, name), _ms(reference["device_ms"]),
+                      f"found takes {ratio:.2f} of it")
+    accuracy = result["accuracy"]
+    lines = rich.console.Group(
+        draw.terminal(spec), "",
+        f"[bold]{result['architecture']}[/]",
+        f"{len(spec.blocks) - 1} of {len(space.blocks)} blocks, "
+        f"{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
+        f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes", "",
+        table, "",
+        f"top-1 {accuracy['top1']:.2%} on {accuracy['dataset']}'s {accuracy['split']} split "
+        f"({accuracy['examples']} examples, {accuracy['image_size']} px)",
+        f"files in {workdir.path}: {', '.join(result['files'].values())}")
+    console.print(rich.panel.Panel(
+        lines, title=f"{result['space']} for {result['device']}, {result['target_ms']:g} ms",
+        subtitle="green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"))
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,291 @@
+"""The supernet's training: warm-up, search and fine-tuning, resumable at any step.
+
+All three are one loop over the same compiled weight step. What differs is where the path comes
+from (drawn from α, or the derived one), the learning rate's cosine, and whether architecture steps
+fall in between. A batch depends on seed and step alone, so a run goes on from its step number.
+"""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.config import Config
+from experiments.progress import Phase, Progress
+from experiments.workdir import Workdir
+from jaxnas import data, steps
+from jaxnas.checkpoint import Checkpoints
+from jaxnas.latency import LatencyModel
+
+LOG_EVERY = 10
+# XLA's compilation against tracing and lowering of the same program, on CPU: only for time left.
+COMPILE_TO_TRACE = 5.0
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop; what it had is saved."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss is not a number any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Where the phases of a run lie, in weight steps."""
+
+    steps_an_epoch: int
+    warmup: int
+    search: int
+    finetune: int
+
+    @classmethod
+    def of(cls, config: Config, examples: int) -> "Schedule":
+        """Raises ValueError where the batch is larger than the part for the weights."""
+        if config.batch_size > examples:
+            raise ValueError(f"--batch_size={config.batch_size}: {config.dataset} has {examples} "
+                             f"examples for the weights; give at most that many")
+        epoch = examples // config.batch_size
+        return cls(epoch, config.warmup_epochs * epoch, config.search_epochs * epoch,
+                   config.finetune_epochs * epoch)
+
+
+class Trainer:
+    """Holds the state of a run and takes it through its phases."""
+
+    def __init__(self, config: Config, parts: data.Parts, workdir: Workdir, progress: Progress):
+        """Starts at the workdir's newest checkpoint, or afresh.
+
+        Raises:
+          ValueError: a checkpoint of another configuration.
+        """
+        self.config, self.space = config, config.search_space
+        self.parts, self.workdir, self.progress = parts, workdir, progress
+        self.num_classes = data.dataset(config.dataset).num_classes
+        self.schedule = Schedule.of(config, len(parts.weights))
+        hyper = steps.Hyperparameters(
+            weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
+            alpha_learning_rate=config.alpha_learning_rate)
+        self._steps = steps.make_steps(self.space, hyper)
+        self.state = steps.init_state(self.space, self.num_classes, hyper, config.seed)
+        self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
+        self.path: np.ndarray | None = None  # int32 [blocks], once it is derived
+        if self._checkpoints.latest_step() is not None:
+            self.state, _ = self._checkpoints.restore(self.state)
+            progress.print(f"going on from step {int(self.state.step)} in {workdir.path}")
+        self.step = int(self.state.step)
+        workdir.open_metrics(self.step)
+        self._saved_at = time.monotonic()
+
+    @property
+    def finetuning(self) -> bool:
+        """Whether warm-up and search are over."""
+        return self.step >= self.schedule.warmup + self.schedule.search
+
+    def compile(self, latency: LatencyModel) -> None:
+        """Compiles the steps that are still to be taken, with time left by the tracing's cost."""
+        shape = self._batch_shape()
+        path = jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32)
+        scalar = jax.ShapeDtypeStruct((), jnp.float32)
+        programs = {"weight": (self.state, shape, path, scalar, scalar)}
+        if not self.finetuning:
+            programs["arch"] = (self.state, shape, latency, scalar, scalar)
+        masked = shape | {"mask": jax.ShapeDtypeStruct(shape["label"].shape, jnp.float32)}
+        programs["evaluate"] = (self.state.params, self.state.stats, path, masked)
+        with self.progress.phase("compile", total=1.0) as phase:
+            start = time.monotonic()
+            lowered = {}
+            for name, arguments in programs.items():
+                phase.update(0.0, f"tracing the {name} step")
+                lowered[name] = getattr(self._steps, name).lower(*arguments)
+            expected = COMPILE_TO_TRACE * (time.monotonic() - start)
+            compiled = _in_background(
+                {name: program.compile for name, program in lowered.items()},
+                lambda seconds: phase.update(min(0.98, (seconds + expected / COMPILE_TO_TRACE) / (
+                    expected * (1 + 1 / COMPILE_TO_TRACE))), "XLA"))
+            self._steps = dataclasses.replace(self._steps, **compiled)
+            phase.end(f"the steps: {', '.join(programs)}")
+
+    def search(self, latency: LatencyModel) -> None:
+        """Warm-up, then weight steps with architecture steps between; ends with a checkpoint.
+
+        Raises:
+          Stopped, NonFiniteLoss.
+        """
+        schedule, config = self.schedule, self.config
+        self._run("warm-up", 0, schedule.warmup, config.warmup_learning_rate, None)
+        alpha_from = schedule.warmup + schedule.steps_an_epoch  # no α step in the first epoch
+        self._run("search", schedule.warmup, schedule.search, config.search_learning_rate,
+                  (latency, alpha_from))
+        if self.step == schedule.warmup + schedule.search:
+            self.save(wait=True)
+
+    def finetune(self) -> None:
+        """Recalibrates the derived path's statistics, trains it, and recalibrates again.
+
+        Raises:
+          Stopped, NonFiniteLoss.
+        """
+        start = self.schedule.warmup + self.schedule.search
+        if self.step == start:
+            self._calibrate()
+        self._run("fine-tune", start, self.schedule.finetune, self.config.finetune_learning_rate,
+                  None)
+        self._calibrate()
+
+    def test(self) -> float:
+        """Top-1 of the derived path on the test part, running statistics; a fraction."""
+        correct = count = 0.0
+        batches = data.evaluation_batches(self.parts.test, batch_size=self.config.batch_size,
+                                          image_size=self.config.train_image_size)
+        total = math.ceil(len(self.parts.test) / self.config.batch_size)
+        with self.progress.phase("test", total=total) as phase:
+            for index, batch in enumerate(batches):
+                sums = self._steps.evaluate(self.state.params, self.state.stats,
+                                            jnp.asarray(self.path), batch)
+                correct, count = correct + float(sums["correct"]), count + float(sums["count"])
+                phase.update(index + 1, f"top-1 {correct / count:.4f}")
+            phase.end(f"top-1 {correct / count:.4f} on {count:.0f} examples")
+        return correct / count
+
+    def save(self, wait: bool = False) -> None:
+        """Writes a checkpoint, unless one of this step is there."""
+        if self._checkpoints.latest_step() != self.step:
+            self._checkpoints.save(self.step, self.state, wait=wait)
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._checkpoints.close()
+
+    def _batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:
+        size, batch = self.config.train_image_size, self.config.batch_size
+        return {"image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
+                "label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+
+    def _batches(self, part: data.Part, start_step: int):
+        config = self.config
+        return data.batches(part, batch_size=config.batch_size,
+                            image_size=config.train_image_size, seed=config.seed,
+                            start_step=start_step)
+
+    def _run(self, name: str, start: int, length: int, peak: float,
+             arch: tuple[LatencyModel, int] | None) -> None:
+        """Takes the phase's steps that are still to be taken."""
+        end = start + length
+        if self.step >= end:
+            return
+        every = self.config.alpha_every
+        learning_rate = optax.cosine_decay_schedule(peak, length)
+        weight_batches = self._batches(self.parts.weights, self.step)
+        arch_batches = None
+        if arch is not None:
+            taken = max(0, self.step // every - arch[1] // every)
+            arch_batches = self._batches(self.parts.alpha, taken)
+        values: dict[str, float] = {}
+        with self.progress.phase(name, length, self.step - start) as phase, _asked() as asked:
+            while self.step < end:
+                path = (self._steps.sample(self.state) if self.path is None
+                        else jnp.asarray(self.path))
+                rate = jnp.float32(learning_rate(self.step - start))
+                self.state, metrics = self._steps.weight(
+                    self.state, next(weight_batches), path, rate,
+                    jnp.float32(steps.STATISTICS_MOMENTUM))
+                self.step += 1
+                if arch is not None and self.step > arch[1] and self.step % every == 0:
+                    metrics |= self._arch_step(arch[0], next(arch_batches))
+                if self.step % LOG_EVERY == 0 or self.step == end:
+                    values = {key: float(value) for key, value in metrics.items()}
+                    self._log(name, values, float(rate), phase, self.step - start)
+                if asked.is_set():
+                    self.save(wait=True)
+                    raise Stopped(f"stopped at step {self.step}")
+                if time.monotonic() - self._saved_at > self.config.checkpoint_seconds:
+                    self.save()
+            phase.end(_note(values))
+
+    def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
+        alpha, alpha_adam, metrics = self._steps.arch(
+            self.state, batch, latency, jnp.float32(self.config.target_ms),
+            jnp.float32(self.config.latency_weight))
+        self.state = dataclasses.replace(self.state, alpha=alpha, alpha_adam=alpha_adam)
+        return metrics
+
+    def _calibrate(self) -> None:
+        """Running statistics of the derived path = mean over batches of what its batches have."""
+        batches = self._batches(self.parts.weights, 0)
+        with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
+            for i in range(self.config.calibration_batches):
+                self.state, _ = self._steps.weight(
+                    self.state, next(batches), jnp.asarray(self.path), jnp.float32(0),
+                    jnp.float32(i / (i + 1)))
+                phase.update(i + 1)
+        # These were no training steps: the count, and with it every later draw, stays.
+        self.state = dataclasses.replace(self.state, step=jnp.int32(self.step))
+
+    def _log(self, name: str, values: dict[str, float], rate: float, phase: Phase,
+             done: int) -> None:
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteLoss(f"step {self.step}: {values}; lower the learning rate")
+        self.workdir.log(self.step, name, learning_rate=rate, **values)
+        phase.update(done, _note(values))
+
+
+def _note(values: dict[str, float]) -> str:
+    parts = []
+    for key, text in (("ce", "loss {:.3f}"), ("top1", "top-1 {:.2f}"),
+                      ("expected_ms", "E[LAT] {:.2f} ms"), ("entropy", "entropy {:.2f}")):
+        if key in values:
+            parts.append(text.format(values[key]))
+    return "  ".join(parts)
+
+
+def _in_background(work: dict[str, Callable[[], object]],
+                   tick: Callable[[float], None]) -> dict[str, object]:
+    """Runs all at once in threads, ticking meanwhile; daemons, so that Control-C does not wait."""
+    results: dict[str, object] = {}
+    errors: list[BaseException] = []
+
+    def run(name: str, function: Callable[[], object]) -> None:
+        try:
+            results[name] = function()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in work.items()]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.2)
+        tick(time.monotonic() - start)
+    if errors:
+        raise errors[0]
+    return results
+
+
+class _asked:
+    """Control-C or SIGTERM asks for a stop after the step; a second Control-C does not wait."""
+
+    def __enter__(self) -> threading.Event:
+        asked = threading.Event()
+
+        def ask(number: int, frame: object) -> None:
+            if asked.is_set() and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            asked.set()
+
+        self._before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+        return asked
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""The folder of a run: one run at a time, one configuration, metrics line by line."""
+
+import dataclasses
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Self, TextIO
+
+from experiments.config import Config
+
+
+class Workdir:
+    """A run's folder, held by this process until closed."""
+
+    def __init__(self, config: Config):
+        """Makes the folder, or takes up the run that is in it.
+
+        Raises:
+          ValueError: the folder holds another run, something else, or a process at work; nothing
+            in it is touched.
+        """
+        self.path = pathlib.Path(config.workdir)
+        file = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--workdir={self.path} is a file; name a folder")
+        if file.exists():
+            _check_same(file, config)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(f"--workdir={self.path} holds files of something else (no "
+                             f"config.json); name a new folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"--workdir={self.path}: another process is at work in it; wait for "
+                             f"it or name another folder") from None
+        if not file.exists():
+            self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
+        self._metrics: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
+    def write_json(self, name: str, document: Mapping[str, object]) -> None:
+        """Writes a file whole or not at all."""
+        partial = self.path / f"{name}.partial"
+        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        partial.replace(self.path / name)
+
+    def read_json(self, name: str) -> dict[str, object] | None:
+        """A file that this run wrote, or None where it has not yet."""
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def open_metrics(self, step: int) -> None:
+        """Starts or continues metrics.jsonl at a step; lines of later steps will come again."""
+        file = self.path / "metrics.jsonl"
+        kept = [line for line in _lines(file) if json.loads(line)["step"] <= step]
+        partial = file.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(kept))
+        partial.replace(file)
+        self._metrics = file.open("a")
+
+    def log(self, step: int, phase: str, **values: object) -> None:
+        """Adds a line to metrics.jsonl."""
+        self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
+        self._metrics.flush()
+
+
+def _lines(file: pathlib.Path) -> Iterator[str]:
+    """The file's whole lines; a kill may have left half of one at the end."""
+    if file.exists():
+        yield from (line for line in file.read_text().splitlines(True) if line.endswith("\n"))
+
+
+def _check_same(file: pathlib.Path, config: Config) -> None:
+    try:
+        found = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} cannot be read ({error}); name a new --workdir") from error
+    wanted = json.loads(json.dumps(config.identity()))
+    other = [f"--{k}={found.get(k)!r} there, {v!r} now" for k, v in wanted.items()
+             if found.get(k) != v]
+    if other:
+        raise ValueError(f"--workdir={file.parent} holds another run ({'; '.join(other)}): name a "
+                         f"new folder, or give the flags of that run to go on with it")

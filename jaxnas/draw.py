@@ -1,0 +1,91 @@
+"""A network as the poster draws it: a row of blocks, colour for kernel, width for expansion."""
+
+import pathlib
+
+import rich.text
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from jaxnas.network import NetworkSpec
+
+COLOURS = {3: "#5fae57", 5: "#f0993e", 7: "#d9483b"}
+_FIXED_COLOUR, _EDGE = "white", "#333333"
+_UNIT, _GAP, _STAGE_GAP, _HEIGHT = 0.11, 0.10, 0.26, 1.0
+
+
+def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
+    """(first line, second line, kernel or 0 where fixed, expansion, new stage) of every box."""
+    boxes = [("3×3", "stem", 0, 3, True)]
+    for block in spec.blocks:
+        fixed = block.name == "first"
+        boxes.append((f"{block.kernel}×{block.kernel}", f"MB{block.expansion}",
+                      0 if fixed else block.kernel, 3 if fixed else block.expansion,
+                      block.in_channels != block.out_channels or block.stride != 1))
+    return [*boxes, ("1×1", "head", 0, 3, True), ("pool", "fc", 0, 3, False)]
+
+
+def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
+    """One row a network, with its caption above; size in inches fits the longest row.
+
+    Raises:
+      ValueError: not one caption for each network.
+    """
+    if len(specs) != len(captions):
+        raise ValueError(f"{len(captions)} captions for {len(specs)} networks: give one each")
+    row_height = 2.0
+    widest = max(_row_width(spec) for spec in specs)
+    fig = Figure(figsize=(widest + 0.6, row_height * len(specs) + 0.6))
+    FigureCanvasAgg(fig)
+    axes = fig.add_axes((0, 0, 1, 1))
+    axes.set_xlim(-0.3, widest + 0.3)
+    axes.set_ylim(-0.6, row_height * len(specs))
+    axes.axis("off")
+    for row, (spec, caption) in enumerate(zip(specs, captions, strict=True)):
+        base = row_height * (len(specs) - 1 - row) + 0.35
+        axes.text(0, base + _HEIGHT + 0.2, caption, fontsize=11, fontweight="bold", va="bottom")
+        x = 0.0
+        for index, (top, bottom, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
+            x += _STAGE_GAP if new_stage and index else _GAP if index else 0.0
+            width = _UNIT * expansion
+            axes.add_patch(FancyBboxPatch(
+                (x, base), width, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.04",
+                facecolor=COLOURS.get(kernel, "#b39ddb" if kernel else _FIXED_COLOUR),
+                edgecolor=_EDGE, linewidth=0.9))
+            axes.text(x + width / 2, base + _HEIGHT / 2, f"{top}  {bottom}", rotation=90,
+                      fontsize=8.5, ha="center", va="center",
+                      color="white" if kernel else _EDGE)
+            x += width
+    x = 0.0
+    for kernel, colour in COLOURS.items():
+        axes.add_patch(Rectangle((x, -0.35), 0.22, 0.22, facecolor=colour, edgecolor=_EDGE,
+                                 linewidth=0.9))
+        axes.text(x + 0.3, -0.24, f"{kernel}×{kernel}", fontsize=9, va="center")
+        x += 0.95
+    axes.text(x + 0.1, -0.24, "wide: expansion 6   narrow: expansion 3   white: fixed layers",
+              fontsize=9, va="center")
+    return fig
+
+
+def save(fig: Figure, file: pathlib.Path) -> None:
+    """Writes a figure as SVG or PNG, by the file's ending; the same bytes for the same figure."""
+    metadata = {"Date": None} if file.suffix == ".svg" else None
+    fig.savefig(file, metadata=metadata, dpi=120)
+
+
+def _row_width(spec: NetworkSpec) -> float:
+    boxes = _boxes(spec)
+    gaps = sum(_STAGE_GAP if new else _GAP for *_, new in boxes[1:])
+    return gaps + _UNIT * sum(expansion for _, _, _, expansion, _ in boxes)
+
+
+def terminal(spec: NetworkSpec) -> rich.text.Text:
+    """The same row in characters: the kernel's digit in its colour, a column for 3 of expansion."""
+    text = rich.text.Text(no_wrap=False)
+    for index, (top, _, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
+        if index:
+            text.append("  " if new_stage else " ")
+        label = top[0] if top != "pool" else "p"
+        style = f"bold white on {COLOURS[kernel]}" if kernel in COLOURS else "black on white"
+        text.append(label.center(max(1, 2 * expansion // 3 - 1) if kernel else 1), style)
+    return text

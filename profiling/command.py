@@ -1,0 +1,60 @@
+"""How every program here starts and ends: exit status 0 done, 1 failed, 2 wrong usage."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags, logging
+
+from profiling.errors import CompileError, DeviceUnavailable
+
+FAILED, WRONG_USAGE = 1, 2
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    if len(rest) > 1:
+        print(f"error: unexpected argument {rest[1]!r}; flags are given as --name=value "
+              f"(--help lists them)", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    if flags.FLAGS["help"].value or flags.FLAGS["helpfull"].value:
+        app.usage(shorthelp=False, writeto_stdout=True)
+        sys.exit(0)
+    # JAX, jax2onnx and others tell their every step at INFO.
+    logging.set_verbosity(logging.WARNING)
+    return rest
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """`app.run` with this project's exit statuses; a wrong flag is one line, not a page."""
+    app.run(main, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Around the checking of a user's input: a ValueError ends the program with one line and 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+
+
+@contextlib.contextmanager
+def device_errors() -> Iterator[None]:
+    """Around work on a device: what the device says ends the program, without a traceback.
+
+    A network the compiler refuses is the user's input (2); a device that is not there is not (1).
+    """
+    try:
+        yield
+    except CompileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    except DeviceUnavailable as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -1,0 +1,174 @@
+"""A device's latency table from a handful of whole networks.
+
+In network j of the covering set block l takes its candidate (l + j) mod n: as many networks as the
+largest block has candidates show every candidate of every block, each in its place in a real
+network. The device's per-layer times are attributed to blocks by node name. What the table is
+worth is then tested on random networks that were not among them.
+
+    python -m profiling.tables --device=MYRIADX_COMPILER --space=proxyless --output=table.json
+"""
+
+import datetime
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import flags
+
+from jaxnas import export
+from jaxnas.latency import FIXED, LatencyTable
+from jaxnas.network import Network, NetworkSpec, network_of
+from jaxnas.space import SPACES, Space, find_space
+from profiling import command
+from profiling.device import DEVICES, Device, Measurement, device_names, open_device
+
+Progress = Callable[[int, int], None]
+SHIPPED = pathlib.Path(__file__).with_name("shipped_tables")
+HELD_OUT_SEED = 20_17  # of the random networks that test a table
+
+
+def covering_set(space: Space) -> list[np.ndarray]:
+    """Paths int32 [blocks] that together show every allowed candidate of every block."""
+    counts = space.allowed.sum(1)
+    return [((np.arange(len(counts)) + j) % counts).astype(np.int32) for j in range(counts.max())]
+
+
+def measure_spec(device: Device, spec: NetworkSpec, image_size: int) -> Measurement:
+    """A specification's network, with drawn weights, on the device."""
+    model = export.to_onnx(Network(spec, rng=np.random.default_rng(0)), image_size)
+    return device.measure(model.SerializeToString())
+
+
+def ms_by_part(measurement: Measurement) -> dict[str, float]:
+    """Milliseconds by block and by fixed part.
+
+    Raises:
+      ValueError: a layer that belongs to no part; it would be lost to the table.
+    """
+    parts: dict[str, float] = {}
+    for layer in measurement.layers:
+        head = layer.name.split("/")[0]
+        if head.startswith(f"{export.INPUT}@"):
+            head = "input"
+        elif head.startswith(f"{export.OUTPUT}@"):
+            head = "output"
+        elif head == export.OUTPUT:
+            head = "classifier"
+        if head not in FIXED and not head.startswith("block"):
+            raise ValueError(f"{measurement.device} reports a layer {layer.name!r} that belongs "
+                             f"to no block of the network")
+        parts[head] = parts.get(head, 0.0) + layer.ms
+    return parts
+
+
+def build(device: Device, space: Space, image_size: int, num_classes: int, *, held_out: int = 4,
+          progress: Progress = lambda done, total: None) -> LatencyTable:
+    """Measures the covering set and the held-out networks; see the module.
+
+    Args:
+      device: where to measure.
+      image_size: deployment size in px.
+      num_classes: of the classifier.
+      held_out: random networks that test the table.
+      progress: called with (networks done, networks in all).
+
+    Raises:
+      CompileError, DeviceUnavailable: as `Device.measure`.
+    """
+    covering = covering_set(space)
+    rng = np.random.default_rng(HELD_OUT_SEED)
+    tests = [space.random_path(rng) for _ in range(held_out)]
+    measurements = []
+    for index, path in enumerate([*covering, *tests]):
+        progress(index, len(covering) + held_out)
+        spec = network_of(space, space.arch(path), num_classes)
+        measurements.append(measure_spec(device, spec, image_size))
+    progress(len(measurements), len(measurements))
+    parts = [ms_by_part(m) for m in measurements[:len(covering)]]
+    entries = np.where(space.allowed, 0.0, np.inf)
+    shown = np.zeros(space.allowed.shape, int)
+    for path, ms in zip(covering, parts, strict=True):
+        for row, column in enumerate(path):
+            if not space.candidates[column].is_skip:
+                entries[row, column] += ms[space.blocks[row].name]
+                shown[row, column] += 1
+    one = measurements[0]
+    table = LatencyTable(
+        space=space.name, device=one.device, kind=one.kind, image_size=image_size,
+        num_classes=num_classes, precision=one.precision,
+        fixed_ms={part: float(np.mean([ms.get(part, 0.0) for ms in parts])) for part in FIXED},
+        candidate_ms=entries / np.maximum(shown, 1))
+    errors = [100 * (table.path_ms(path) / m.latency_ms - 1)
+              for path, m in zip(tests, measurements[len(covering):], strict=True)]
+    return LatencyTable(**{
+        **vars(table),
+        "additivity": {
+            "held_out_networks": held_out,
+            "mean_error_percent": float(np.mean(errors)) if errors else float("nan"),
+            "max_abs_error_percent": float(np.abs(errors).max()) if errors else float("nan")},
+        "provenance": {
+            "versions": dict(one.versions), "networks": len(covering),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "command": f"python -m profiling.tables --device={one.device} --space={space.name} "
+                       f"--image_size={image_size} --num_classes={num_classes}"}})
+
+
+def with_classes(table: LatencyTable, device: Device, space: Space,
+                 num_classes: int) -> LatencyTable:
+    """The table with the fixed layers of a network of another number of classes, measured anew."""
+    spec = network_of(space, space.arch(covering_set(space)[0]), num_classes)
+    measurement = measure_spec(device, spec, table.image_size)
+    parts = ms_by_part(measurement)
+    return LatencyTable(**{
+        **vars(table), "num_classes": num_classes,
+        "fixed_ms": {part: parts.get(part, 0.0) for part in FIXED},
+        "provenance": {**table.provenance, "fixed_layers_measured_for_classes": num_classes,
+                       "fixed_layers_versions": dict(measurement.versions)}})
+
+
+def shipped(devices: str, space: Space, image_size: int) -> pathlib.Path | None:
+    """The table that ships with the project for the first of these devices that has one."""
+    for device in device_names(devices):
+        file = SHIPPED / f"{device.lower()}_{space.name}_{image_size}.json"
+        if file.exists():
+            return file
+    return None
+
+
+def _print_progress(done: int, total: int) -> None:
+    print(f"network {done} of {total}", file=sys.stderr)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Builds a table as the flags say; see the module."""
+    del argv
+    args = flags.FLAGS
+    with command.usage_errors():
+        space = find_space(args.space)
+        device_names(args.device)
+        output = pathlib.Path(args.output)
+        if not output.parent.is_dir():
+            raise ValueError(f"--output={output}: there is no folder {output.parent}; make it")
+    with command.device_errors(), open_device(args.device) as device:
+        table = build(device, space, args.image_size, args.num_classes,
+                      held_out=args.held_out_networks,
+                      progress=_print_progress)
+    table.save(output, space)
+    fastest, slowest = table.range_ms
+    print(f"{output}: {space.allowed.sum()} entries, {table.device} ({table.kind}), networks from "
+          f"{fastest:.2f} to {slowest:.2f} ms; against {args.held_out_networks} held-out networks "
+          f"{table.additivity['mean_error_percent']:+.2f} % on average, at most "
+          f"{table.additivity['max_abs_error_percent']:.2f} %")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("device", "MYRIADX_COMPILER", f"One of {', '.join(DEVICES)}.")
+    flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}.")
+    flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
+    flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
+    flags.DEFINE_integer("held_out_networks", 4, "Random networks that test the table.",
+                         lower_bound=0)
+    flags.DEFINE_string("output", None, "File to write, JSON.", required=True)
+    command.run(main)
