@@ -9,7 +9,7 @@ import math
 
 from absl import flags
 
-from jaxnas import data
+from jaxnas import data, supernet
 from jaxnas.space import SPACES, Space, find_space
 from profiling.device import DEVICES, device_names
 
@@ -43,6 +43,7 @@ class Config:
     finetune_learning_rate: float
     weight_decay: float
     label_smoothing: float
+    initialisation: str
     alpha_learning_rate: float
     alpha_every: int
     calibration_batches: int
@@ -95,9 +96,9 @@ def define_flags() -> None:
     integer("search_epochs", 40, "Epochs of weight steps with architecture steps between.",
             lower_bound=1)
     integer("finetune_epochs", 20, "Epochs of the derived network.", lower_bound=0)
-    real("warmup_learning_rate", 0.05, "Peak of the warm-up's cosine, not scaled by batch size.",
+    real("warmup_learning_rate", 0.02, "Peak of the warm-up's cosine, not scaled by batch size.",
          lower_bound=0)
-    real("search_learning_rate", 0.025, "Peak of the search's cosine, not scaled by batch size.",
+    real("search_learning_rate", 0.01, "Peak of the search's cosine, not scaled by batch size.",
          lower_bound=0)
     real("finetune_learning_rate", 0.025, "Peak of the fine-tuning's cosine, not scaled by batch "
          "size.", lower_bound=0)
@@ -105,7 +106,10 @@ def define_flags() -> None:
          lower_bound=0)
     real("label_smoothing", 0.1, "Of weight steps; architecture steps have none.", lower_bound=0,
          upper_bound=0.5)
-    real("alpha_learning_rate", 0.02, "Of α's Adam.", lower_bound=0)
+    flags.DEFINE_enum("initialisation", "shared", supernet.INITIALISATIONS, "Of the supernet. "
+                      "independent: as published, for long schedules. shared: the candidates of a "
+                      "block start as one function, so that short schedules learn.")
+    real("alpha_learning_rate", 0.05, "Of α's Adam.", lower_bound=0)
     integer("alpha_every", 2, "Weight steps to one architecture step.", lower_bound=1)
     integer("calibration_batches", 16, "Training batches whose mean gives the derived network's "
             "batch statistics.", lower_bound=1)

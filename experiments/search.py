@@ -12,6 +12,8 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
+import jax
+
 from experiments import delivery, derivation, summary
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.progress import Progress
@@ -27,6 +29,7 @@ from profiling.errors import DeviceUnavailable
 def main(argv: Sequence[str]) -> int:
     """Runs a search as the flags say; returns the exit status."""
     del argv
+    keep_compiled_programs()
     with command.usage_errors():
         config = config_from_flags()
         parts = data.load(config.dataset, config.data_dir, seed=config.seed,
@@ -44,6 +47,15 @@ def main(argv: Sequence[str]) -> int:
     # Threads that still compile cannot be interrupted, and an ordinary exit would wait for them.
     sys.stderr.flush()
     os._exit(command.FAILED)
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiled, so that the next start of a like run takes seconds."""
+    if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxnas" / "xla"))
+    # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def run(config: Config, parts: data.Parts, table: LatencyTable | None, workdir: Workdir,

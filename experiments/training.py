@@ -72,7 +72,8 @@ class Trainer:
         self.schedule = Schedule.of(config, len(parts.weights))
         hyper = steps.Hyperparameters(
             weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
-            alpha_learning_rate=config.alpha_learning_rate)
+            alpha_learning_rate=config.alpha_learning_rate,
+            initialisation=config.initialisation)
         self._steps = steps.make_steps(self.space, hyper)
         self.state = steps.init_state(self.space, self.num_classes, hyper, config.seed)
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())

@@ -7,7 +7,7 @@ Only the state, a batch, a path and scalars cross into jit. Every random draw of
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -33,12 +33,14 @@ class Hyperparameters:
       weight_decay: added to the gradient of the sampled weights.
       label_smoothing: of weight steps; architecture steps take plain cross-entropy.
       alpha_learning_rate: of α's Adam, β = (0, 0.999).
+      initialisation: of the supernet, `independent` as published or `shared`.
     """
 
     momentum: float = 0.9
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
     alpha_learning_rate: float = 1e-3
+    initialisation: Literal["shared", "independent"] = "independent"
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -98,7 +100,7 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
     """A fresh search."""
     key = jax.random.key(seed)
-    params, stats = supernet.init(space, num_classes, seed)
+    params, stats = supernet.init(space, num_classes, seed, hyper.initialisation)
     alpha = paths.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0), key=jax.random.key_data(key), params=params, stats=stats,

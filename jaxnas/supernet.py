@@ -15,7 +15,7 @@ and recomputes, so that memory holds one candidate's activations and not those o
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +25,25 @@ from jax import lax
 
 from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
 from jaxnas.network import Network, network_of
-from jaxnas.space import Space
+from jaxnas.space import Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What makes two blocks one run: a block's shape, and the candidates it chooses from."""
-
-    in_channels: int
-    out_channels: int
-    stride: int
+INITIALISATIONS = ("shared", "independent")
 
 
-def init(space: Space, num_classes: int, seed: int) -> tuple[Tree, Tree]:
-    """Fresh weights and batch statistics, drawn candidate by candidate at their true sizes.
+def init(space: Space, num_classes: int, seed: int,
+         initialisation: Literal["shared", "independent"] = "shared") -> tuple[Tree, Tree]:
+    """Fresh weights and batch statistics.
+
+    Args:
+      initialisation: `independent` draws every candidate by itself, as the official search does,
+        which needs thousands of steps before what is behind a block makes sense of all its
+        candidates. With `shared` the candidates of a block start as one function: the smallest
+        one's weights, in the middle of larger kernels and beside wider expansions' own channels,
+        whose projections start at zero; and blocks with a shortcut start as the identity (the
+        last scale 0: Goyal et al. 2017, §5.1). Hundreds of steps then do.
 
     Returns:
       params, stats: {"stem": ..., "first": ..., "runs": [...], "classifier": ...}, float32.
@@ -59,6 +62,8 @@ def init(space: Space, num_classes: int, seed: int) -> tuple[Tree, Tree]:
                 [_pad(leaf, size) for leaf in leaves]).reshape(length, -1, *size),
             full, *[pair for block in drawn for pair in block],
             is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x))
+        if initialisation == "shared":
+            _share(space, shape, run[0])
         params["runs"].append(run[0])
         stats["runs"].append(run[1])
     return jax.tree.map(jnp.asarray, (params, stats))
@@ -206,12 +211,33 @@ def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: boo
 # Searchable blocks ------------------------------------------------------------------------------
 
 
-def _shape(space: Space, index: int) -> Shape:
-    block = space.blocks[index]
-    return Shape(block.in_channels, block.out_channels, block.stride)
+def _shape(space: Space, index: int) -> Block:
+    """The block without its name: what a run's blocks have in common, and caches go by."""
+    return dataclasses.replace(space.blocks[index], name="")
 
 
-def _module(shape: Shape, candidate, rng: np.random.Generator) -> MBConv:
+def _share(space: Space, shape: Block, run: Tree) -> None:
+    """Makes the candidates of a run's blocks one function, in place; see `init`."""
+    smallest = min(c.kernel for c in space.convolutions)
+    width = shape.in_channels * min(c.expansion for c in space.convolutions)
+    donor = next(i for i, c in enumerate(space.convolutions)
+                 if (c.kernel, c.expansion * shape.in_channels) == (smallest, width))
+    expand, depthwise, project = (run[part]["kernel"] for part in ("expand", "depthwise",
+                                                                   "project"))
+    taps = depthwise[:, donor, :smallest, :smallest, :width].copy()
+    for index, candidate in enumerate(space.convolutions):
+        border = (candidate.kernel - smallest) // 2
+        middle = slice(border, border + smallest)
+        expand[:, index, :, :width] = expand[:, donor, :, :width]
+        depthwise[:, index, ..., :width] = 0
+        depthwise[:, index, middle, middle, :width] = taps
+        project[:, index, :width] = project[:, donor, :width]
+        project[:, index, width:] = 0
+    if shape.allows_skip:
+        run["project"]["scale"][:] = 0
+
+
+def _module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
     return MBConv(shape.in_channels, shape.out_channels, kernel=candidate.kernel,
                   expansion=candidate.expansion, stride=shape.stride, rng=rng)
 
@@ -223,14 +249,14 @@ def _split(module: nnx.Module, train: bool = True):
 
 
 @functools.cache
-def _split_of(shape: Shape, candidate, train: bool = True):
+def _split_of(shape: Block, candidate: Candidate, train: bool = True):
     return _split(_module(shape, candidate, np.random.default_rng(0)), train)
 
 
-def _largest(space: Space):
+def _largest(space: Space) -> Candidate:
     kernel = max(c.kernel for c in space.convolutions)
     expansion = max(c.expansion for c in space.convolutions)
-    return dataclasses.replace(space.convolutions[0], kernel=kernel, expansion=expansion)
+    return Candidate(kernel, expansion)
 
 
 def _run(graph: nnx.GraphDef, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
@@ -248,7 +274,7 @@ def _pad(leaf, size: tuple[int, ...]):
     return module.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
-def _branches(space: Space, shape: Shape, train: bool):
+def _branches(space: Space, shape: Block, train: bool):
     """One function (params, stats, x) → (y, stats) for each candidate, on padded slices."""
     def convolution(candidate):
         graph, true_params, true_stats = _split_of(shape, candidate, train)
@@ -259,7 +285,7 @@ def _branches(space: Space, shape: Shape, train: bool):
         return branch
 
     branches = [convolution(c) for c in space.convolutions]
-    if shape.stride == 1 and shape.in_channels == shape.out_channels:
+    if shape.allows_skip:
         branches.append(lambda params, stats, x: (x, stats))
     return branches
 

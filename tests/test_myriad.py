@@ -22,17 +22,6 @@ depthai = pytest.importorskip("depthai")
 
 
 @pytest.fixture(scope="module")
-def myriad() -> environment.Environment:
-    """The compiler's environment, installed where it is missing."""
-    try:
-        return environment.ensure_environment()
-    except DeviceUnavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
 def model() -> bytes:
     return network([("first", 3, 16), ("second", 16, 32), ("third", 32, 8)])
 

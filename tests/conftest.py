@@ -1,0 +1,87 @@
+"""What tests share: a space small enough to compile in seconds, and one set of compiled steps."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnas import steps
+from jaxnas.latency import FIXED, LatencyTable
+from jaxnas.space import Space, staged_space
+from profiling.errors import DeviceUnavailable
+from profiling.myriad import environment
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Two runs, the second of three equal blocks; kernels 3 and 5, expansions 1½ apart; skip.
+SMALL = staged_space("small", stem=4, first=4, widths=(6, 8), counts=(1, 4), strides=(2, 1), head=8,
+                     kernels=(3, 5), expansions=(2, 3))
+NUM_CLASSES = 5
+
+
+@pytest.fixture(scope="session")
+def myriad() -> environment.Environment:
+    """The compiler's environment, installed where it is missing."""
+    try:
+        return environment.ensure_environment()
+    except DeviceUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory) -> str:
+    """A folder for JAX's compiled programs, shared by the programs that tests start."""
+    return str(tmp_path_factory.mktemp("xla"))
+
+
+@pytest.fixture(scope="session")
+def small_steps() -> steps.Steps:
+    return steps.make_steps(SMALL, steps.Hyperparameters(alpha_learning_rate=0.05))
+
+
+@pytest.fixture
+def small_state() -> steps.SearchState:
+    return steps.init_state(SMALL, NUM_CLASSES, steps.Hyperparameters(alpha_learning_rate=0.05), 0)
+
+
+@pytest.fixture(scope="session")
+def batch() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {"image": rng.normal(size=(8, 16, 16, 3)).astype(np.float32),
+            "label": rng.integers(0, NUM_CLASSES, 8).astype(np.int32)}
+
+
+def make_table(space: Space, candidate_ms: np.ndarray, fixed_ms: float = 0.7) -> LatencyTable:
+    """A table of these entries; the fixed layers take fixed_ms together."""
+    return LatencyTable(
+        space=space.name, device="MYRIADX_COMPILER", kind="estimated", image_size=224,
+        num_classes=NUM_CLASSES, precision="FP16",
+        fixed_ms={part: fixed_ms if part == "stem" else 0.0 for part in FIXED},
+        candidate_ms=np.where(space.allowed, candidate_ms, np.inf))
+
+
+def random_table(space: Space, seed: int) -> LatencyTable:
+    """Entries of 0.1 to 2 ms in whole microseconds; skip 0."""
+    ms = np.random.default_rng(seed).integers(100, 2000, space.allowed.shape) / 1000
+    ms[:, -1] = 0
+    return make_table(space, ms)
+
+
+def run_program(*arguments: str, cwd: pathlib.Path = ROOT, timeout_s: float = 600,
+                **environment: str) -> subprocess.CompletedProcess:
+    """`python -m ...` as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True,
+        timeout=timeout_s, env={**os.environ, "COLUMNS": "120", **environment})
+
+
+def same_bits(a, b) -> bool:
+    """Whether two trees hold the same arrays to the bit."""
+    return all(jax.tree.leaves(jax.tree.map(
+        lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)))

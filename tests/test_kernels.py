@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnas.kernels import batch_norm_train, depthwise_conv
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def reference_conv(x, kernel, stride):
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel[:, :, None, :], (stride, stride), [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1])
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
+def test_depthwise_equals_the_reference_in_value_and_gradient(kernel, stride, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)))
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 3)))
+    y, pull = jax.vjp(lambda x, w: depthwise_conv(x, w, stride), x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
+    dy = jnp.asarray(rng.normal(size=expected.shape))
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+def test_batch_norm_equals_the_formula_in_value_and_gradient():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(5 + 3 * rng.normal(size=(4, 3, 3, 6)), jnp.float32)
+    scale, bias = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(2))
+
+    def formula(x, scale, bias):
+        mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        return (x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias
+
+    wide = [a.astype(jnp.float64) for a in (x, scale, bias)]
+    expected, expected_pull = jax.vjp(formula, *wide)
+    (y, mean, variance), pull = jax.vjp(lambda *a: batch_norm_train(1e-3, *a), x, scale, bias)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(mean, jnp.mean(wide[0], (0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(variance, jnp.var(wide[0], (0, 1, 2)), rtol=1e-5)
+    dy = jnp.asarray(rng.normal(size=expected.shape))
+    zeros = jnp.zeros(6, jnp.float32)
+    for mine, theirs in zip(pull((dy.astype(jnp.float32), zeros, zeros)), expected_pull(dy),
+                            strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+def test_batch_norm_far_from_zero_keeps_its_variance():
+    x = jnp.asarray(1e4 + np.random.default_rng(0).normal(size=(64, 4)), jnp.float32)
+    _, _, variance = batch_norm_train(1e-3, x, jnp.ones(4, jnp.float32), jnp.zeros(4, jnp.float32))
+    np.testing.assert_allclose(variance, np.var(np.asarray(x, np.float64), 0), rtol=1e-3)

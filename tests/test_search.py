@@ -1,0 +1,239 @@
+"""The main program as a user runs it, on the small published-style space and real digits."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+import depthai
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+
+from jaxnas import paths, steps
+from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.space import PROXYLESS_TINY
+from tests.conftest import ROOT, SMALL, make_table, run_program
+
+SHAVES = 6
+FLAGS = ("--flagfile=vpu.flags", "--space=proxyless_tiny", "--image_size=64", "--target_ms=1.0",
+         "--warmup_epochs=3", "--search_epochs=3", "--finetune_epochs=3", f"--shaves={SHAVES}",
+         "--checkpoint_seconds=3")
+
+
+@pytest.fixture(scope="module")
+def table_file(tmp_path_factory, myriad) -> pathlib.Path:
+    file = tmp_path_factory.mktemp("table") / "tiny.json"
+    done = run_program("profiling.tables", "--space=proxyless_tiny", "--image_size=64",
+                       "--held_out_networks=0", f"--output={file}")
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, table_file, compilation_cache):
+    """An undisturbed run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("search") / "run"
+    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
+                       f"--workdir={folder}", JAX_COMPILATION_CACHE_DIR=compilation_cache)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def result_of(folder: pathlib.Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_leaves_every_file_of_the_contract(finished):
+    folder, _ = finished
+    for name in ("config.json", "metrics.jsonl", "latency_table.json", "architecture.json",
+                 "architecture.svg", "model.onnx", "model.xml", "model.bin", "model.blob",
+                 "result.json", "checkpoints"):
+        assert (folder / name).exists(), name
+    xml.etree.ElementTree.parse(folder / "architecture.svg")
+
+
+def test_result_meets_the_target_on_the_device(finished):
+    result = result_of(finished[0])
+    assert result["target_met"] is True and result["target_ms"] == 1.0
+    assert result["device"] == "MYRIADX_COMPILER" and result["kind"] == "estimated"
+    assert 0.9 < result["device_ms"] <= 1.0
+    assert result["predicted_ms"] == pytest.approx(result["device_ms"], rel=0.02)
+    assert result["parity"]["same_top1"] and result["parity"]["openvino_max_abs"] < 1e-4
+    assert result["accuracy"]["dataset"] == "digits" and result["accuracy"]["examples"] == 359
+    # Random guessing has 0.10 with a standard deviation of 0.016.
+    assert result["accuracy"]["top1"] > 0.2
+    arch = PROXYLESS_TINY.parse(result["architecture"])
+    table = LatencyTable.load(finished[0] / "latency_table.json", PROXYLESS_TINY)
+    assert table.num_classes == 10
+    assert table.path_ms(PROXYLESS_TINY.path(arch)) == pytest.approx(result["predicted_ms"])
+
+
+def test_summary_tells_a_person(finished):
+    out = finished[1].stdout
+    for words in ("target met", "MobileNetV2", "ProxylessNAS mobile", "MYRIADX_COMPILER, estimated",
+                  "top-1", "model.blob"):
+        assert words in " ".join(out.split()), words
+
+
+def test_blob_opens_with_the_shaves_asked_for(finished):
+    blob = depthai.OpenVINO.Blob(finished[0] / "model.blob")
+    assert blob.numShaves == SHAVES and blob.numSlices == SHAVES
+    assert list(blob.networkInputs) == ["image"] and list(blob.networkOutputs) == ["logits"]
+
+
+def test_ir_and_onnx_give_the_same_logits(finished):
+    folder, _ = finished
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    session = onnxruntime.InferenceSession(folder / "model.onnx",
+                                           providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU",
+                                             {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(image)["logits"], session.run(None, {"image": image})[0],
+                               atol=1e-4)
+
+
+def test_metrics_tell_every_phase_in_order(finished):
+    lines = [json.loads(x) for x in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    phases = list(dict.fromkeys(line["phase"] for line in lines))
+    assert phases == ["warm-up", "search", "derive", "fine-tune"]
+    assert all("expected_ms" in x for x in lines if x["phase"] == "search" and "entropy" in x)
+    assert any("expected_ms" in x for x in lines)
+    assert [x["step"] for x in lines] == sorted(x["step"] for x in lines)
+
+
+def test_the_same_command_again_shows_the_result(finished, table_file):
+    folder, first = finished
+    before = (folder / "result.json").stat().st_mtime_ns
+    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
+                       f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "this run is done" in done.stderr
+    assert done.stdout == first.stdout
+    assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_control_c_saves_and_the_same_command_goes_on_to_the_same_end(
+        finished, tmp_path, table_file, compilation_cache):
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-m", "experiments.search", *FLAGS,
+                 f"--latency_table={table_file}", f"--workdir={folder}"]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": compilation_cache})
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "run the same command again to go on" in said and "Traceback" not in said
+    json.loads((folder / "config.json").read_text())
+    assert not (folder / "result.json").exists()
+    done = run_program(*arguments[2:], JAX_COMPILATION_CACHE_DIR=compilation_cache)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    mine, theirs = result_of(folder), result_of(finished[0])
+    assert mine["architecture"] == theirs["architecture"]
+    assert mine["accuracy"] == theirs["accuracy"]
+    assert metrics.read_text() == (finished[0] / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--device=TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
+    (["--space=darts"], "unknown space 'darts', allowed are proxyless"),
+    (["--dataset=mnist"], "unknown data set 'mnist'"),
+    (["--target_ms=3"], "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
+                        "proxyless space takes 7.39 ms and the slowest 48.45 ms"),
+    (["--target_ms=90"], "slowest 48.45 ms"),
+    (["--target_ms=nan"], "--target_ms=nan"),
+    (["--latency_weight=-0.1"], "--latency_weight=-0.1: λ is 0 or more"),
+    (["--train_image_size=30"], "--train_image_size=30: give a multiple of 8"),
+    (["--batch_size=5000"], "--batch_size=5000: digits has 1138 examples for the weights"),
+    (["--held_out=101"], "--held_out=101: give a multiple of the 10 classes"),
+    (["--shaves=17"], "shaves"),
+    (["--derive=magic"], "derive"),
+    (["--latency_table=missing.json"], "missing.json is no latency table"),
+    (["--dataset=imagenet2012", "--data_dir=nowhere"], "ILSVRC2012_img_train.tar"),
+    (["--workdir=README.md"], "--workdir=README.md is a file"),
+    (["--workdir=jaxnas"], "--workdir=jaxnas holds files of something else"),
+    (["--no_such_flag=1"], "no_such_flag"),
+])
+def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message, tmp_path):
+    flags = ["--flagfile=vpu.flags", f"--workdir={tmp_path / 'run'}", *arguments]
+    done = run_program("experiments.search", *flags)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert message in last and last.startswith("error: ") and "Traceback" not in done.stderr
+    assert not done.stdout and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (["--space=proxyless"], "space proxyless_tiny, this run has proxyless"),
+    (["--image_size=96"], "image size 64, this run has 96"),
+])
+def test_refuses_a_table_made_for_something_else(change, message, tmp_path, table_file):
+    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
+                       f"--workdir={tmp_path / 'run'}", *change)
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_refuses_a_folder_that_holds_another_run(finished, table_file):
+    folder, _ = finished
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
+                       f"--workdir={folder}", "--latency_weight=0.2")
+    assert done.returncode == 2
+    assert "holds another run (--latency_weight=0.1 there, 0.2 now)" in done.stderr
+    assert {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()} == before
+
+
+def test_without_the_device_its_table_still_gives_a_network(tmp_path, table_file,
+                                                            compilation_cache):
+    """No CPython 3.8 or 3.9: the search goes on by the table, and says so."""
+    nowhere = tmp_path / "empty"
+    nowhere.mkdir()
+    folder = tmp_path / "run"
+    done = run_program(
+        "experiments.search", *FLAGS, f"--latency_table={table_file}", f"--workdir={folder}",
+        JAX_COMPILATION_CACHE_DIR=compilation_cache, JAXNAS_MYRIAD_ENV=str(tmp_path / "env"),
+        PATH=str(nowhere), PYENV_ROOT=str(nowhere), HOME=str(nowhere))
+    assert done.returncode == 0, done.stderr
+    assert "the device is not there" in done.stderr
+    result = result_of(folder)
+    assert result["device_ms"] is None and result["kind"] is None
+    assert result["target_met"] is None and result["predicted_ms"] <= 1.0
+    assert "not there, not checked" in " ".join(done.stdout.split())
+    assert (folder / "model.onnx").exists() and not (folder / "model.blob").exists()
+
+
+@pytest.mark.parametrize("dear_kernel", [3, 5])
+def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batch, dear_kernel):
+    """λ = 0 against the default λ, same seed, with tables that prefer opposite kernels."""
+    ms = np.array([[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3
+                    for c in SMALL.candidates]] * len(SMALL.blocks))
+    table = make_table(SMALL, ms)
+    latency = LatencyModel.of(table)
+    ends = {}
+    for weight in (0.0, 0.1):
+        state = jax.tree.map(jnp.array, small_state)
+        for _ in range(60):
+            state, _ = small_steps.weight(state, batch, small_steps.sample(state),
+                                          jnp.float32(0.01), jnp.float32(0.9))
+            alpha, adam, _ = small_steps.arch(state, batch, latency, jnp.float32(4.0),
+                                              jnp.float32(weight))
+            state = steps.SearchState(**{**vars(state), "alpha": alpha, "alpha_adam": adam})
+        p = paths.probabilities(state.alpha, SMALL.allowed)
+        ends[weight] = float(latency.expected_ms(p))
+    assert ends[0.1] < 0.9 * ends[0.0], ends
