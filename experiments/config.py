@@ -11,7 +11,7 @@ from absl import flags
 
 from jaxnas import data, supernet
 from jaxnas.space import SPACES, Space, find_space
-from profiling.device import DEVICES, device_names
+from profiling.device import DEVICES, MAX_SHAVES, device_names
 
 DERIVE = ("budget", "argmax")
 
@@ -67,7 +67,7 @@ def define_flags() -> None:
     text("device", "MYRIADX_COMPILER", f"Where latency comes from: {', '.join(DEVICES)}, or a "
          "comma-separated list, of which the first that is there is taken.")
     integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset is the "
-            "compiler's own choice.", lower_bound=1, upper_bound=16)
+            "compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
     text("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)

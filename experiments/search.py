@@ -87,14 +87,12 @@ def given_table(config: Config) -> LatencyTable | None:
       ValueError: no table, one for something else, or a target outside of its range.
     """
     space = config.search_space
-    file = config.latency_table or tables.shipped(config.device, space, config.image_size)
+    file = config.latency_table or tables.shipped(config.device, space, config.image_size,
+                                                  config.shaves)
     if file is None:
         return None
     table = LatencyTable.load(pathlib.Path(file), space)
-    table.check(space, config.image_size)
-    if table.device not in device_names(config.device):
-        raise ValueError(f"{file} was made for device {table.device}, --device={config.device}: "
-                         f"build one with `python -m profiling.tables` or change a flag")
+    table.check(device_names(config.device), config.image_size, config.shaves)
     check_target(config, table)
     return table
 

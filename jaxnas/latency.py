@@ -9,7 +9,7 @@ entry is an error with the entry's name, never a default.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -39,6 +39,7 @@ class LatencyTable:
       precision: what the device computes in.
       fixed_ms: what every network of the space pays, by part.
       candidate_ms: float64 [blocks, candidates]; 0 for skip, infinite where not allowed.
+      shaves: MyriadX SHAVE processors compiled for; None is the compiler's own choice.
       additivity: how well sums of entries met whole networks that were held out.
       provenance: versions, date, command.
     """
@@ -51,6 +52,7 @@ class LatencyTable:
     precision: str
     fixed_ms: Mapping[str, float]
     candidate_ms: np.ndarray
+    shaves: int | None = None
     additivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
@@ -75,22 +77,20 @@ class LatencyTable:
             candidate_ms=self.candidate_ms * factor,
             provenance={**self.provenance, "scaled_by": scaling})
 
-    def check(self, space: Space, image_size: int, device: str | None = None) -> None:
-        """Refuses a table of another space, size or device.
+    def check(self, devices: Sequence[str], image_size: int, shaves: int | None) -> None:
+        """Refuses a table of another device, size or number of SHAVEs.
 
         Raises:
           TableMismatch: naming both values and the remedy.
         """
-        for what, mine, wanted in (("space", self.space, space.name),
-                                   ("image size", self.image_size, image_size),
-                                   ("device", self.device, device or self.device)):
-            if mine != wanted:
+        for what, mine, wanted in (("device", self.device, devices),
+                                   ("image size", self.image_size, [image_size]),
+                                   ("shaves", self.shaves, [shaves])):
+            if mine not in wanted:
                 raise TableMismatch(
-                    f"the latency table was made for {what} {mine}, this run has {wanted}: build "
-                    f"one with `python -m profiling.tables` or change the flag")
-        if self.candidate_ms.shape != space.allowed.shape:
-            raise TableMismatch(f"the latency table has entries {self.candidate_ms.shape}, the "
-                                f"{space.name} space needs {space.allowed.shape}")
+                    f"the latency table was made for {what} {mine}, this run has "
+                    f"{' or '.join(map(str, wanted))}: build one with `python -m profiling.tables` "
+                    f"or change the flag")
 
     def save(self, file: pathlib.Path, space: Space) -> None:
         """Writes JSON; entries are keyed by block and candidate, so that people can read it."""
@@ -101,7 +101,7 @@ class LatencyTable:
         document = {
             "schema": SCHEMA, "unit": "ms", "batch": 1, "space": self.space,
             "device": self.device, "kind": self.kind, "image_size": self.image_size,
-            "num_classes": self.num_classes, "precision": self.precision,
+            "num_classes": self.num_classes, "precision": self.precision, "shaves": self.shaves,
             "additivity": dict(self.additivity), "provenance": dict(self.provenance),
             "fixed_ms": dict(self.fixed_ms), "candidate_ms": blocks}
         partial = file.with_name(file.name + ".partial")
@@ -142,8 +142,8 @@ class LatencyTable:
                 space=name, candidate_ms=entries,
                 fixed_ms={part: float(document["fixed_ms"][part]) for part in FIXED},
                 **{key: document[key] for key in (
-                    "device", "kind", "image_size", "num_classes", "precision", "additivity",
-                    "provenance")})
+                    "device", "kind", "image_size", "num_classes", "precision", "shaves",
+                    "additivity", "provenance")})
         except KeyError as error:
             raise ValueError(f"{file} has no entry {error}: build it again with "
                              f"`python -m profiling.tables`") from error

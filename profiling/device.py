@@ -31,6 +31,7 @@ class Measurement:
       p10_ms, p90_ms: percentiles of those timed, or the estimate's interval.
       count: inferences timed; 0 where estimated.
       layers: in order of execution; they add up to latency_ms.
+      shaves: MyriadX SHAVE processors compiled for; None is the compiler's own choice.
       blob: the compiled network for the MyriadX, else None.
     """
 
@@ -43,6 +44,7 @@ class Measurement:
     p90_ms: float
     count: int
     layers: tuple[Layer, ...]
+    shaves: int | None = None
     blob: bytes | None = dataclasses.field(default=None, repr=False)
 
     def document(self, model: str) -> dict[str, object]:
@@ -100,7 +102,7 @@ class MyriadXCompiler:
         return Measurement(
             self.name, "estimated", compiled.versions, PRECISION, result.latency_ms,
             *result.interval_ms, 0, tuple(Layer(x.name, x.ms) for x in result.layers),
-            compiled.blob)
+            self._shaves, compiled.blob)
 
 
 DEVICES: dict[str, Callable[..., Device]] = {MyriadXCompiler.name: MyriadXCompiler}

@@ -17,7 +17,7 @@ from jaxnas import export
 from jaxnas.network import Network
 from jaxnas.zoo import ZOO, find_network
 from profiling import command
-from profiling.device import DEVICES, device_names, open_device
+from profiling.device import DEVICES, MAX_SHAVES, device_names, open_device
 
 
 def read_model(name: str, image_size: int) -> bytes:
@@ -61,5 +61,5 @@ if __name__ == "__main__":
                         f"comma-separated list, the preferred first.")
     flags.DEFINE_integer("image_size", 224, "px; for published networks only.", lower_bound=32)
     flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-                         "is the compiler's own choice.", lower_bound=1, upper_bound=16)
+                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
     command.run(main)

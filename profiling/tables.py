@@ -21,7 +21,7 @@ from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import Network, NetworkSpec, network_of
 from jaxnas.space import SPACES, Space, find_space
 from profiling import command
-from profiling.device import DEVICES, Device, Measurement, device_names, open_device
+from profiling.device import DEVICES, MAX_SHAVES, Device, Measurement, device_names, open_device
 
 Progress = Callable[[int, int], None]
 SHIPPED = pathlib.Path(__file__).with_name("shipped_tables")
@@ -96,7 +96,7 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
     one = measurements[0]
     table = LatencyTable(
         space=space.name, device=one.device, kind=one.kind, image_size=image_size,
-        num_classes=num_classes, precision=one.precision,
+        num_classes=num_classes, precision=one.precision, shaves=one.shaves,
         fixed_ms={part: float(np.mean([ms.get(part, 0.0) for ms in parts])) for part in FIXED},
         candidate_ms=entries / np.maximum(shown, 1))
     errors = [100 * (table.path_ms(path) / m.latency_ms - 1)
@@ -111,7 +111,8 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
             "versions": dict(one.versions), "networks": len(covering),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "command": f"python -m profiling.tables --device={one.device} --space={space.name} "
-                       f"--image_size={image_size} --num_classes={num_classes}"}})
+                       f"--image_size={image_size} --num_classes={num_classes}"
+                       + (f" --shaves={one.shaves}" if one.shaves else "")}})
 
 
 def with_classes(table: LatencyTable, device: Device, space: Space,
@@ -127,9 +128,10 @@ def with_classes(table: LatencyTable, device: Device, space: Space,
                        "fixed_layers_versions": dict(measurement.versions)}})
 
 
-def shipped(devices: str, space: Space, image_size: int) -> pathlib.Path | None:
+def shipped(devices: str, space: Space, image_size: int,
+            shaves: int | None = None) -> pathlib.Path | None:
     """The table that ships with the project for the first of these devices that has one."""
-    for device in device_names(devices):
+    for device in device_names(devices) if shaves is None else ():
         file = SHIPPED / f"{device.lower()}_{space.name}_{image_size}.json"
         if file.exists():
             return file
@@ -150,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
         output = pathlib.Path(args.output)
         if not output.parent.is_dir():
             raise ValueError(f"--output={output}: there is no folder {output.parent}; make it")
-    with command.device_errors(), open_device(args.device) as device:
+    with command.device_errors(), open_device(args.device, args.shaves) as device:
         table = build(device, space, args.image_size, args.num_classes,
                       held_out=args.held_out_networks,
                       progress=_print_progress)
@@ -168,6 +170,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}.")
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
     flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
+    flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
+                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
     flags.DEFINE_integer("held_out_networks", 4, "Random networks that test the table.",
                          lower_bound=0)
     flags.DEFINE_string("output", None, "File to write, JSON.", required=True)

@@ -49,8 +49,8 @@ def test_two_path_gradient_equals_the_formula():
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 300.0])
 def test_two_path_gradient_is_finite_at_extreme_alpha(scale):
-    alpha = scale * np.random.default_rng(0).normal(size=(BLOCKS, CANDIDATES)).astype(np.float32)
-    gradient = estimators.two_path_gradient(jnp.asarray(alpha), random_pair(2), np.ones((2, BLOCKS)), SKIP_INDEX)
+    alpha = jnp.float32(scale) * jax.random.normal(jax.random.key(0), (BLOCKS, CANDIDATES))
+    gradient = estimators.two_path_gradient(alpha, random_pair(2), np.ones((2, BLOCKS)), SKIP_INDEX)
     assert np.isfinite(gradient).all()
 
 

@@ -57,10 +57,15 @@ def test_what_is_no_table_is_an_error(tmp_path, text):
         LatencyTable.load(tmp_path / "t.json", SMALL)
 
 
-def test_a_table_of_another_space_or_size_is_refused(tmp_path):
+def test_a_table_of_something_else_is_refused(tmp_path):
     table = random_table(SMALL, 0)
     table.save(tmp_path / "t.json", SMALL)
     with pytest.raises(TableMismatch, match="space small, this run has proxyless"):
         LatencyTable.load(tmp_path / "t.json", PROXYLESS)
     with pytest.raises(TableMismatch, match="image size 224, this run has 192"):
-        table.check(SMALL, 192)
+        table.check(["MYRIADX_COMPILER"], 192, None)
+    with pytest.raises(TableMismatch, match="shaves None, this run has 6"):
+        table.check(["MYRIADX_COMPILER"], 224, 6)
+    with pytest.raises(TableMismatch, match="device MYRIADX_COMPILER, this run has CPU or GPU"):
+        table.check(["CPU", "GPU"], 224, None)
+    table.check(["CPU", "MYRIADX_COMPILER"], 224, None)

@@ -32,7 +32,7 @@ FLAGS = ("--flagfile=vpu.flags", "--space=proxyless_tiny", "--image_size=64", "-
 def table_file(tmp_path_factory, myriad) -> pathlib.Path:
     file = tmp_path_factory.mktemp("table") / "tiny.json"
     done = run_program("profiling.tables", "--space=proxyless_tiny", "--image_size=64",
-                       "--held_out_networks=0", f"--output={file}")
+                       "--held_out_networks=0", f"--shaves={SHAVES}", f"--output={file}")
     assert done.returncode == 0, done.stderr
     return file
 
@@ -180,6 +180,7 @@ def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message,
 @pytest.mark.parametrize(("change", "message"), [
     (["--space=proxyless"], "space proxyless_tiny, this run has proxyless"),
     (["--image_size=96"], "image size 64, this run has 96"),
+    (["--shaves=8"], "shaves 6, this run has 8"),
 ])
 def test_refuses_a_table_made_for_something_else(change, message, tmp_path, table_file):
     done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",

@@ -80,7 +80,8 @@ def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
     for run, (start, length) in enumerate(SMALL.runs()):
         for block in range(length):
             for candidate in range(SKIP_INDEX):
-                same = [same_bits(slices(a, run, block, candidate), slices(b, run, block, candidate))
+                at = (run, block, candidate)
+                same = [same_bits(slices(a, *at), slices(b, *at))
                         for a, b in zip(before, after, strict=True)]
                 if path[start + block] == candidate:
                     assert not any(same)
