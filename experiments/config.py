@@ -77,8 +77,9 @@ def define_flags() -> None:
     text("latency_table", None, "Latency table, a JSON file made by profiling.tables; unset takes "
          "the one that ships for device, space and image size, or builds one.")
     flags.DEFINE_enum("derive", "budget", DERIVE, "budget: the likeliest path that spends the "
-                      "budget, at most target_ms and at least (1 - tolerance) of it. argmax: the "
-                      "likeliest candidate of each block, whatever it takes.")
+                      "budget, at most target_ms and at least (1 - tolerance / 2) of it where "
+                      "there is one. argmax: the likeliest candidate of each block, whatever it "
+                      "takes.")
     real("tolerance", 0.02, "Fraction of the latency by which prediction and device may differ "
          "before the table is rescaled and the network derived again.", lower_bound=0.001,
          upper_bound=0.5)
@@ -93,8 +94,8 @@ def define_flags() -> None:
             lower_bound=8)
     integer("batch_size", 64, "Examples in a step, over all devices.", lower_bound=2)
     integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
-    integer("search_epochs", 40, "Epochs of weight steps with architecture steps between.",
-            lower_bound=1)
+    integer("search_epochs", 40, "Epochs of weight steps with architecture steps between, none in "
+            "the first.", lower_bound=2)
     integer("finetune_epochs", 20, "Epochs of the derived network.", lower_bound=0)
     real("warmup_learning_rate", 0.02, "Peak of the warm-up's cosine, not scaled by batch size.",
          lower_bound=0)
@@ -137,18 +138,19 @@ def config_from_flags() -> Config:
 def check(config: Config) -> None:
     """Refuses what cannot work, before any work; raises ValueError."""
     device_names(config.device)
-    config.search_space  # noqa: B018  an unknown space raises
+    space = find_space(config.space)
     spec = data.dataset(config.dataset)
     if not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise ValueError(f"--target_ms={config.target_ms}: give a positive latency in ms")
     if not (math.isfinite(config.latency_weight) and config.latency_weight >= 0):
         raise ValueError(f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
                          f"would reward slow networks")
+    factor = 2 * math.prod(block.stride for block in space.blocks)
     for name in ("image_size", "train_image_size"):
         size = getattr(config, name)
-        if size % 8:
-            raise ValueError(f"--{name}={size}: give a multiple of 8 px, since the network halves "
-                             f"its input several times")
+        if size % factor:
+            raise ValueError(f"--{name}={size}: give a multiple of {factor} px, by which the "
+                             f"{space.name} space divides its input")
     if config.held_out is not None and config.held_out % spec.num_classes:
         raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
                          f"{spec.num_classes} classes of {spec.name}, the part for α is balanced")

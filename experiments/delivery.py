@@ -7,6 +7,7 @@ import numpy as np
 from experiments.derivation import Derived
 from experiments.training import Trainer
 from jaxnas import data, draw, export, supernet
+from jaxnas.latency import LatencyTable
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
 from profiling import tables
@@ -20,7 +21,8 @@ class ParityBroken(RuntimeError):
     """The exported files do not compute what the network computes."""
 
 
-def deliver(trainer: Trainer, derived: Derived, device: Device | None) -> dict[str, object]:
+def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
+            device: Device | None) -> dict[str, object]:
     """Exports the fine-tuned network, checks and times it, and gives the result's document.
 
     Raises:
@@ -36,7 +38,7 @@ def deliver(trainer: Trainer, derived: Derived, device: Device | None) -> dict[s
         export.save(model, folder / files["onnx"], folder / files["ir"])
         parity = check_parity(trainer, network, files)
         phase.update(1, "ONNX and IR agree with JAX")
-        device_part, references = {"device_ms": None, "device": config.device, "kind": None}, {}
+        device_part, references = {"device_ms": None, "device": table.device, "kind": None}, {}
         if device is not None:
             measured = device.measure(model.SerializeToString())
             device_part = {"device_ms": measured.latency_ms, "device": measured.device,
@@ -63,6 +65,7 @@ def deliver(trainer: Trainer, derived: Derived, device: Device | None) -> dict[s
         "target_ms": config.target_ms, "predicted_ms": derived.predicted_ms, **device_part,
         "target_met": None if device_ms is None else device_ms <= config.target_ms,
         "image_size": config.image_size, "num_classes": trainer.num_classes,
+        "shaves": config.shaves,
         "parameters": count_parameters(network.spec),
         "macs": count_macs(network.spec, config.image_size),
         "references": references,

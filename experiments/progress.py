@@ -31,8 +31,13 @@ class Phase:
     def end(self, note: str) -> None:
         """Closes the phase with a line that stays."""
         seconds = time.monotonic() - self._start
-        self._progress.bars.remove_task(self._task)
-        self._progress.print(f"[green]✓[/] {self._name}, {_clock(seconds)}  {note}")
+        self.close()
+        self._progress.print(f"✓ {self._name}, {_clock(seconds)}  {note}", "green")
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._task in self._progress.bars.task_ids:
+            self._progress.bars.remove_task(self._task)
 
     def _left(self) -> str:
         gained = self._done - self._first
@@ -52,7 +57,7 @@ class Progress:
             rich.progress.SpinnerColumn(), rich.progress.TextColumn("{task.description:<12}"),
             rich.progress.BarColumn(bar_width=24), rich.progress.TaskProgressColumn(),
             rich.progress.TimeRemainingColumn(compact=True),
-            rich.progress.TextColumn("{task.fields[note]}"),
+            rich.progress.TextColumn("{task.fields[note]}", markup=False),
             console=self.console, transient=True, disable=not self.interactive)
 
     def __enter__(self) -> "Progress":
@@ -62,9 +67,9 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def print(self, text: str) -> None:
-        """A line that stays, above the bars."""
-        self.console.print(text, soft_wrap=True)
+    def print(self, text: str, style: str = "") -> None:
+        """A line that stays, above the bars; text is taken as it is."""
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
@@ -73,8 +78,7 @@ class Progress:
         try:
             yield phase
         finally:
-            if phase._task in self.bars.task_ids:
-                self.bars.remove_task(phase._task)
+            phase.close()
 
 
 def _clock(seconds: float) -> str:

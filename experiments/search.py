@@ -7,46 +7,67 @@ command goes on where a stopped run was.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 
 from experiments import delivery, derivation, summary
 from experiments.config import Config, config_from_flags, define_flags
+from experiments.delivery import ParityBroken
 from experiments.progress import Progress
-from experiments.training import NonFiniteLoss, Stopped, Trainer
-from experiments.workdir import Workdir
-from jaxnas import data
+from experiments.training import NonFiniteLoss, Schedule, Stopped, Trainer
+from experiments.workdir import Workdir, check_workdir
+from jaxnas import data, paths
+from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.latency import LatencyModel, LatencyTable
 from profiling import command, tables
 from profiling.device import Device, device_names, open_device
-from profiling.errors import DeviceUnavailable
+from profiling.errors import CompileError, DeviceUnavailable
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs a search as the flags say; returns the exit status."""
     del argv
     keep_compiled_programs()
-    with command.usage_errors():
-        config = config_from_flags()
-        parts = data.load(config.dataset, config.data_dir, seed=config.seed,
-                          held_out=config.held_out)
-        table = given_table(config)
-        workdir = Workdir(config)
-    with workdir, Progress() as progress:
-        try:
-            return run(config, parts, table, workdir, progress)
-        except (Stopped, KeyboardInterrupt) as stop:
-            progress.print(f"[yellow]{stop or 'stopped'}[/]; run the same command again to go on")
-        except (DeviceUnavailable, NonFiniteLoss) as error:
-            progress.print(f"[red]error[/]: {error}")
-            return command.FAILED
-    # Threads that still compile cannot be interrupted, and an ordinary exit would wait for them.
-    sys.stderr.flush()
-    os._exit(command.FAILED)
+    try:
+        with command.usage_errors():
+            config = config_from_flags()
+            check_workdir(config)
+            result = finished(config)
+            if result is None:
+                parts = data.load(config.dataset, config.data_dir, seed=config.seed,
+                                  held_out=config.held_out)
+                Schedule.of(config, len(parts.weights))
+                table = given_table(config)
+                workdir = Workdir(config)
+        if result is None:
+            with workdir, Progress() as progress:
+                result = run(config, parts, table, workdir, progress)
+        else:
+            print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    except (DeviceUnavailable, CompileError, CheckpointUnreadable, NonFiniteLoss, ParityBroken,
+            OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return command.FAILED
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
+        # Threads that still compile cannot be interrupted, and leaving would wait for them.
+        sys.stderr.flush()
+        os._exit(command.FAILED)
+    summary.show(result, config)
+    failed = config.require_target and not result["target_met"]
+    return command.FAILED if failed else 0
+
+
+def finished(config: Config) -> dict[str, object] | None:
+    """The result of this run, if it has come to its end before."""
+    file = pathlib.Path(config.workdir) / "result.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def keep_compiled_programs() -> None:
@@ -59,25 +80,19 @@ def keep_compiled_programs() -> None:
 
 
 def run(config: Config, parts: data.Parts, table: LatencyTable | None, workdir: Workdir,
-        progress: Progress) -> int:
-    """The whole search; returns the exit status."""
-    result = workdir.read_json("result.json")
-    if result is not None:
-        progress.print("this run is done; another --workdir or --seed makes another")
-    else:
-        with available_device(config, table, progress) as device:
-            table = deployment_table(config, table, device, workdir, progress)
-            trainer = Trainer(config, parts, workdir, progress)
-            trainer.compile(LatencyModel.of(table))
-            trainer.search(LatencyModel.of(table))
-            derived = derivation.derive(trainer, table, device)
-            trainer.finetune()
-            result = delivery.deliver(trainer, derived, device)
-            trainer.close()
-        workdir.write_json("result.json", result)
-    summary.show(result, config, workdir)
-    failed = config.require_target and not result["target_met"]
-    return command.FAILED if failed else 0
+        progress: Progress) -> dict[str, object]:
+    """The whole search; returns the document of result.json."""
+    with available_device(config, table, progress) as device:
+        table = deployment_table(config, table, device, workdir, progress)
+        trainer = Trainer(config, parts, workdir, progress)
+        trainer.compile(LatencyModel.of(table))
+        trainer.search(LatencyModel.of(table))
+        derived = derivation.derive(trainer, table, device)
+        trainer.finetune()
+        result = delivery.deliver(trainer, derived, table, device)
+        trainer.close()
+    workdir.write_json("result.json", result)
+    return result
 
 
 def given_table(config: Config) -> LatencyTable | None:
@@ -87,20 +102,30 @@ def given_table(config: Config) -> LatencyTable | None:
       ValueError: no table, one for something else, or a target outside of its range.
     """
     space = config.search_space
-    file = config.latency_table or tables.shipped(config.device, space, config.image_size,
-                                                  config.shaves)
+    own = pathlib.Path(config.workdir) / "latency_table.json"
+    file = own if own.exists() else config.latency_table or tables.shipped(
+        config.device, space, config.image_size, config.shaves)
     if file is None:
         return None
     table = LatencyTable.load(pathlib.Path(file), space)
     table.check(device_names(config.device), config.image_size, config.shaves)
-    check_target(config, table)
+    # Another classifier than the table's takes another time, at least none.
+    same = table.num_classes == data.dataset(config.dataset).num_classes
+    check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
     return table
 
 
-def check_target(config: Config, table: LatencyTable) -> None:
+def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> None:
     """Raises ValueError where no network of the space takes the target."""
+    space = config.search_space
     fastest, slowest = table.range_ms
-    if not fastest <= config.target_ms <= slowest:
+    even = np.where(space.allowed, 0.0, -np.inf)
+    try:
+        paths.budgeted_path(even, table, config.target_ms + slack_ms)
+        reachable = config.target_ms <= slowest
+    except ValueError:
+        reachable = False
+    if not reachable:
         raise ValueError(
             f"--target_ms={config.target_ms:g}: on {table.device} at {table.image_size} px the "
             f"fastest network of the {table.space} space takes {fastest:.2f} ms and the slowest "
@@ -120,9 +145,10 @@ def available_device(config: Config, table: LatencyTable | None,
     except DeviceUnavailable as error:
         if table is None:
             raise
-        progress.print(f"[yellow]the device is not there[/]: {error}\n"
+        progress.print(f"the device is not there: {error}\n"
                        f"The search goes on with the latency table of {table.device} "
-                       f"({table.kind}); the network it finds will not be checked on the device.")
+                       f"({table.kind}); the network it finds will not be checked on the device.",
+                       "yellow")
         yield None
         return
     with device:
@@ -133,16 +159,13 @@ def deployment_table(config: Config, table: LatencyTable | None, device: Device 
                      workdir: Workdir, progress: Progress) -> LatencyTable:
     """The table for this run's classifier, as the workdir's latency_table.json."""
     file, space = workdir.path / "latency_table.json", config.search_space
-    if file.exists():
-        return LatencyTable.load(file, space)
     num_classes = data.dataset(config.dataset).num_classes
-    if table is None:
+    if table is None or device is not None and table.device != device.name:
         with progress.phase("table", total=1) as phase:
             table = tables.build(device, space, config.image_size, num_classes,
                                  progress=lambda done, total: phase.update(
                                      done / total, f"network {done} of {total}"))
-            phase.end(f"{device.name}, {table.kind}; held-out networks within "
-                      f"{table.additivity['max_abs_error_percent']:.2f} %")
+            phase.end(f"{device.name}, {table.kind}; {tables.additivity_note(table)}")
     elif table.num_classes != num_classes and device is not None:
         with progress.phase("table", total=1) as phase:
             table = tables.with_classes(table, device, space, num_classes)
@@ -150,8 +173,12 @@ def deployment_table(config: Config, table: LatencyTable | None, device: Device 
     elif table.num_classes != num_classes:
         progress.print(f"the table's classifier has {table.num_classes} outputs, this network "
                        f"{num_classes}: predictions are a little high")
-    with command.usage_errors():
+    try:
         check_target(config, table)
+    except ValueError:
+        workdir.withdraw()
+        with command.usage_errors():
+            raise
     table.save(file, space)
     return table
 

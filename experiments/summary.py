@@ -5,19 +5,19 @@ import rich.panel
 import rich.table
 
 from experiments.config import Config
-from experiments.workdir import Workdir
 from jaxnas import draw
 from jaxnas.network import network_of
 
 TITLES = {"mobilenet_v2": "MobileNetV2", "proxyless_mobile": "ProxylessNAS mobile"}
 
 
-def show(result: dict, config: Config, workdir: Workdir) -> None:
+def show(result: dict, config: Config) -> None:
     """Prints the summary of `result.json` on standard output."""
     console = rich.console.Console(highlight=False)
     space = config.search_space
     spec = network_of(space, space.parse(result["architecture"]), result["num_classes"])
-    label = (f"{result['device']}, {result['kind']}" if result["kind"] else
+    shaves = f", {result['shaves']} SHAVEs" if result["shaves"] else ""
+    label = (f"{result['device']}{shaves}, {result['kind']}" if result["kind"] else
              f"{result['device']}: not there, not checked")
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("network")
@@ -41,7 +41,7 @@ def show(result: dict, config: Config, workdir: Workdir) -> None:
         table, "",
         f"top-1 {accuracy['top1']:.2%} on {accuracy['dataset']}'s {accuracy['split']} split "
         f"({accuracy['examples']} examples, {accuracy['image_size']} px)",
-        f"files in {workdir.path}: {', '.join(result['files'].values())}")
+        f"files in {config.workdir}: {', '.join(result['files'].values())}")
     console.print(rich.panel.Panel(
         lines, title=f"{result['space']} for {result['device']}, {result['target_ms']:g} ms",
         subtitle="green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"))

@@ -18,14 +18,14 @@ import numpy as np
 import optax
 
 from experiments.config import Config
-from experiments.progress import Phase, Progress
+from experiments.progress import Progress
 from experiments.workdir import Workdir
 from jaxnas import data, steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.latency import LatencyModel
 
 LOG_EVERY = 10
-# XLA's compilation against tracing and lowering of the same program, on CPU: only for time left.
+# XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
 COMPILE_TO_TRACE = 5.0
 
 
@@ -90,6 +90,12 @@ class Trainer:
         """Whether warm-up and search are over."""
         return self.step >= self.schedule.warmup + self.schedule.search
 
+    def may_keep(self, device_ms: float | None, device: object | None) -> bool:
+        """Whether an architecture derived before stands: its search is over, and where nobody has
+        measured it though the device is there now, its fine-tuning has begun."""
+        end = self.schedule.warmup + self.schedule.search
+        return self.step >= end and (device_ms is not None or device is None or self.step > end)
+
     def compile(self, latency: LatencyModel) -> None:
         """Compiles the steps that are still to be taken, with time left by the tracing's cost."""
         shape = self._batch_shape()
@@ -106,11 +112,11 @@ class Trainer:
             for name, arguments in programs.items():
                 phase.update(0.0, f"tracing the {name} step")
                 lowered[name] = getattr(self._steps, name).lower(*arguments)
-            expected = COMPILE_TO_TRACE * (time.monotonic() - start)
+            traced_s = time.monotonic() - start
             compiled = _in_background(
                 {name: program.compile for name, program in lowered.items()},
-                lambda seconds: phase.update(min(0.98, (seconds + expected / COMPILE_TO_TRACE) / (
-                    expected * (1 + 1 / COMPILE_TO_TRACE))), "XLA"))
+                lambda seconds: phase.update(
+                    min(0.98, (traced_s + seconds) / (traced_s * (1 + COMPILE_TO_TRACE))), "XLA"))
             self._steps = dataclasses.replace(self._steps, **compiled)
             phase.end(f"the steps: {', '.join(programs)}")
 
@@ -139,6 +145,7 @@ class Trainer:
             self._calibrate()
         self._run("fine-tune", start, self.schedule.finetune, self.config.finetune_learning_rate,
                   None)
+        self.save(wait=True)
         self._calibrate()
 
     def test(self) -> float:
@@ -191,6 +198,7 @@ class Trainer:
             taken = max(0, self.step // every - arch[1] // every)
             arch_batches = self._batches(self.parts.alpha, taken)
         values: dict[str, float] = {}
+        arch_metrics: steps.Metrics = {}
         with self.progress.phase(name, length, self.step - start) as phase, _asked() as asked:
             while self.step < end:
                 path = (self._steps.sample(self.state) if self.path is None
@@ -201,16 +209,23 @@ class Trainer:
                     jnp.float32(steps.STATISTICS_MOMENTUM))
                 self.step += 1
                 if arch is not None and self.step > arch[1] and self.step % every == 0:
-                    metrics |= self._arch_step(arch[0], next(arch_batches))
+                    arch_metrics = self._arch_step(arch[0], next(arch_batches))
+                due = time.monotonic() - self._saved_at > self.config.checkpoint_seconds
                 if self.step % LOG_EVERY == 0 or self.step == end:
-                    values = {key: float(value) for key, value in metrics.items()}
-                    self._log(name, values, float(rate), phase, self.step - start)
+                    values = self._finite(metrics | arch_metrics)
+                    self.workdir.log(self.step, name, learning_rate=float(rate), **values)
+                    phase.update(self.step - start, _note(values))
+                elif due or asked.is_set():
+                    self._finite(metrics | arch_metrics)  # what is saved must be worth it
                 if asked.is_set():
                     self.save(wait=True)
                     raise Stopped(f"stopped at step {self.step}")
-                if time.monotonic() - self._saved_at > self.config.checkpoint_seconds:
+                if due:
                     self.save()
             phase.end(_note(values))
+        weight_batches.close()
+        if arch_batches is not None:
+            arch_batches.close()
 
     def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
         alpha, alpha_adam, metrics = self._steps.arch(
@@ -222,21 +237,26 @@ class Trainer:
     def _calibrate(self) -> None:
         """Running statistics of the derived path = mean over batches of what its batches have."""
         batches = self._batches(self.parts.weights, 0)
+        moving = self.state
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
-                self.state, _ = self._steps.weight(
-                    self.state, next(batches), jnp.asarray(self.path), jnp.float32(0),
+                moving, _ = self._steps.weight(
+                    moving, next(batches), jnp.asarray(self.path), jnp.float32(0),
                     jnp.float32(i / (i + 1)))
                 phase.update(i + 1)
-        # These were no training steps: the count, and with it every later draw, stays.
-        self.state = dataclasses.replace(self.state, step=jnp.int32(self.step))
+        batches.close()
+        # These were no training steps: the count stays, and with it every later draw; what they
+        # added to the momentum goes.
+        self.state = dataclasses.replace(
+            moving, step=jnp.int32(self.step),
+            momentum=jax.tree.map(jnp.zeros_like, moving.momentum))
 
-    def _log(self, name: str, values: dict[str, float], rate: float, phase: Phase,
-             done: int) -> None:
+    def _finite(self, metrics: steps.Metrics) -> dict[str, float]:
+        values = {key: float(value) for key, value in metrics.items()}
         if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss(f"step {self.step}: {values}; lower the learning rate")
-        self.workdir.log(self.step, name, learning_rate=rate, **values)
-        phase.update(done, _note(values))
+            raise NonFiniteLoss(f"by step {self.step} the loss is no number any more ({values}): "
+                                f"lower the learning rate; the checkpoint before is kept")
+        return values
 
 
 def _note(values: dict[str, float]) -> str:
@@ -257,9 +277,8 @@ def _in_background(work: dict[str, Callable[[], object]],
     def run(name: str, function: Callable[[], object]) -> None:
         try:
             results[name] = function()
-        except BaseException as error:
+        except BaseException as error:  # raised again where it is waited for
             errors.append(error)
-            raise
 
     threads = [threading.Thread(target=run, args=item, daemon=True) for item in work.items()]
     start = time.monotonic()

@@ -1,5 +1,6 @@
 """The folder of a run: one run at a time, one configuration, metrics line by line."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -20,16 +21,14 @@ class Workdir:
           ValueError: the folder holds another run, something else, or a process at work; nothing
             in it is touched.
         """
+        check_workdir(config)
         self.path = pathlib.Path(config.workdir)
         file = self.path / "config.json"
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"--workdir={self.path} is a file; name a folder")
-        if file.exists():
-            _check_same(file, config)
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(f"--workdir={self.path} holds files of something else (no "
-                             f"config.json); name a new folder")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--workdir={self.path} cannot be made ({error.strerror}); name "
+                             f"another folder") from error
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,10 +59,19 @@ class Workdir:
         file = self.path / name
         return json.loads(file.read_text()) if file.exists() else None
 
+    def withdraw(self) -> None:
+        """Removes the folder of a run that is refused before it began, unless it holds more."""
+        for name in ("config.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: not ours to remove
+            self.path.rmdir()
+
     def open_metrics(self, step: int) -> None:
-        """Starts or continues metrics.jsonl at a step; lines of later steps will come again."""
+        """Starts or continues metrics.jsonl at a step; lines of what comes again are dropped."""
         file = self.path / "metrics.jsonl"
-        kept = [line for line in _lines(file) if json.loads(line)["step"] <= step]
+        derived = (self.path / "architecture.json").exists()
+        kept = [text for text in _lines(file) if (line := json.loads(text))["step"] <= step
+                and (derived or line["phase"] != "derive")]
         partial = file.with_name("metrics.jsonl.partial")
         partial.write_text("".join(kept))
         partial.replace(file)
@@ -75,6 +83,19 @@ class Workdir:
         self._metrics.flush()
 
 
+def check_workdir(config: Config) -> None:
+    """Raises ValueError where `--workdir` holds another run or something else; changes nothing."""
+    path = pathlib.Path(config.workdir)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--workdir={path} is a file; name a folder")
+    if (path / "config.json").exists():
+        _check_same(path / "config.json", config)
+    elif path.exists() and any(f.name != ".lock" and f.suffix != ".partial"
+                               for f in path.iterdir()):
+        raise ValueError(f"--workdir={path} holds files of something else (no config.json); name "
+                         f"a new folder")
+
+
 def _lines(file: pathlib.Path) -> Iterator[str]:
     """The file's whole lines; a kill may have left half of one at the end."""
     if file.exists():
@@ -84,8 +105,10 @@ def _lines(file: pathlib.Path) -> Iterator[str]:
 def _check_same(file: pathlib.Path, config: Config) -> None:
     try:
         found = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); name a new --workdir") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no configuration of a run; name a new --workdir")
     wanted = json.loads(json.dumps(config.identity()))
     other = [f"--{k}={found.get(k)!r} there, {v!r} now" for k, v in wanted.items()
              if found.get(k) != v]

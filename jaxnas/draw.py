@@ -2,6 +2,7 @@
 
 import pathlib
 
+import matplotlib
 import rich.text
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -70,7 +71,8 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
 def save(fig: Figure, file: pathlib.Path) -> None:
     """Writes a figure as SVG or PNG, by the file's ending; the same bytes for the same figure."""
     metadata = {"Date": None} if file.suffix == ".svg" else None
-    fig.savefig(file, metadata=metadata, dpi=120)
+    with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
+        fig.savefig(file, metadata=metadata, dpi=120)
 
 
 def _row_width(spec: NetworkSpec) -> float:

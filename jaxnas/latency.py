@@ -133,20 +133,28 @@ class LatencyTable:
         try:
             for row, column in zip(*np.nonzero(space.allowed), strict=True):
                 block, candidate = space.blocks[row].name, space.candidates[column]
-                ms = document["candidate_ms"][block][str(candidate)]
-                if not (ms == 0 if candidate.is_skip else 0 < ms < np.inf):
-                    raise ValueError(f"{file}: {block} {candidate} is {ms} ms; build the table "
-                                     f"again with `python -m profiling.tables`")
-                entries[row, column] = ms
+                entries[row, column] = _milliseconds(
+                    document["candidate_ms"][block][str(candidate)], f"{file}: {block} {candidate}",
+                    zero=candidate.is_skip)
             return cls(
                 space=name, candidate_ms=entries,
-                fixed_ms={part: float(document["fixed_ms"][part]) for part in FIXED},
+                fixed_ms={part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}",
+                                              zero=None) for part in FIXED},
                 **{key: document[key] for key in (
                     "device", "kind", "image_size", "num_classes", "precision", "shaves",
                     "additivity", "provenance")})
         except KeyError as error:
             raise ValueError(f"{file} has no entry {error}: build it again with "
                              f"`python -m profiling.tables`") from error
+
+
+def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
+    """A table's entry; `zero` says whether it must be 0, must not, or (None) may."""
+    number = isinstance(value, int | float) and 0 <= value < np.inf
+    if not number or (zero is not None and (value == 0) != zero):
+        raise ValueError(f"{what} is {value} ms; build the table again with "
+                         f"`python -m profiling.tables`")
+    return float(value)
 
 
 @dataclasses.dataclass(frozen=True)

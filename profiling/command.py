@@ -12,6 +12,10 @@ FAILED, WRONG_USAGE = 1, 2
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
+        # absl's own --help lists the flags of one module and exits with 1.
+        print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
+        sys.exit(0)
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
@@ -21,12 +25,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
         print(f"error: unexpected argument {rest[1]!r}; flags are given as --name=value "
               f"(--help lists them)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    if flags.FLAGS["help"].value or flags.FLAGS["helpfull"].value:
-        app.usage(shorthelp=False, writeto_stdout=True)
-        sys.exit(0)
     # JAX, jax2onnx and others tell their every step at INFO.
     logging.set_verbosity(logging.WARNING)
     return rest
+
+
+def _help() -> str:
+    """The flags of this project's modules, and not those of libraries."""
+    ours = [module for module in flags.FLAGS.flags_by_module_dict()
+            if module.split(".")[0] in ("experiments", "profiling") or module == sys.argv[0]]
+    return "\n".join([*map(flags.FLAGS.module_help, ours),
+                      "  --flagfile: A file of flags, one a line; later flags win."])
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, Self
 
 from absl import logging
 
-from profiling.errors import DeviceUnavailable
+from profiling.errors import CompileError, DeviceUnavailable
 from profiling.myriad.client import MAX_SHAVES, MyriadCompiler
 from profiling.myriad.stages import estimate
 
@@ -51,7 +51,7 @@ class Measurement:
         """The JSON object of `profiling.measure`."""
         return {
             "schema": 1, "model": model, "device": self.device, "kind": self.kind,
-            "versions": dict(self.versions), "precision": self.precision,
+            "versions": dict(self.versions), "precision": self.precision, "shaves": self.shaves,
             "latency_ms": {"median": self.latency_ms, "p10": self.p10_ms, "p90": self.p90_ms,
                            "count": self.count},
             "layers": [dataclasses.asdict(layer) for layer in self.layers]}
@@ -98,7 +98,11 @@ class MyriadXCompiler:
 
     def measure(self, model: bytes) -> Measurement:
         compiled = self._compiler.compile(model, shaves=self._shaves)
-        result = estimate(compiled.graph)
+        try:
+            result = estimate(compiled.graph)
+        except ValueError as error:
+            raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
+                               f"model: {error}") from error
         return Measurement(
             self.name, "estimated", compiled.versions, PRECISION, result.latency_ms,
             *result.interval_ms, 0, tuple(Layer(x.name, x.ms) for x in result.layers),

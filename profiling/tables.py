@@ -8,6 +8,7 @@ worth is then tested on random networks that were not among them.
     python -m profiling.tables --device=MYRIADX_COMPILER --space=proxyless --output=table.json
 """
 
+import dataclasses
 import datetime
 import pathlib
 import sys
@@ -101,18 +102,27 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
         candidate_ms=entries / np.maximum(shown, 1))
     errors = [100 * (table.path_ms(path) / m.latency_ms - 1)
               for path, m in zip(tests, measurements[len(covering):], strict=True)]
-    return LatencyTable(**{
-        **vars(table),
-        "additivity": {
-            "held_out_networks": held_out,
-            "mean_error_percent": float(np.mean(errors)) if errors else float("nan"),
-            "max_abs_error_percent": float(np.abs(errors).max()) if errors else float("nan")},
-        "provenance": {
+    additivity = {"held_out_networks": held_out}
+    if errors:
+        additivity |= {"mean_error_percent": float(np.mean(errors)),
+                       "max_abs_error_percent": float(np.abs(errors).max())}
+    return dataclasses.replace(
+        table, additivity=additivity, provenance={
             "versions": dict(one.versions), "networks": len(covering),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "command": f"python -m profiling.tables --device={one.device} --space={space.name} "
                        f"--image_size={image_size} --num_classes={num_classes}"
-                       + (f" --shaves={one.shaves}" if one.shaves else "")}})
+                       + (f" --shaves={one.shaves}" if one.shaves else "")})
+
+
+def additivity_note(table: LatencyTable) -> str:
+    """How the table's sums met whole networks, in words."""
+    error = table.additivity
+    if not error.get("held_out_networks"):
+        return "not tested on held-out networks"
+    return (f"against {error['held_out_networks']} held-out networks "
+            f"{error['mean_error_percent']:+.2f} % on average, at most "
+            f"{error['max_abs_error_percent']:.2f} %")
 
 
 def with_classes(table: LatencyTable, device: Device, space: Space,
@@ -121,11 +131,10 @@ def with_classes(table: LatencyTable, device: Device, space: Space,
     spec = network_of(space, space.arch(covering_set(space)[0]), num_classes)
     measurement = measure_spec(device, spec, table.image_size)
     parts = ms_by_part(measurement)
-    return LatencyTable(**{
-        **vars(table), "num_classes": num_classes,
-        "fixed_ms": {part: parts.get(part, 0.0) for part in FIXED},
-        "provenance": {**table.provenance, "fixed_layers_measured_for_classes": num_classes,
-                       "fixed_layers_versions": dict(measurement.versions)}})
+    return dataclasses.replace(
+        table, num_classes=num_classes, fixed_ms={part: parts.get(part, 0.0) for part in FIXED},
+        provenance={**table.provenance, "fixed_layers_measured_for_classes": num_classes,
+                    "fixed_layers_versions": dict(measurement.versions)})
 
 
 def shipped(devices: str, space: Space, image_size: int,
@@ -150,8 +159,8 @@ def main(argv: Sequence[str]) -> int:
         space = find_space(args.space)
         device_names(args.device)
         output = pathlib.Path(args.output)
-        if not output.parent.is_dir():
-            raise ValueError(f"--output={output}: there is no folder {output.parent}; make it")
+        if output.is_dir() or not output.parent.is_dir():
+            raise ValueError(f"--output={output}: give a file in a folder that is there")
     with command.device_errors(), open_device(args.device, args.shaves) as device:
         table = build(device, space, args.image_size, args.num_classes,
                       held_out=args.held_out_networks,
@@ -159,9 +168,7 @@ def main(argv: Sequence[str]) -> int:
     table.save(output, space)
     fastest, slowest = table.range_ms
     print(f"{output}: {space.allowed.sum()} entries, {table.device} ({table.kind}), networks from "
-          f"{fastest:.2f} to {slowest:.2f} ms; against {args.held_out_networks} held-out networks "
-          f"{table.additivity['mean_error_percent']:+.2f} % on average, at most "
-          f"{table.additivity['max_abs_error_percent']:.2f} %")
+          f"{fastest:.2f} to {slowest:.2f} ms; {additivity_note(table)}")
     return 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import estimators, loss, supernet
+from jaxnas import estimators, loss, paths, supernet
 from jaxnas.latency import LatencyModel
 from tests.conftest import NUM_CLASSES, SMALL, random_table
 
@@ -104,6 +104,26 @@ def naive_gate_gradients(state, pair, images, labels, latency, target_ms, weight
                    for k in range(2)])
     entries = np.where(np.isfinite(latency), latency, 0)
     return ce + weight / target_ms * entries[np.arange(BLOCKS), pair]
+
+
+def test_architecture_step_is_the_formulas_composed(small_steps, small_state, batch):
+    """Sampling, gates, latency, α's gradient, Adam's first step and rescaling, all at once."""
+    table, target_ms, weight, rate = random_table(SMALL, 1), 4.0, 0.3, 0.05
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(small_state.key), 1), 0)
+    pair = np.asarray(paths.sample_pair(key, small_state.alpha, SMALL.allowed))
+    gates = naive_gate_gradients(small_state, pair, batch["image"], batch["label"],
+                                 table.candidate_ms, target_ms, weight)
+    old = np.asarray(small_state.alpha, np.float64)
+    gradient = naive_gradient(old, pair, gates)
+    # Adam with β = (0, 0.999), first step: the gradient over its own root mean square.
+    expected = old - rate * gradient / (np.abs(gradient) + 1e-8)
+    for block, members in enumerate(pair.T):
+        shift = np.log(np.exp(old[block, members]).sum() / np.exp(expected[block, members]).sum())
+        expected[block, members] += shift
+    alpha, _, _ = small_steps.arch(small_state, batch, LatencyModel.of(table),
+                                   jnp.float32(target_ms), jnp.float32(weight))
+    np.testing.assert_allclose(alpha, expected, atol=1e-5)
+    assert (np.abs(alpha - old).max(1) > 0.01).sum() >= 3
 
 
 @pytest.mark.parametrize("active_skip_at", [None, 3])

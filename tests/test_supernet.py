@@ -102,12 +102,11 @@ def test_padding_stays_zero(small_steps, small_state, batch):
 def test_each_step_compiles_once_for_all_paths(small_steps, small_state, batch):
     rng = np.random.default_rng(0)
     state, latency = copy(small_state), LatencyModel.of(make_table(SMALL, np.ones((5, 5))))
-    weights, archs = small_steps.weight._cache_size(), small_steps.arch._cache_size()
     for _ in range(6):
         state, _ = step(small_steps, state, batch, SMALL.random_path(rng))
         small_steps.arch(state, batch, latency, jnp.float32(4), jnp.float32(0.1))
-    assert small_steps.weight._cache_size() - weights <= 1 and small_steps.weight._cache_size() == 1
-    assert small_steps.arch._cache_size() - archs <= 1 and small_steps.arch._cache_size() == 1
+    # All tests give these shapes, so one program each is all there may be.
+    assert small_steps.weight._cache_size() == 1 and small_steps.arch._cache_size() == 1
 
 
 def test_training_one_path_lowers_its_loss(small_steps, small_state, batch):
@@ -134,6 +133,29 @@ def test_recalibration_gives_the_mean_of_the_batches_statistics(small_steps, sma
     got = supernet.gather(SMALL, state.stats, path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), got, expected)
     assert same_bits(state.params, small_state.params)
+
+
+def test_memory_is_of_one_candidate_and_not_of_all(batch):
+    """XLA's own count of temporaries: a path through the switch against the largest network."""
+    images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
+    params, stats = supernet.init(SMALL, NUM_CLASSES, 0)
+    largest = np.full(5, SKIP_INDEX - 1, np.int32)
+    network = supernet.extract(SMALL, params, stats, largest, NUM_CLASSES)
+    graph, weights, rest = nnx.split(network, nnx.Param, ...)
+
+    def through_the_switch(params, stats, path, images):
+        return jnp.sum(supernet.apply(SMALL, params, stats, path, images, train=True)[0] ** 2)
+
+    def alone(weights, rest, images):
+        return jnp.sum(nnx.merge(graph, weights, rest, copy=True)(images) ** 2)
+
+    active = supernet.gather(SMALL, params, largest), supernet.gather(SMALL, stats, largest)
+    switch, plain = (
+        jax.jit(jax.grad(function)).lower(*arguments, images).compile()
+        .memory_analysis().temp_size_in_bytes
+        for function, arguments in ((through_the_switch, (*active, jnp.asarray(largest))),
+                                    (alone, (weights, rest))))
+    assert switch < 1.25 * plain, (switch, plain)
 
 
 def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(small_steps, small_state, batch):
@@ -163,7 +185,7 @@ def test_shared_initialisation_makes_all_candidates_one_function(batch):
     assert float(jnp.std(reference)) > 1e-3
 
 
-def test_extracting_from_the_same_seed_gives_the_same_supernet():
+def test_the_same_seed_gives_the_same_supernet():
     hyper = steps.Hyperparameters()
     first, second = (steps.init_state(SMALL, NUM_CLASSES, hyper, 7) for _ in range(2))
     other = steps.init_state(SMALL, NUM_CLASSES, hyper, 8)
