@@ -16,17 +16,17 @@ def show(result: dict, config: Config) -> None:
     console = rich.console.Console(highlight=False)
     space = config.search_space
     spec = network_of(space, space.parse(result["architecture"]), result["num_classes"])
-    shaves = f", {result['shaves']} SHAVEs" if result["shaves"] else ""
-    label = (f"{result['device']}{shaves}, {result['kind']}" if result["kind"] else
-             f"{result['device']}: not there, not checked")
-    table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("network")
-    table.add_column(f"ms ({label})", justify="right")
-    table.add_column("", justify="left")
+    shaves = f" with {result['shaves']} SHAVEs" if result["shaves"] else ""
+    label = (f"Latency by {result['device']}{shaves}, {result['kind']}, batch 1:"
+             if result["kind"] else f"{result['device']} was not there, nothing was checked:")
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
     met = {True: "[green]target met[/]", False: "[red]target missed[/]",
            None: "[yellow]not checked on the device[/]"}[result["target_met"]]
     table.add_row("[bold]found[/]", f"[bold]{_ms(result['device_ms'])}[/]",
-                  f"target {result['target_ms']:g}, predicted {result['predicted_ms']:.2f}: {met}")
+                  f"target {result['target_ms']:g} ms, predicted {result['predicted_ms']:.2f} ms: {met}")
     for name, reference in result["references"].items():
         ratio = result["device_ms"] / reference["device_ms"]
         table.add_row(TITLES.get(name, name), _ms(reference["device_ms"]),
@@ -38,7 +38,7 @@ def show(result: dict, config: Config) -> None:
         f"{len(spec.blocks) - 1} of {len(space.blocks)} blocks, "
         f"{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
         f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes", "",
-        table, "",
+        label, table, "",
         f"top-1 {accuracy['top1']:.2%} on {accuracy['dataset']}'s {accuracy['split']} split "
         f"({accuracy['examples']} examples, {accuracy['image_size']} px)",
         f"files in {config.workdir}: {', '.join(result['files'].values())}")
@@ -48,4 +48,4 @@ def show(result: dict, config: Config) -> None:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.2f} ms"
