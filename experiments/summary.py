@@ -26,7 +26,8 @@ def show(result: dict, config: Config) -> None:
     met = {True: "[green]target met[/]", False: "[red]target missed[/]",
            None: "[yellow]not checked on the device[/]"}[result["target_met"]]
     table.add_row("[bold]found[/]", f"[bold]{_ms(result['device_ms'])}[/]",
-                  f"target {result['target_ms']:g} ms, predicted {result['predicted_ms']:.2f} ms: {met}")
+                  f"target {result['target_ms']:g} ms, predicted {_ms(result['predicted_ms'])}: "
+                  f"{met}")
     for name, reference in result["references"].items():
         ratio = result["device_ms"] / reference["device_ms"]
         table.add_row(TITLES.get(name, name), _ms(reference["device_ms"]),

@@ -161,11 +161,15 @@ def staged_space(name: str, *, stem: int, first: int, widths: Sequence[int],
     """A space given stage by stage: the first block of a stage has its stride and changes width.
 
     Raises:
-      ValueError: `widths`, `counts` and `strides` differ in length.
+      ValueError: `widths`, `counts` and `strides` differ in length, a kernel is even, or an
+        expansion is below 2.
     """
     if not len(widths) == len(counts) == len(strides):
         raise ValueError(f"{name}: widths, counts and strides are given for {len(widths)}, "
                          f"{len(counts)} and {len(strides)} stages; give one of each a stage")
+    if any(k % 2 == 0 for k in kernels) or min(expansions) < 2:
+        raise ValueError(f"{name}: kernels {tuple(kernels)} and expansions {tuple(expansions)}; "
+                         f"give odd kernels and expansions of 2 or more")
     blocks: list[Block] = []
     channels = first
     for width, count, stride in zip(widths, counts, strides, strict=True):

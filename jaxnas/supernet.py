@@ -9,8 +9,7 @@ largest kernel and expansion. Sampling is then a gather:
     params = scatter(space, params, updated, path)
 
 A step touches the sampled path's slices and nothing else, so candidates not sampled keep their
-bits. Inside a block `lax.switch` picks the candidate's true size; the backward pass switches again
-and recomputes, so that memory holds one candidate's activations and not those of all of them.
+bits. What happens inside a block stands in `jaxnas.blocks`.
 """
 
 import dataclasses
@@ -23,13 +22,12 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from jaxnas import blocks
 from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
 from jaxnas.network import Network, network_of
 from jaxnas.space import Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
-
-
 INITIALISATIONS = ("shared", "independent")
 
 
@@ -51,15 +49,15 @@ def init(space: Space, num_classes: int, seed: int,
     rng = np.random.default_rng(seed)
     params, stats = {"runs": []}, {"runs": []}
     for name, module in _fixed_modules(space, num_classes, rng).items():
-        _, params[name], stats[name] = _split(module)
+        _, params[name], stats[name] = blocks.split(module)
     for start, length in space.runs():
         shape = _shape(space, start)
-        full = jax.tree.map(np.shape, _split_of(shape, _largest(space))[1:])
-        drawn = [[_split(_module(shape, c, rng))[1:] for c in space.convolutions]
+        full = jax.tree.map(np.shape, blocks.split_of(shape, _largest(space))[1:])
+        drawn = [[blocks.split(blocks.module(shape, c, rng))[1:] for c in space.convolutions]
                  for _ in range(length)]
         run = jax.tree.map(
             lambda size, *leaves, length=length: np.stack(
-                [_pad(leaf, size) for leaf in leaves]).reshape(length, -1, *size),
+                [blocks.pad(leaf, size) for leaf in leaves]).reshape(length, -1, *size),
             full, *[pair for block in drawn for pair in block],
             is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x))
         if initialisation == "shared":
@@ -115,7 +113,7 @@ def apply(space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.
     new_stats["runs"] = []
     for (start, length), run_params, run_stats in zip(space.runs(), params["runs"], stats["runs"],
                                                       strict=True):
-        block = functools.partial(_block, space, _shape(space, start), train)
+        block = functools.partial(blocks.block, space, _shape(space, start), train)
 
         def step(x, inputs, block=block):
             block_params, block_stats, choice = inputs
@@ -146,7 +144,7 @@ def apply_two_paths(space: Space, params: tuple[Tree, Tree], stats: tuple[Tree, 
     """
     x, _ = _stem(space, params[0], stats[0], images, train=True)
     for index, (start, length) in enumerate(space.runs()):
-        block = functools.partial(_gated_block, space, _shape(space, start))
+        block = functools.partial(blocks.gated_block, space, _shape(space, start))
         both = jax.tree.map(lambda a, b: jnp.stack([a, b], 1),
                             *((p["runs"][index], s["runs"][index])
                               for p, s in zip(params, stats, strict=True)))
@@ -163,23 +161,20 @@ def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_class
     layers = {"stem": network.stem, "first": network.blocks[0], "classifier": network.classifier}
     for key, module in layers.items():
         nnx.update(module, nnx.State(params[key]), nnx.State(stats[key]))
-    blocks = iter(network.blocks[1:])
+    modules = iter(network.blocks[1:])
     for run, (start, length) in enumerate(space.runs()):
         for i in range(length):
             candidate = space.candidates[path[start + i]]
             if candidate.is_skip:
                 continue
-            module = next(blocks)
+            module = next(modules)
             shape = _shape(space, start)
-            for tree in (params, stats):
+            _, *true_size = blocks.split_of(shape, candidate)
+            for tree, like in zip((params, stats), true_size, strict=True):
                 slices = jax.tree.map(lambda leaf, i=i, at=start + i: leaf[i, path[at]],
                                       tree["runs"][run])
-                kind = 1 if tree is params else 2
-                nnx.update(module, nnx.State(_crop(slices, _split_of(shape, candidate)[kind])))
+                nnx.update(module, nnx.State(blocks.crop(slices, like)))
     return network
-
-
-# Fixed layers -----------------------------------------------------------------------------------
 
 
 def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -194,11 +189,11 @@ def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> 
 @functools.cache
 def _fixed_graphs(space: Space, train: bool) -> dict[str, nnx.GraphDef]:
     modules = _fixed_modules(space, 2, np.random.default_rng(0))
-    return {name: _split(module, train)[0] for name, module in modules.items()}
+    return {name: blocks.split(module, train)[0] for name, module in modules.items()}
 
 
 def _apply_fixed(name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, train: bool):
-    return _run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
+    return blocks.run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
 
 
 def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: bool):
@@ -208,12 +203,15 @@ def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: boo
     return x, new_stats
 
 
-# Searchable blocks ------------------------------------------------------------------------------
-
-
 def _shape(space: Space, index: int) -> Block:
     """The block without its name: what a run's blocks have in common, and caches go by."""
     return dataclasses.replace(space.blocks[index], name="")
+
+
+def _largest(space: Space) -> Candidate:
+    kernel = max(c.kernel for c in space.convolutions)
+    expansion = max(c.expansion for c in space.convolutions)
+    return Candidate(kernel, expansion)
 
 
 def _share(space: Space, shape: Block, run: Tree) -> None:
@@ -237,117 +235,9 @@ def _share(space: Space, shape: Block, run: Tree) -> None:
         run["project"]["scale"][:] = 0
 
 
-def _module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
-    return MBConv(shape.in_channels, shape.out_channels, kernel=candidate.kernel,
-                  expansion=candidate.expansion, stride=shape.stride, rng=rng)
-
-
-def _split(module: nnx.Module, train: bool = True):
-    (module.train if train else module.eval)()
-    graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-
-@functools.cache
-def _split_of(shape: Block, candidate: Candidate, train: bool = True):
-    return _split(_module(shape, candidate, np.random.default_rng(0)), train)
-
-
-def _largest(space: Space) -> Candidate:
-    kernel = max(c.kernel for c in space.convolutions)
-    expansion = max(c.expansion for c in space.convolutions)
-    return Candidate(kernel, expansion)
-
-
-def _run(graph: nnx.GraphDef, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-    module = nnx.merge(graph, nnx.State(params), nnx.State(stats))
-    y = module(x)
-    return y, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-
-
-def _crop(tree: Tree, like: Tree) -> Tree:
-    return jax.tree.map(lambda leaf, true: leaf[tuple(map(slice, true.shape))], tree, like)
-
-
-def _pad(leaf, size: tuple[int, ...]):
-    module = np if isinstance(leaf, np.ndarray) else jnp
-    return module.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
-
-
-def _branches(space: Space, shape: Block, train: bool):
-    """One function (params, stats, x) → (y, stats) for each candidate, on padded slices."""
-    def convolution(candidate):
-        graph, true_params, true_stats = _split_of(shape, candidate, train)
-
-        def branch(params, stats, x):
-            y, new = _run(graph, _crop(params, true_params), _crop(stats, true_stats), x)
-            return y, jax.tree.map(lambda leaf, full: _pad(leaf, full.shape), new, stats)
-        return branch
-
-    branches = [convolution(c) for c in space.convolutions]
-    if shape.allows_skip:
-        branches.append(lambda params, stats, x: (x, stats))
-    return branches
-
-
 def _over_run(step, x: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:
     """`lax.scan` along a run; a run of one block may change x's shape, which a scan may not."""
     if jax.tree.leaves(inputs)[0].shape[0] > 1:
         return lax.scan(step, x, inputs)
     x, outputs = step(x, jax.tree.map(lambda leaf: leaf[0], inputs))
     return x, jax.tree.map(lambda leaf: leaf[None], outputs)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _block(space, shape, train, params, stats, choice, x):
-    return lax.switch(choice, _branches(space, shape, train), params, stats, x)
-
-
-def _block_forward(space, shape, train, params, stats, choice, x):
-    return _block(space, shape, train, params, stats, choice, x), (params, stats, choice, x)
-
-
-def _block_backward(space, shape, train, residuals, cotangents):
-    params, stats, choice, x = residuals
-
-    def pull(branch):
-        def run(params, x, dy):
-            _, vjp = jax.vjp(lambda p, x: branch(p, stats, x)[0], params, x)
-            return vjp(dy)
-        return run
-
-    pulls = [pull(branch) for branch in _branches(space, shape, train)]
-    dparams, dx = lax.switch(choice, pulls, params, x, cotangents[0])
-    return dparams, jax.tree.map(jnp.zeros_like, stats), None, dx
-
-
-_block.defvjp(_block_forward, _block_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gated_block(space, shape, slices, choices, gates, x):
-    return _gated_forward(space, shape, slices, choices, gates, x)[0]
-
-
-def _gated_forward(space, shape, slices, choices, gates, x):
-    branches = _branches(space, shape, True)
-
-    def output(inputs):
-        (params, stats), choice = inputs
-        return lax.switch(choice, branches, params, stats, x)[0]
-
-    outputs = lax.map(output, (slices, choices))
-    return outputs[0], (slices, choices, outputs, x)
-
-
-def _gated_backward(space, shape, residuals, dy):
-    slices, choices, outputs, x = residuals
-    params, stats = jax.tree.map(lambda leaf: leaf[0], slices)
-    pulls = [lambda x, dy, b=b: jax.vjp(lambda x: b(params, stats, x)[0], x)[1](dy)[0]
-             for b in _branches(space, shape, True)]
-    dx = lax.switch(choices[0], pulls, x, dy)
-    dgates = jnp.sum(outputs * dy, tuple(range(1, outputs.ndim)))
-    return jax.tree.map(jnp.zeros_like, slices), None, dgates, dx
-
-
-_gated_block.defvjp(_gated_forward, _gated_backward)

@@ -78,8 +78,8 @@ def test_result_meets_the_target_on_the_device(finished):
 
 def test_summary_tells_a_person(finished):
     out = finished[1].stdout
-    for words in ("target met", "MobileNetV2", "ProxylessNAS mobile", "Latency by MYRIADX_COMPILER with 6 SHAVEs, estimated",
-                  "top-1", "model.blob"):
+    for words in ("target met", "MobileNetV2", "ProxylessNAS mobile",
+                  "Latency by MYRIADX_COMPILER with 6 SHAVEs, estimated", "top-1", "model.blob"):
         assert words in " ".join(out.split()), words
 
 

@@ -55,6 +55,13 @@ def test_unknown_space_names_those_there_are():
         find_space("darts")
 
 
+@pytest.mark.parametrize("choices", [{"kernels": (3, 4)}, {"expansions": (1, 6)}])
+def test_refuses_candidates_it_cannot_stack(choices):
+    with pytest.raises(ValueError, match="odd kernels and expansions of 2 or more"):
+        staged_space("s", stem=4, first=4, widths=(8,), counts=(1,), strides=(1,), head=8,
+                     **choices)
+
+
 def test_refuses_stages_of_different_lengths():
     with pytest.raises(ValueError, match="3, 2 and 3 stages"):
         staged_space("s", stem=4, first=4, widths=(8, 8, 8), counts=(1, 1), strides=(1, 1, 1),

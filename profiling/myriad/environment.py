@@ -66,7 +66,7 @@ def environment_dir() -> pathlib.Path:
 
 
 def ensure_environment(
-    python: str | None = None, log: Callable[[str], None] = logging.info
+    python: str | None = None, log: Callable[[str], None] = logging.warning
 ) -> Environment:
     """Returns the environment, building it where it is not complete yet (about a minute).
 
