@@ -91,7 +91,8 @@ def test_the_posters_networks_are_within_5_percent(name, published_ms):
     (["--model=mobilenet_v2", "--device=TOASTER"], "unknown device 'TOASTER', allowed are"),
     (["--model=mobilenet_v2", "--shaves=17"], "shaves"),
     (["--modell=mobilenet_v2"], "modell"),
-    (["mobilenet_v2"], "unexpected argument 'mobilenet_v2'"),
+    (["--model=mobilenet_v2", "again"], "unexpected argument 'again'"),
+    ([], "--model must have a value"),
 ])
 def test_measure_refuses_wrong_usage_with_one_line(arguments, message):
     done = run_program("profiling.measure", *arguments)
