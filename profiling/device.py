@@ -8,17 +8,9 @@ from absl import logging
 
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.myriad.client import MAX_SHAVES, MyriadCompiler
-from profiling.myriad.stages import estimate
+from profiling.myriad.stages import LayerTime, estimate
 
 PRECISION = "FP16"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A node of the ONNX network, or what the device does besides, and its milliseconds."""
-
-    name: str
-    ms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Measurement:
     p10_ms: float
     p90_ms: float
     count: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerTime, ...]
     shaves: int | None = None
     blob: bytes | None = dataclasses.field(default=None, repr=False)
 
@@ -105,8 +97,7 @@ class MyriadXCompiler:
                                f"model: {error}") from error
         return Measurement(
             self.name, "estimated", compiled.versions, PRECISION, result.latency_ms,
-            *result.interval_ms, 0, tuple(Layer(x.name, x.ms) for x in result.layers),
-            self._shaves, compiled.blob)
+            *result.interval_ms, 0, result.layers, self._shaves, compiled.blob)
 
 
 DEVICES: dict[str, Callable[..., Device]] = {MyriadXCompiler.name: MyriadXCompiler}

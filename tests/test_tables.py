@@ -10,7 +10,8 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
 from jaxnas.space import PROXYLESS, PROXYLESS_TINY
 from profiling import tables
-from profiling.device import Layer, Measurement, open_device
+from profiling.device import Measurement, open_device
+from profiling.myriad.stages import LayerTime
 from tests.conftest import run_program
 
 
@@ -26,7 +27,7 @@ def test_covering_set_shows_every_candidate():
 
 def measurement(*layers: tuple[str, float]) -> Measurement:
     return Measurement("MYRIADX_COMPILER", "estimated", {}, "FP16", sum(ms for _, ms in layers),
-                       0.0, 0.0, 0, tuple(Layer(*layer) for layer in layers))
+                       0.0, 0.0, 0, tuple(LayerTime(*layer) for layer in layers))
 
 
 def test_layers_are_attributed_by_name():
