@@ -11,7 +11,9 @@ from absl import flags
 
 from jaxnas import data, supernet
 from jaxnas.space import SPACES, Space, find_space
-from profiling.device import DEVICES, MAX_SHAVES, device_names
+from profiling import command
+from profiling.device import device_names
+from profiling.measurement import Options
 
 DERIVE = ("budget", "argmax")
 
@@ -22,6 +24,8 @@ class Config:
 
     device: str
     shaves: int | None
+    threads: int | None
+    worker_prefix: str | None
     space: str
     image_size: int
     target_ms: float
@@ -55,19 +59,20 @@ class Config:
     def search_space(self) -> Space:
         return find_space(self.space)
 
+    @property
+    def options(self) -> Options:
+        return Options(self.shaves, self.threads, self.worker_prefix)
+
     def identity(self) -> dict[str, object]:
         """The fields that make two runs different, in JSON's types."""
-        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir")
+        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir", "worker_prefix")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
 
 
 def define_flags() -> None:
     """Defines the flags of a search."""
     integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
-    text("device", "MYRIADX_COMPILER", f"Where latency comes from: {', '.join(DEVICES)}, or a "
-         "comma-separated list, of which the first that is there is taken.")
-    integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset is the "
-            "compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
+    command.define_device_flags()
     text("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)

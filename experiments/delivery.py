@@ -11,7 +11,7 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
 from profiling import tables
-from profiling.device import Device
+from profiling.measurement import Device
 
 REFERENCES = ("mobilenet_v2", "proxyless_mobile")
 PARITY_IMAGES = 8
@@ -41,14 +41,15 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
         device_part, references = {"device_ms": None, "device": table.device, "kind": None}, {}
         if device is not None:
             measured = device.measure(model.SerializeToString())
-            device_part = {"device_ms": measured.latency_ms, "device": measured.device,
-                           "kind": measured.kind, "device_p10_ms": measured.p10_ms,
-                           "device_p90_ms": measured.p90_ms, "precision": measured.precision,
-                           "versions": dict(measured.versions)}
+            device_part = {"device_ms": measured.latency_ms, "device": measured.setup.device,
+                           "kind": measured.setup.kind, "device_p10_ms": measured.p10_ms,
+                           "device_p90_ms": measured.p90_ms,
+                           "precision": measured.setup.precision,
+                           "versions": dict(measured.setup.versions)}
             if measured.blob is not None:
                 files["blob"] = "model.blob"
                 (folder / files["blob"]).write_bytes(measured.blob)
-            phase.update(2, f"{device.name} {measured.latency_ms:.2f} ms")
+            phase.update(2, f"{device.setup.device} {measured.latency_ms:.2f} ms")
             for index, name in enumerate(REFERENCES):
                 spec = find_network(name, trainer.num_classes)
                 references[name] = {"device_ms": tables.measure_spec(
@@ -65,7 +66,7 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
         "target_ms": config.target_ms, "predicted_ms": derived.predicted_ms, **device_part,
         "target_met": None if device_ms is None else device_ms <= config.target_ms,
         "image_size": config.image_size, "num_classes": trainer.num_classes,
-        "shaves": config.shaves,
+        "settings": dict(table.settings),
         "parameters": count_parameters(network.spec),
         "macs": count_macs(network.spec, config.image_size),
         "references": references,

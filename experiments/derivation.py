@@ -9,7 +9,7 @@ from experiments.training import Trainer
 from jaxnas import export, paths, supernet
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
-from profiling.device import Device, Measurement
+from profiling.measurement import Device, Measurement
 
 MAX_ROUNDS = 3
 

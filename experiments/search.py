@@ -26,8 +26,9 @@ from jaxnas import data, paths
 from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.latency import LatencyModel, LatencyTable
 from profiling import command, tables
-from profiling.device import Device, device_names, open_device
+from profiling.device import device_names, open_device
 from profiling.errors import CompileError, DeviceUnavailable
+from profiling.measurement import Device
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,11 +105,11 @@ def given_table(config: Config) -> LatencyTable | None:
     space = config.search_space
     own = pathlib.Path(config.workdir) / "latency_table.json"
     file = own if own.exists() else config.latency_table or tables.shipped(
-        config.device, space, config.image_size, config.shaves)
+        config.device, space, config.image_size, config.options)
     if file is None:
         return None
     table = LatencyTable.load(pathlib.Path(file), space)
-    table.check(device_names(config.device), config.image_size, config.shaves)
+    table.check(device_names(config.device), config.image_size, config.options.settings())
     # Another classifier than the table's takes another time, at least none.
     same = table.num_classes == data.dataset(config.dataset).num_classes
     check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
@@ -141,7 +142,7 @@ def available_device(config: Config, table: LatencyTable | None,
       DeviceUnavailable: it is not there and there is no table.
     """
     try:
-        device = open_device(config.device, config.shaves)
+        device = open_device(config.device, config.options)
     except DeviceUnavailable as error:
         if table is None:
             raise
@@ -160,12 +161,12 @@ def deployment_table(config: Config, table: LatencyTable | None, device: Device 
     """The table for this run's classifier, as the workdir's latency_table.json."""
     file, space = workdir.path / "latency_table.json", config.search_space
     num_classes = data.dataset(config.dataset).num_classes
-    if table is None or device is not None and table.device != device.name:
+    if table is None or device is not None and table.device != device.setup.device:
         with progress.phase("table", total=1) as phase:
             table = tables.build(device, space, config.image_size, num_classes,
                                  progress=lambda done, total: phase.update(
                                      done / total, f"network {done} of {total}"))
-            phase.end(f"{device.name}, {table.kind}; {tables.additivity_note(table)}")
+            phase.end(f"{table.device}, {table.kind}; {tables.additivity_note(table)}")
     elif table.num_classes != num_classes and device is not None:
         with progress.phase("table", total=1) as phase:
             table = tables.with_classes(table, device, space, num_classes)

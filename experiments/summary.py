@@ -16,8 +16,9 @@ def show(result: dict, config: Config) -> None:
     console = rich.console.Console(highlight=False)
     space = config.search_space
     spec = network_of(space, space.parse(result["architecture"]), result["num_classes"])
-    shaves = f" with {result['shaves']} SHAVEs" if result["shaves"] else ""
-    label = (f"Latency by {result['device']}{shaves}, {result['kind']}, batch 1:"
+    chosen = [f"{name} {value}" for name, value in result["settings"].items() if value is not None]
+    settings = f" with {', '.join(chosen)}" if chosen else ""
+    label = (f"Latency by {result['device']}{settings}, {result['kind']}, batch 1:"
              if result["kind"] else f"{result['device']} was not there, nothing was checked:")
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()

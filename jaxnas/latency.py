@@ -18,8 +18,9 @@ import numpy as np
 
 from jaxnas.space import Space
 
-SCHEMA = 1
-FIXED = ("input", "stem", "first", "head", "pool", "classifier", "output")
+SCHEMA = 2
+# What every network pays: host is what host and bus add to the device's own time.
+FIXED = ("host", "input", "stem", "first", "head", "pool", "classifier", "output")
 
 
 class TableMismatch(ValueError):
@@ -39,7 +40,7 @@ class LatencyTable:
       precision: what the device computes in.
       fixed_ms: what every network of the space pays, by part.
       candidate_ms: float64 [blocks, candidates]; 0 for skip, infinite where not allowed.
-      shaves: MyriadX SHAVE processors compiled for; None is the compiler's own choice.
+      settings: what was chosen on the device, by name, such as shaves or threads.
       additivity: how well sums of entries met whole networks that were held out.
       provenance: versions, date, command.
     """
@@ -52,7 +53,7 @@ class LatencyTable:
     precision: str
     fixed_ms: Mapping[str, float]
     candidate_ms: np.ndarray
-    shaves: int | None = None
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     additivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
@@ -77,15 +78,17 @@ class LatencyTable:
             candidate_ms=self.candidate_ms * factor,
             provenance={**self.provenance, "scaled_by": scaling})
 
-    def check(self, devices: Sequence[str], image_size: int, shaves: int | None) -> None:
-        """Refuses a table of another device, size or number of SHAVEs.
+    def check(self, devices: Sequence[str], image_size: int,
+              settings: Mapping[str, object]) -> None:
+        """Refuses a table of another device, size or setting of the device.
 
         Raises:
           TableMismatch: naming both values and the remedy.
         """
         for what, mine, wanted in (("device", self.device, devices),
                                    ("image size", self.image_size, [image_size]),
-                                   ("shaves", self.shaves, [shaves])):
+                                   *((name, self.settings.get(name), [value])
+                                     for name, value in settings.items())):
             if mine not in wanted:
                 raise TableMismatch(
                     f"the latency table was made for {what} {mine}, this run has "
@@ -101,7 +104,8 @@ class LatencyTable:
         document = {
             "schema": SCHEMA, "unit": "ms", "batch": 1, "space": self.space,
             "device": self.device, "kind": self.kind, "image_size": self.image_size,
-            "num_classes": self.num_classes, "precision": self.precision, "shaves": self.shaves,
+            "num_classes": self.num_classes, "precision": self.precision,
+            "settings": dict(self.settings),
             "additivity": dict(self.additivity), "provenance": dict(self.provenance),
             "fixed_ms": dict(self.fixed_ms), "candidate_ms": blocks}
         partial = file.with_name(file.name + ".partial")
@@ -141,7 +145,7 @@ class LatencyTable:
                 fixed_ms={part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}",
                                               zero=None) for part in FIXED},
                 **{key: document[key] for key in (
-                    "device", "kind", "image_size", "num_classes", "precision", "shaves",
+                    "device", "kind", "image_size", "num_classes", "precision", "settings",
                     "additivity", "provenance")})
         except KeyError as error:
             raise ValueError(f"{file} has no entry {error}: build it again with "

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from profiling.device import DEVICES
 from profiling.errors import CompileError, DeviceUnavailable
+from profiling.measurement import MAX_SHAVES, Options
 
 FAILED, WRONG_USAGE = 1, 2
 
@@ -41,6 +43,25 @@ def _help() -> str:
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """`app.run` with this project's exit statuses; a wrong flag is one line, not a page."""
     app.run(main, flags_parser=_parse)
+
+
+def define_device_flags() -> None:
+    """Defines --device and what may be asked of it: the fields of `Options`."""
+    flags.DEFINE_string("device", "MYRIADX_COMPILER", f"Where latency comes from: "
+                        f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
+                        f"that is there is taken.")
+    flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
+                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
+    flags.DEFINE_integer("threads", None, "Threads of the CPU; unset is OpenVINO's own choice.",
+                         lower_bound=1)
+    flags.DEFINE_string("worker_prefix", None, "Command that runs the MyriadX worker on another "
+                        "host, such as 'ssh lab-pi'.")
+
+
+def device_options() -> Options:
+    """The flags of `define_device_flags` as given."""
+    args = flags.FLAGS
+    return Options(args.shaves, args.threads, args.worker_prefix)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from jaxnas import export
 from jaxnas.network import Network
 from jaxnas.zoo import ZOO, find_network
 from profiling import command
-from profiling.device import DEVICES, MAX_SHAVES, device_names, open_device
+from profiling.device import device_names, open_device
 
 
 def read_model(name: str, image_size: int) -> bytes:
@@ -48,8 +48,9 @@ def main(argv: Sequence[str]) -> int:
     args = flags.FLAGS
     with command.usage_errors():
         device_names(args.device)
+        options = command.device_options()
         model = read_model(args.model, args.image_size)
-    with command.device_errors(), open_device(args.device, args.shaves) as device:
+    with command.device_errors(), open_device(args.device, options) as device:
         measurement = device.measure(model)
     print(json.dumps(measurement.document(args.model), indent=1))
     return 0
@@ -57,9 +58,6 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, f"An ONNX file, or one of {', '.join(ZOO)}.", required=True)
-    flags.DEFINE_string("device", "MYRIADX_COMPILER", f"One of {', '.join(DEVICES)}, or a "
-                        f"comma-separated list, the preferred first.")
     flags.DEFINE_integer("image_size", 224, "px; for published networks only.", lower_bound=32)
-    flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
+    command.define_device_flags()
     command.run(main)

@@ -22,7 +22,8 @@ from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import Network, NetworkSpec, network_of
 from jaxnas.space import SPACES, Space, find_space
 from profiling import command
-from profiling.device import DEVICES, MAX_SHAVES, Device, Measurement, device_names, open_device
+from profiling.device import device_names, open_device
+from profiling.measurement import Device, Measurement, Options
 
 Progress = Callable[[int, int], None]
 SHIPPED = pathlib.Path(__file__).with_name("shipped_tables")
@@ -47,7 +48,7 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
     Raises:
       ValueError: a layer that belongs to no part; it would be lost to the table.
     """
-    parts: dict[str, float] = {}
+    parts = {"host": measurement.host_ms}
     for layer in measurement.layers:
         head = layer.name.split("/")[0]
         if head.startswith(f"{export.INPUT}@"):
@@ -57,8 +58,8 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
         elif head == export.OUTPUT:
             head = "classifier"
         if head not in FIXED and not head.startswith("block"):
-            raise ValueError(f"{measurement.device} reports a layer {layer.name!r} that belongs "
-                             f"to no block of the network")
+            raise ValueError(f"{measurement.setup.device} reports a layer {layer.name!r} that "
+                             f"belongs to no block of the network")
         parts[head] = parts.get(head, 0.0) + layer.ms
     return parts
 
@@ -94,10 +95,10 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
             if not space.candidates[column].is_skip:
                 entries[row, column] += ms[space.blocks[row].name]
                 shown[row, column] += 1
-    one = measurements[0]
+    setup = measurements[0].setup
     table = LatencyTable(
-        space=space.name, device=one.device, kind=one.kind, image_size=image_size,
-        num_classes=num_classes, precision=one.precision, shaves=one.shaves,
+        space=space.name, device=setup.device, kind=setup.kind, image_size=image_size,
+        num_classes=num_classes, precision=setup.precision, settings=dict(setup.settings),
         fixed_ms={part: float(np.mean([ms.get(part, 0.0) for ms in parts])) for part in FIXED},
         candidate_ms=entries / np.maximum(shown, 1))
     errors = [100 * (table.path_ms(path) / m.latency_ms - 1)
@@ -108,11 +109,12 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
                        "max_abs_error_percent": float(np.abs(errors).max())}
     return dataclasses.replace(
         table, additivity=additivity, provenance={
-            "versions": dict(one.versions), "networks": len(covering),
+            "versions": dict(setup.versions), "networks": len(covering),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "command": f"python -m profiling.tables --device={one.device} --space={space.name} "
+            "command": f"python -m profiling.tables --device={setup.device} --space={space.name} "
                        f"--image_size={image_size} --num_classes={num_classes}"
-                       + (f" --shaves={one.shaves}" if one.shaves else "")})
+                       + "".join(f" --{name}={value}" for name, value in setup.settings.items()
+                                 if value is not None)})
 
 
 def additivity_note(table: LatencyTable) -> str:
@@ -134,13 +136,13 @@ def with_classes(table: LatencyTable, device: Device, space: Space,
     return dataclasses.replace(
         table, num_classes=num_classes, fixed_ms={part: parts.get(part, 0.0) for part in FIXED},
         provenance={**table.provenance, "fixed_layers_measured_for_classes": num_classes,
-                    "fixed_layers_versions": dict(measurement.versions)})
+                    "fixed_layers_versions": dict(measurement.setup.versions)})
 
 
 def shipped(devices: str, space: Space, image_size: int,
-            shaves: int | None = None) -> pathlib.Path | None:
+            options: Options) -> pathlib.Path | None:
     """The table that ships with the project for the first of these devices that has one."""
-    for device in device_names(devices) if shaves is None else ():
+    for device in device_names(devices) if options == Options() else ():
         file = SHIPPED / f"{device.lower()}_{space.name}_{image_size}.json"
         if file.exists():
             return file
@@ -158,10 +160,11 @@ def main(argv: Sequence[str]) -> int:
     with command.usage_errors():
         space = find_space(args.space)
         device_names(args.device)
+        options = command.device_options()
         output = pathlib.Path(args.output)
         if output.is_dir() or not output.parent.is_dir():
             raise ValueError(f"--output={output}: give a file in a folder that is there")
-    with command.device_errors(), open_device(args.device, args.shaves) as device:
+    with command.device_errors(), open_device(args.device, options) as device:
         table = build(device, space, args.image_size, args.num_classes,
                       held_out=args.held_out_networks,
                       progress=_print_progress)
@@ -173,12 +176,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("device", "MYRIADX_COMPILER", f"One of {', '.join(DEVICES)}.")
+    command.define_device_flags()
     flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}.")
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
     flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
-    flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
     flags.DEFINE_integer("held_out_networks", 4, "Random networks that test the table.",
                          lower_bound=0)
     flags.DEFINE_string("output", None, "File to write, JSON.", required=True)

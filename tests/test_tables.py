@@ -10,8 +10,8 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
 from jaxnas.space import PROXYLESS, PROXYLESS_TINY
 from profiling import tables
-from profiling.device import Measurement, open_device
-from profiling.myriad.stages import LayerTime
+from profiling.device import open_device
+from profiling.measurement import LayerTime, Measurement, Options, Setup
 from tests.conftest import run_program
 
 
@@ -26,16 +26,17 @@ def test_covering_set_shows_every_candidate():
 
 
 def measurement(*layers: tuple[str, float]) -> Measurement:
-    return Measurement("MYRIADX_COMPILER", "estimated", {}, "FP16", sum(ms for _, ms in layers),
-                       0.0, 0.0, 0, tuple(LayerTime(*layer) for layer in layers))
+    setup = Setup("MYRIADX_COMPILER", "estimated", "MyriadX", "FP16", {}, {"shaves": None})
+    return Measurement(setup, sum(ms for _, ms in layers), 0.0, 0.0, 0,
+                       tuple(LayerTime(*layer) for layer in layers))
 
 
 def test_layers_are_attributed_by_name():
     parts = tables.ms_by_part(measurement(
         ("image@FP16", 0.1), ("stem/conv", 0.2), ("block07/expand", 0.3), ("block07/project", 0.4),
         (export.OUTPUT, 0.5), ("logits@FP16", 0.6)))
-    assert parts == pytest.approx({"input": 0.1, "stem": 0.2, "block07": 0.7, "classifier": 0.5,
-                                   "output": 0.6})
+    assert parts == pytest.approx({"host": 0.0, "input": 0.1, "stem": 0.2, "block07": 0.7,
+                                   "classifier": 0.5, "output": 0.6})
 
 
 def test_a_layer_of_no_block_is_an_error():
@@ -45,7 +46,7 @@ def test_a_layer_of_no_block_is_an_error():
 
 @pytest.mark.usefixtures("myriad")
 def test_shipped_table_is_within_1_percent_of_the_compiler_on_20_random_networks():
-    file = tables.shipped("MYRIADX_COMPILER", PROXYLESS, 224)
+    file = tables.shipped("MYRIADX_COMPILER", PROXYLESS, 224, Options())
     table = LatencyTable.load(file, PROXYLESS)
     assert table.candidate_ms[PROXYLESS.allowed].size == 141
     rng = np.random.default_rng(2026)

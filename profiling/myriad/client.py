@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from profiling.errors import CompileError, WorkerError
+from profiling.measurement import MAX_SHAVES
 from profiling.myriad.environment import ensure_environment
 
 PROTOCOL = 1
-MAX_SHAVES = 16
 
 _MAX_ANSWER_BYTES = 512 * 2**20
 _CHUNK_BYTES = 2**20

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import networkx as nx
 
+from profiling.measurement import LayerTime
 from profiling.myriad.calibration import Calibration
 from profiling.myriad.graph import read_graph
 
@@ -84,14 +85,6 @@ class Stage:
     def executed(self) -> bool:
         """Whether the device does anything for it."""
         return self.order != NOT_EXECUTED
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerTime:
-    """The time of one ONNX node, or of a stage that belongs to none."""
-
-    name: str
-    ms: float
 
 
 @dataclasses.dataclass(frozen=True)
