@@ -4,25 +4,37 @@ from collections.abc import Callable
 
 from absl import logging
 
+from profiling import oak, openvino
 from profiling.errors import DeviceUnavailable
 from profiling.measurement import Device, Options
-from profiling.myriad import compiler
+from profiling.myriad import compiler, stick
 
-DEVICES: dict[str, Callable[[str, Options], Device]] = {compiler.NAME: compiler.MyriadXCompiler}
+DEVICES: dict[str, Callable[[str, Options], Device]] = {
+    compiler.NAME: compiler.MyriadXCompiler,
+    stick.NAME: stick.Stick,
+    oak.NAME: oak.Oak,
+    **dict.fromkeys(openvino.NAMES, openvino.OpenVinoDevice),
+}
 
 
 def device_names(text: str) -> list[str]:
     """The names in a comma-separated preference list.
+
+    What follows a name's first dot chooses one among several: `MYRIAD.1.2-ma2480`.
 
     Raises:
       ValueError: an unknown device; names those there are.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in DEVICES:
+        if _kind(name) not in DEVICES:
             raise ValueError(f"unknown device {name!r}, allowed are {', '.join(DEVICES)} or a "
                              f"comma-separated list of them, the preferred first")
     return names
+
+
+def _kind(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def open_device(text: str, options: Options | None = None) -> Device:
@@ -35,7 +47,7 @@ def open_device(text: str, options: Options | None = None) -> Device:
     reasons = []
     for name in device_names(text):
         try:
-            return DEVICES[name](name, options or Options())
+            return DEVICES[_kind(name)](name, options or Options())
         except DeviceUnavailable as error:
             logging.warning("%s is not there: %s", name, error)
             reasons.append(f"{name}: {error}")

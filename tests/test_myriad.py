@@ -1,5 +1,6 @@
 """The real MyriadX compiler in its own environment, and real processes in its place that fail."""
 
+import base64
 import json
 import os
 import pathlib
@@ -15,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.myriad import environment
-from profiling.myriad.client import MyriadCompiler
-from profiling.myriad.stages import estimate
+from profiling.myriad.client import DEADLINES_S, Worker
+from profiling.myriad.process import Process
+from profiling.myriad.stages import parse
 
 depthai = pytest.importorskip("depthai")
 
@@ -26,8 +28,8 @@ def model() -> bytes:
     return network([("first", 3, 16), ("second", 16, 32), ("third", 32, 8)])
 
 
-def network(layers: list[tuple[str, int, int]], last: str | None = None) -> bytes:
-    """ONNX of a chain of 3×3 convolutions on 32×32 pixels and, if given, one more operator."""
+def network(layers: list[tuple[str, int, int]]) -> bytes:
+    """ONNX of a chain of 3×3 convolutions on 32×32 pixels."""
     rng = np.random.default_rng(0)
     value, nodes, weights = "image", [], []
     for name, inputs, outputs in layers:
@@ -37,9 +39,6 @@ def network(layers: list[tuple[str, int, int]], last: str | None = None) -> byte
             helper.make_node("Conv", [value, f"{name}/kernel"], [name], name=name, pads=[1] * 4)
         )
         value = name
-    if last:
-        nodes.append(helper.make_node(last, [value], ["last"], name="last"))
-        value = "last"
     graph = helper.make_graph(
         nodes,
         "chain",
@@ -72,8 +71,14 @@ def faulty(
     return [sys.executable, str(script)]
 
 
+def within(seconds: float) -> dict[str, float]:
+    """One deadline for every kind of request."""
+    return dict.fromkeys(DEADLINES_S, seconds)
+
+
 HELLO = (
-    'line = sys.stdin.readline(); print(\'{"id": 1, "ok": true, "protocol": 1, "versions": {}}\','
+    'line = sys.stdin.readline(); print(\'{"id": 1, "ok": true, "protocol": 2, "versions": '
+    '{"openvino": "2021.4.2"}}\','
     " flush=True); sys.stdin.readline()\n"
 )
 FAULTS = {
@@ -82,7 +87,7 @@ FAULTS = {
     "dies": "sys.stdin.readline(); sys.exit(3)",
     "never reads": "time.sleep(600)",
     "other answer": "print('{\"id\": 7, \"ok\": true}', flush=True); time.sleep(600)",
-    "other protocol": 'print(\'{"id": 1, "ok": true, "protocol": 2, "versions": {}}\')',
+    "other protocol": 'print(\'{"id": 1, "ok": true, "protocol": 3, "versions": {}}\')',
     "dies compiling": HELLO + "os.abort()",
     "hangs compiling": HELLO + "time.sleep(600)",
     "two answers": HELLO + "print('{}\\n{}', flush=True); time.sleep(600)",
@@ -92,16 +97,16 @@ FAULTS = {
 
 
 def test_compiles(myriad, model):
-    with MyriadCompiler() as compiler:
+    with Worker() as compiler:
         compiled = compiler.compile(model)
     assert compiled.versions["openvino"].startswith("2021.4.2")
-    names = [layer.name for layer in estimate(compiled.graph).layers]
-    assert names == ["image@FP16", "first", "second", "third", "third@FP16"]
+    names = [stage.layer or stage.name for stage in parse(compiled.graph) if stage.executed]
+    assert list(dict.fromkeys(names)) == ["image@FP16", "first", "second", "third", "third@FP16"]
 
 
 @pytest.mark.parametrize("shaves", [1, 6, 16])
 def test_blob_has_the_shaves_asked_for(myriad, model, shaves, tmp_path):
-    with MyriadCompiler() as compiler:
+    with Worker() as compiler:
         blob = compiler.compile(model, shaves=shaves).blob
     path = tmp_path / "model.blob"
     path.write_bytes(blob)
@@ -111,7 +116,7 @@ def test_blob_has_the_shaves_asked_for(myriad, model, shaves, tmp_path):
 
 
 def test_one_worker_serves_many_requests(myriad, model):
-    with MyriadCompiler() as compiler:
+    with Worker() as compiler:
         compiler.hello()
         worker = compiler._process.pid
         blobs = [compiler.compile(model).blob for _ in range(2)]
@@ -125,45 +130,59 @@ def test_one_worker_serves_many_requests(myriad, model):
 @pytest.mark.parametrize("shaves", [0, 17, -1])
 def test_refuses_shaves_out_of_range(shaves, model):
     with pytest.raises(ValueError, match="1 to 16"):
-        MyriadCompiler(["false"]).compile(model, shaves=shaves)
+        Worker(["false"]).compile(model, shaves=shaves)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no ONNX", b"\x00" * 4096])
 def test_refuses_what_is_no_onnx(myriad, content):
-    with MyriadCompiler() as compiler, pytest.raises(CompileError, match="ONNX"):
+    with Worker() as compiler, pytest.raises(CompileError, match="ONNX"):
         compiler.compile(content)
 
 
 def test_compile_error_is_the_compilers_words(myriad):
-    with MyriadCompiler() as compiler:
+    with Worker() as compiler:
         with pytest.raises(CompileError, match="unsupported layer type") as refused:
-            compiler.compile(network([("first", 3, 16)], last="HardSigmoid"))
+            compiler.compile(dilated_depthwise_with_hard_sigmoid())
+        assert compiler.compile(network([("first", 3, 16)])).blob
     assert "HardSigmoid" in str(refused.value)
-    assert refused.value.layer == "last"
+    assert refused.value.layer == "block03/gate"
+
+
+def dilated_depthwise_with_hard_sigmoid() -> bytes:
+    kernel = numpy_helper.from_array(np.ones((8, 1, 3, 3), np.float32), "kernel")
+    nodes = [helper.make_node("Conv", ["image", "kernel"], ["wide"], name="block03/depthwise",
+                              group=8, dilations=[2, 2], pads=[2] * 4),
+             helper.make_node("HardSigmoid", ["wide"], ["block03/gate"], name="block03/gate"),
+             helper.make_node("Mul", ["wide", "block03/gate"], ["out"], name="block03/scale")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 32, 32])
+              for name in ("image", "out")]
+    graph = helper.make_graph(nodes, "gated", values[:1], values[1:], [kernel])
+    opset = helper.make_opsetid("", 13)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_after_a_fault_the_next_worker_answers(fault, myriad, model, tmp_path):
     command = faulty_once(FAULTS[fault], myriad, tmp_path)
-    with MyriadCompiler(command, deadline_s=1.5, retries=0) as compiler:
+    with Worker(command, deadlines_s=within(1.5), retries=0) as compiler:
         with pytest.raises(WorkerError):
             compiler.compile(model)
         assert compiler._process is None
     (tmp_path / "started").touch()  # also where a slow machine did not get that far
-    with MyriadCompiler(command, deadline_s=60, retries=0) as compiler:
+    with Worker(command, deadlines_s=within(60), retries=0) as compiler:
         assert compiler.compile(model).blob
 
 
 def test_a_request_is_tried_again(myriad, model, tmp_path):
     command = faulty_once(FAULTS["dies compiling"], myriad, tmp_path)
-    with MyriadCompiler(command) as compiler:
+    with Worker(command) as compiler:
         assert compiler.compile(model).blob
 
 
 def test_faults_are_counted_and_told(tmp_path):
     fault = "open('starts', 'a').write('x'); sys.stderr.write('out of luck'); sys.exit(3)"
     command = faulty(fault.replace("starts", str(tmp_path / "starts")), tmp_path, "False", None)
-    with MyriadCompiler(command, retries=2) as compiler:
+    with Worker(command, retries=2) as compiler:
         with pytest.raises(WorkerError, match="3 times") as failed:
             compiler.hello()
     assert "exit status 3" in str(failed.value)
@@ -171,9 +190,76 @@ def test_faults_are_counted_and_told(tmp_path):
     assert (tmp_path / "starts").read_text() == "xxx"
 
 
+def test_killed_while_it_compiles_it_starts_again(myriad, model):
+    with Worker(retries=1) as compiler:
+        compiler.hello()
+        first = compiler._process
+        killer = threading.Thread(target=signal_at_work, args=(first, signal.SIGKILL))
+        killer.start()
+        assert compiler.compile(model).blob
+        killer.join()
+        assert compiler._process.pid != first.pid
+
+
+def signal_at_work(process: Process, signal_: signal.Signals) -> None:
+    """Sends a worker a signal when it has a network in hand, and not before."""
+    folder = pathlib.Path(process._folder.name)
+    while not list(folder.glob("jaxnas-myriad-*/model.onnx")):
+        time.sleep(0.0001)
+    os.kill(process.pid, signal_)
+
+
+def test_a_stopped_worker_is_killed_at_its_deadline(myriad, model):
+    with Worker(deadlines_s={**within(60), "compile": 1}, retries=0) as compiler:
+        compiler.hello()
+        pid = compiler._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerError, match="did not answer within 1 s"):
+            compiler.compile(model)
+        assert not is_running(pid)
+        assert compiler.devices()
+
+
+def test_the_kernel_ends_a_worker_that_nobody_else_can(myriad):
+    """As on another host: the request hangs, and no client is there to kill it."""
+    request = {"id": 1, "method": "infer", "device": "MYRIAD.9.9-ma2480", "count": 1, "seconds": 1,
+               "wait_s": 600, "shaves": None, "deadline_s": 1, "model": base64.b64encode(
+                   network([("first", 3, 16)])).decode()}
+    done = subprocess.run(myriad.command(), input=json.dumps(request) + "\n", capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize(("hello", "message"), [
+    ('"protocol": 1, "versions": {"openvino": "2021.4.2"}', "speaks protocol 1, this client 2"),
+    ('"protocol": 2, "versions": {"openvino": "2022.3.1"}',
+     "has OpenVINO 2022.3.1, this client needs 2021.4.2"),
+])
+def test_another_version_is_refused_at_once_and_both_are_named(hello, message, tmp_path):
+    answer = f'{{"id": 1, "ok": true, {hello}}}'
+    fault = f"sys.stdin.readline(); print({answer!r}, flush=True)"
+    with Worker(faulty(fault, tmp_path, "False", None), retries=2) as worker:
+        with pytest.raises(WorkerError, match=message):
+            worker.devices()
+        assert worker._process is None
+
+
+@pytest.mark.parametrize(("without", "message"), [
+    ("openvino", "cannot import openvino.inference_engine"),
+    ("libusb", "cannot load the MYRIAD plugin: .*libusb"),
+])
+def test_a_missing_library_is_told(without, message, myriad, tmp_path):
+    (tmp_path / "libusb-1.0.so.0").touch()  # or the system's, where there is one, would do
+    python = [sys.executable] if without == "openvino" else [
+        "env", f"LD_LIBRARY_PATH={tmp_path}", str(myriad.python), "-I"]
+    with Worker([*python, str(environment.WORKER)], retries=0) as worker:
+        with pytest.raises(WorkerError, match=f"(?s){message}.*profiling.myriad.install"):
+            worker.hello()
+
+
 def test_a_command_that_is_not_there_is_told():
     with pytest.raises(WorkerError, match="no-such-worker"):
-        MyriadCompiler(["no-such-worker"], retries=0).hello()
+        Worker(["no-such-worker"], retries=0).hello()
 
 
 def is_running(pid: int) -> bool:
@@ -201,7 +287,7 @@ def test_the_whole_process_group_is_killed(tmp_path):
         "time.sleep(600)"
     )
     command = faulty(fault, tmp_path, "False", None)
-    with MyriadCompiler(command, deadline_s=5, retries=0) as compiler:
+    with Worker(command, deadlines_s=within(5), retries=0) as compiler:
         with pytest.raises(WorkerError, match="within 5 s"):
             compiler.hello()
     wait_until_gone(int((tmp_path / "child").read_text()))
@@ -213,7 +299,7 @@ def test_an_interrupt_leaves_no_worker(tmp_path):
         f"os.kill({os.getpid()}, {int(signal.SIGINT)})\n"
         "time.sleep(600)"
     )
-    with MyriadCompiler(faulty(fault, tmp_path, "False", None)) as compiler:
+    with Worker(faulty(fault, tmp_path, "False", None)) as compiler:
         with pytest.raises(KeyboardInterrupt):
             compiler.hello()
         assert compiler._process is None
@@ -221,9 +307,9 @@ def test_an_interrupt_leaves_no_worker(tmp_path):
 
 
 def test_the_worker_ends_when_its_input_ends(myriad):
-    compiler = MyriadCompiler()
+    compiler = Worker()
     compiler.hello()
-    process, pid = compiler._process, compiler._process.pid
+    process, pid = compiler._process._process, compiler._process.pid
     process.stdin.close()
     assert process.wait(30) == 0
     compiler.close()
@@ -235,11 +321,14 @@ def test_the_worker_ends_when_its_input_ends(myriad):
     [
         ("nonsense", "not JSON"),
         ("[1, 2]", "a request is an object, not list"),
-        ('{"method": "fly"}', "unknown method 'fly'; allowed: compile, hello"),
+        ('{"method": "fly"}', "unknown method 'fly'; allowed: compile, devices, hello, infer"),
         ('{"method": "compile"}', 'needs "model"'),
         ('{"method": "compile", "model": 3}', '"model" is not base64'),
         ('{"method": "compile", "model": "#"}', '"model" is not base64'),
         ('{"method": "compile", "model": "AAAA", "shaves": "6"}', "shaves is '6'"),
+        ('{"method": "infer", "model": "AAAA"}', "device is None"),
+        ('{"method": "infer", "device": "CPU", "count": true}', "count is True"),
+        ('{"method": "hello", "deadline_s": "soon"}', "deadline_s is 'soon'"),
     ],
 )
 def test_the_worker_outlives_a_bad_request(myriad, line, message):
@@ -255,7 +344,7 @@ def test_the_worker_outlives_a_bad_request(myriad, line, message):
 
 def test_threads_share_one_compiler(myriad, model):
     blobs = []
-    with MyriadCompiler() as compiler:
+    with Worker() as compiler:
         threads = [
             threading.Thread(target=lambda: blobs.append(compiler.compile(model).blob))
             for _ in range(3)

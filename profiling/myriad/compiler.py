@@ -1,11 +1,14 @@
 """The MyriadX without a stick: the real compiler's schedule under a calibrated cost model."""
 
+import hashlib
+import pathlib
 from typing import Self
 
 from profiling.errors import CompileError
 from profiling.measurement import Measurement, Options, Setup
-from profiling.myriad.client import MyriadCompiler
-from profiling.myriad.stages import estimate
+from profiling.myriad.calibration import CALIBRATION
+from profiling.myriad.client import Worker
+from profiling.myriad.cost import estimate
 
 NAME = "MYRIADX_COMPILER"
 PRECISION = "FP16"
@@ -20,11 +23,12 @@ class MyriadXCompiler:
         """Starts the compiler's process; installs its environment at first use.
 
         Raises:
-          DeviceUnavailable: it cannot run here; says why and what to do.
+          ValueError: worker_prefix is no command.
+          DeviceUnavailable: it cannot run; says why and what to do.
         """
         self._shaves = options.shaves
-        self._compiler = MyriadCompiler()
-        versions = self._compiler.hello()
+        self._compiler = Worker(prefix=options.worker_prefix)
+        versions = {**self._compiler.hello(), "cost_model": _digest(CALIBRATION)}
         self.setup = Setup(name, "estimated", "MyriadX, as in the Neural Compute Stick 2",
                            PRECISION, versions, {"shaves": options.shaves})
 
@@ -42,4 +46,8 @@ class MyriadXCompiler:
             raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
                                f"model: {error}") from error
         return Measurement(self.setup, result.latency_ms, *result.interval_ms, 0, result.layers,
-                           blob=compiled.blob)
+                           host_ms=result.host_ms, blob=compiled.blob)
+
+
+def _digest(file: pathlib.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]

@@ -3,27 +3,67 @@
 The compiler writes Graphviz DOT. Stages are nodes whose label starts with `[order / index]`; data
 are nodes whose label starts with `Data`; an edge from data to stage is an input, one from stage to
 data an output. pydot reads the syntax, networkx holds the graph, and the labels, which are the
-compiler's own text inside DOT strings, are read here.
-
-The estimate is the calibrated time of each stage, added along the schedule.
+compiler's own text inside DOT strings, are read here. What a stage costs is cost.py's.
 """
 
-import collections
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 
 import networkx as nx
 
-from profiling.measurement import LayerTime
-from profiling.myriad.calibration import Calibration
 from profiling.myriad.graph import read_graph
 
 HARDWARE = "MyriadXHwOp"
 NOT_EXECUTED = -1
+ON_CHIP = "CMX"
 
 _TYPE_BYTES = {"FP32": 4, "FP16": 2, "S32": 4, "I32": 4, "U8": 1, "I8": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Datum:
+    """A tensor of activations, as it lies in memory.
+
+    Attributes:
+      location: CMX is on the chip; BSS, Input and Output are in DRAM.
+      size: width, height and channels.
+      bytes: of its elements.
+      row_bytes, plane_bytes: from one row, one channel, to the next; 0 where it has no rows.
+    """
+
+    location: str
+    size: tuple[int, int, int]
+    bytes: int
+    row_bytes: int
+    plane_bytes: int
+
+    @property
+    def on_chip(self) -> bool:
+        return self.location == ON_CHIP
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.size)
+
+    @property
+    def padded_bytes(self) -> int:
+        """With the filling at the ends of its rows, which begin at multiples of 16 bytes."""
+        _, height, channels = self.size
+        return channels * height * self.row_bytes or self.bytes
+
+    @property
+    def runs(self) -> int:
+        """Pieces without a gap: one, or where it is a part of a higher tensor one a channel."""
+        _, height, channels = self.size
+        dense = channels == 1 or self.plane_bytes == height * self.row_bytes
+        return 1 if dense or not self.row_bytes else channels
+
+    @property
+    def filled_rows(self) -> int:
+        """Rows that end in filling; 0 where width is a multiple of 8 elements."""
+        width, height, channels = self.size
+        return height * channels if width % 8 and width * height > 1 and self.row_bytes else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +75,12 @@ class Hardware:
       kernel: width and height of the window.
       stride: in both directions.
       mode: how the 256 multipliers are divided, `MODE_<input channels>_<output channels>`.
-      descriptors: into how many parts, one after the other, the channels are cut.
-      cycles: clocks for one output column through all descriptors: the compiler's `cost`, for a
-        convolution the sum over descriptors of kernel area times input channels a block, plus a
-        set-up per mode. The compiler gives none for pooling: there it is kernel area times
-        descriptors.
+      descriptors: into how many parts, one after the other, the output channels are cut.
+      outputs: output channels of a part.
+      multiplications: clocks for one output pixel of a part: kernel area times blocks of input
+        channels; 0 for pooling. The compiler's `cost` is this and a set-up for the mode (0, 5, 11,
+        19 or 31 clocks from MODE_1_256 to MODE_16_16), times descriptors.
+      pooling: MAX, AVERAGE, or empty.
     """
 
     operation: str
@@ -47,7 +88,9 @@ class Hardware:
     stride: int
     mode: str
     descriptors: int
-    cycles: int
+    outputs: int
+    multiplications: int
+    pooling: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +104,11 @@ class Stage:
         or None: conversions of the network's input and output.
       order: its turn; stages of one order run side by side; -1 is not executed.
       index: its place in the compiler's list; an injected stage's follows from its host's.
+      injected: whether it runs beside a host.
       shaves: vector processors it uses; 0 in the hardware's stages and copies.
       hardware: for hardware stages, else None.
-      input_bytes: of activations read while it runs, by it and by stages injected into it.
-      output_bytes: of activations written while it runs, likewise.
+      inputs, outputs: activations, without those of a stage injected into it.
       weight_bytes: of constants it reads.
-      output_size: width and height of its first output.
     """
 
     name: str
@@ -74,78 +116,17 @@ class Stage:
     layer: str | None
     order: int
     index: int
+    injected: bool
     shaves: int
     hardware: Hardware | None
-    input_bytes: int
-    output_bytes: int
+    inputs: tuple[Datum, ...]
+    outputs: tuple[Datum, ...]
     weight_bytes: int
-    output_size: tuple[int, int]
 
     @property
     def executed(self) -> bool:
         """Whether the device does anything for it."""
         return self.order != NOT_EXECUTED
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """The time of one inference, without host and USB.
-
-    Attributes:
-      latency_ms: the schedule's critical path: of stages side by side the longest counts.
-      interval_ms: from that to the sum of all stages, as if none overlapped.
-      layers: by first execution; they add up to latency_ms. Time side by side is the longer's.
-    """
-
-    latency_ms: float
-    interval_ms: tuple[float, float]
-    layers: tuple[LayerTime, ...]
-
-
-def stage_ms(stage: Stage, calibration: Calibration) -> float:
-    """Returns the time of a stage on its own, 0 where it is not executed."""
-    c = calibration
-    moved_mb = (stage.input_bytes + stage.output_bytes) / 1e6
-    if not stage.executed:
-        return 0.0
-    if stage.type == "Copy":
-        return c.copy_ms + c.copy_ms_per_mb * stage.output_bytes / 1e6
-    if stage.hardware is None:
-        return c.shave_ms + c.shave_ms_per_mb * moved_mb
-    width, height = stage.output_size
-    columns = height * math.ceil(width / c.columns_at_once) * c.columns_at_once
-    compute_ms = c.clocks_per_cycle * columns * stage.hardware.cycles / c.clock_khz
-    weight_ms = c.weight_ms_per_mb * stage.weight_bytes / 1e6
-    return compute_ms + weight_ms + c.activation_ms_per_mb * moved_mb + c.hardware_ms
-
-
-def estimate(graph_text: str, calibration: Calibration | None = None) -> Estimate:
-    """Estimates a compiled network's latency from its stage graph.
-
-    Args:
-      graph_text: the compiler's DOT.
-      calibration: None is calibration.json.
-
-    Raises:
-      ValueError: the text is no stage graph.
-    """
-    return estimate_stages(parse(graph_text), calibration or Calibration.load())
-
-
-def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estimate:
-    """Estimates the latency of stages that are parsed already."""
-    slots = collections.defaultdict(list)
-    for stage in stages:
-        if stage.executed:
-            slots[stage.order].append((stage_ms(stage, calibration), stage.layer or stage.name))
-    layers: dict[str, float] = {}
-    for order in sorted(slots):
-        ms, name = max(slots[order])
-        layers[name] = layers.get(name, 0.0) + ms
-    latency_ms = sum(layers.values())
-    sum_ms = sum(ms for slot in slots.values() for ms, _ in slot)
-    times = tuple(LayerTime(name, ms) for name, ms in layers.items())
-    return Estimate(latency_ms, (latency_ms, sum_ms), times)
 
 
 def parse(graph_text: str) -> list[Stage]:
@@ -156,49 +137,59 @@ def parse(graph_text: str) -> list[Stage]:
     """
     graph = read_graph(graph_text)
     labels = {node: _label(attributes) for node, attributes in graph.nodes(data=True)}
-    data = {node: _Datum.read(label) for node, label in labels.items() if _is_data(label)}
+    data = {node: _Node.read(label) for node, label in labels.items() if _is_data(label)}
     stages = []
     for node, label in labels.items():
         if node in data:
             continue
         # An edge from stage to stage: the second is injected, runs while the first does, and its
-        # data are drawn as the first's too. They stay in the first's traffic, since both share
-        # one memory; its own data come first, since its size is that of its own output.
+        # data are drawn as the first's too. A datum that both use is the first's as well, which
+        # the drawing does not tell; then the first would be left with none.
         injected = [other for other in graph.successors(node) if other not in data]
         theirs = {other for stage in injected for other in nx.all_neighbors(graph, stage)}
-        inputs, outputs = (
-            [data[other] for other in sorted(neighbours, key=theirs.__contains__) if other in data]
-            for neighbours in (graph.predecessors(node), graph.successors(node))
-        )
-        stages.append(_read_stage(label, inputs, outputs))
+        sides = []
+        for neighbours in (list(graph.predecessors(node)), list(graph.successors(node))):
+            used = [data[other] for other in neighbours if other in data]
+            own = [data[other] for other in neighbours if other in data and other not in theirs]
+            sides.append(own if any(one.datum for one in own) else used)
+        hosts = [other for other in graph.predecessors(node) if other not in data]
+        stages.append(_read_stage(label, *sides, injected=bool(hosts)))
     if not stages:
         raise ValueError("the graph has no stages; give the compiler's stage graph, as compiled")
     return sorted(stages, key=lambda stage: stage.index)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Datum:
-    """A data node: tensor, constant or (usage Fake) the absence of one."""
+class _Node:
+    """A data node: activations, a constant, a temporary, or (usage Fake) the absence of one."""
 
-    usage: str
-    bytes: int
-    size: tuple[int, int]
+    datum: Datum | None
+    constant_bytes: int
 
     @classmethod
-    def read(cls, label: str) -> "_Datum":
+    def read(cls, label: str) -> "_Node":
         usage = _field(label, "usage", r"\w+")
         type_ = _field(label, "type", r"\w+")
-        dims = {
-            name: int(size)
-            for name, size in re.findall(r"(\w+) : (\d+)", _field(label, "dims", r"\[[^\]]*\]"))
-        }
+        dims, strides = (
+            {name: int(size)
+             for name, size in re.findall(r"(\w+) : (\d+)", _field(label, field, r"\[[^\]]*\]"))}
+            for field in ("dims", "strides"))
         if type_ not in _TYPE_BYTES:
             raise ValueError(f"data type {type_!r}; known: {sorted(_TYPE_BYTES)}, in {label!r}")
-        bytes_ = 0 if usage == "Fake" else math.prod(dims.values()) * _TYPE_BYTES[type_]
-        return cls(usage, bytes_, (dims.get("W", 1), dims.get("H", 1)))
+        bytes_ = math.prod(dims.values()) * _TYPE_BYTES[type_]
+        if usage in ("Fake", "Temp"):
+            return cls(None, 0)
+        if usage == "Const":
+            return cls(None, bytes_)
+        channels_first = strides.get("C", 0) > _TYPE_BYTES[type_]
+        rows = channels_first and "H" in strides
+        return cls(Datum(_field(label, "dataLocation", r"\w+"),
+                         (dims.get("W", 1), dims.get("H", 1), dims.get("C", 1)), bytes_,
+                         strides["H"] if rows else 0, strides["C"] if rows else 0), 0)
 
 
-def _read_stage(label: str, inputs: list[_Datum], outputs: list[_Datum]) -> Stage:
+def _read_stage(label: str, inputs: list[_Node], outputs: list[_Node], *,
+                injected: bool) -> Stage:
     """Returns the stage that a label and its neighbours describe."""
     head = re.match(r"\[(-?\d+) / (\d+)\] Stage (.*)\n", label)
     if head is None:
@@ -211,33 +202,33 @@ def _read_stage(label: str, inputs: list[_Datum], outputs: list[_Datum]) -> Stag
         layer=layer[1] if layer else None,
         order=int(head[1]),
         index=int(head[2]),
+        injected=injected,
         shaves=int(_field(label, "numSHAVEs", r"\d+")),
         hardware=_read_hardware(label) if type_ == HARDWARE else None,
-        input_bytes=sum(datum.bytes for datum in inputs if datum.usage != "Const"),
-        output_bytes=sum(datum.bytes for datum in outputs if datum.usage != "Temp"),
-        weight_bytes=sum(datum.bytes for datum in inputs if datum.usage == "Const"),
-        output_size=outputs[0].size if outputs else (0, 0),
+        inputs=tuple(node.datum for node in inputs if node.datum is not None),
+        outputs=tuple(node.datum for node in outputs if node.datum is not None),
+        weight_bytes=sum(node.constant_bytes for node in inputs),
     )
 
 
 def _read_hardware(label: str) -> Hardware:
     """Returns what a hardware stage's label says of the engine."""
     operation = _field(label, "hwOpType", r"\w+")
-    descriptors = int(_field(label, "numDescr", r"\d+"))
-    if operation == "FC":
-        kernel, stride = (1, 1), 1
-    else:
-        kernel = (
-            int(_field(label, "kernelSizeX", r"\d+")),
-            int(_field(label, "kernelSizeY", r"\d+")),
-        )
+    mode = _field(label, "mode", r"MODE_\d+_\d+")
+    kernel, stride = (1, 1), 1
+    if operation != "FC":
+        kernel = (int(_field(label, "kernelSizeX", r"\d+")),
+                  int(_field(label, "kernelSizeY", r"\d+")))
         stride = int(_field(label, "kernelStride", r"\d+"))
+    multiplications, outputs, pooling = 0, 0, ""
     if operation == "POOL":
-        cycles = kernel[0] * kernel[1] * descriptors
+        pooling = "MAX" if _field(label, "poolType", r"\w+") == "MAX" else "AVERAGE"
     else:
-        cycles = int(_field(label, "cost", r"\d+"))
-    mode = _field(label, "mode", r"\w+")
-    return Hardware(operation, kernel, stride, mode, descriptors, cycles)
+        inputs = int(_field(label, "extendedInputDimC", r"\d+"))
+        multiplications = kernel[0] * kernel[1] * math.ceil(inputs / int(mode.split("_")[1]))
+        outputs = int(_field(label, "outChansPerDescr", r"\d+"))
+    return Hardware(operation, kernel, stride, mode, int(_field(label, "numDescr", r"\d+")),
+                    outputs, multiplications, pooling)
 
 
 def _field(label: str, name: str, pattern: str) -> str:

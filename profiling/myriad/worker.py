@@ -1,34 +1,50 @@
-"""The MyriadX compiler behind a pipe: one JSON request a line in, one JSON answer a line out.
+"""OpenVINO 2021.4.2 behind a pipe: one JSON request a line in, one JSON answer a line out.
 
-Runs on CPython 3.8 and 3.9 with openvino 2021.4.2, the last wheel that holds the MYRIAD plugin,
-and imports nothing else: the file alone can be started on another host. Models, graphs and blobs
-therefore travel inside the messages, never as paths.
+It compiles networks for the MyriadX and times them on one. Runs on CPython 3.8 and 3.9 with
+openvino 2021.4.2, the last wheel that holds the MYRIAD plugin, and imports nothing else: the file
+alone can be started on another host. Models, graphs and blobs therefore travel inside the
+messages, never as paths.
 
     {"id": 1, "method": "hello"}
     {"id": 2, "method": "compile", "model": "<base64 ONNX>", "shaves": 6}
+    {"id": 3, "method": "devices"}
+    {"id": 4, "method": "infer", "model": "<base64 ONNX>", "shaves": 6, "device": "MYRIAD",
+     "count": 100, "seconds": 10, "wait_s": 15}
 
     {"id": 2, "ok": true, "graph": "digraph ...", "blob": "<base64>", "versions": {...}}
     {"id": 2, "ok": false, "error": {"kind": "compile", "message": "...", "layer": "..."}}
 
 Error kinds: "request" (the message is wrong), "model" (OpenVINO cannot read it as ONNX), "compile"
-(the compiler refuses the network, in its own words), "library" (OpenVINO, its plugin or libusb
-cannot be loaded), "system" (files, memory). The process ends when its input ends.
+(the compiler refuses the network, in its own words), "device" (it is not there, or failed),
+"library" (OpenVINO, its plugin or libusb cannot be loaded), "system" (files, memory). The process
+ends when its input ends, and is ended by the kernel when a request takes longer than the
+"deadline_s" it came with: on another host nobody else could.
 """
 
 import base64
 import binascii
+import contextlib
+import hashlib
 import json
+import math
 import os
 import platform
 import re
+import signal
+import statistics
 import sys
 import tempfile
+import time
+import xml.etree.ElementTree
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 # The plugin compiles, writes the graph and the blob, and then fails to make an inference request
 # because no device was opened. Only this message means that the compilation itself went well.
 COMPILED_WITHOUT_DEVICE = "there is no available devices"
+FIRMWARE = "usb-ma2x8x.mvcmd"
+# How the plugin and the layers below it speak of the device, and not of the network.
+DEVICE_WORDS = re.compile(r"\bNC_[A-Z]|\bX_?LINK|Myriad device|available device|devices available")
 
 
 class Refused(Exception):
@@ -50,8 +66,12 @@ def load_engine():
 
 
 def versions(engine):
-    """Loads the plugin (and with it libusb) and returns what runs here."""
-    from openvino.inference_engine import get_version
+    """Loads the plugin (and with it libusb) and returns what runs here.
+
+    The plugin cannot tell the version of the stick's firmware; it boots the stick from a file
+    beside itself, whose digest stands for it.
+    """
+    from openvino import inference_engine
 
     try:
         plugin = engine.get_versions("MYRIAD")["MYRIAD"]
@@ -59,9 +79,19 @@ def versions(engine):
         raise Refused("library", f"cannot load the MYRIAD plugin: {error}") from error
     return {
         "python": platform.python_version(),
-        "openvino": get_version(),
+        "openvino": inference_engine.get_version(),
         "plugin": f"{plugin.major}.{plugin.minor}.{plugin.build_number}",
+        "firmware": firmware(os.path.dirname(os.path.dirname(inference_engine.__file__))),
     }
+
+
+def firmware(package):
+    """Returns name and digest of the firmware in the wheel; other packages have it elsewhere."""
+    path = os.path.join(package, "libs", FIRMWARE)
+    if not os.path.exists(path):
+        return "unknown"
+    with open(path, "rb") as file:
+        return f"{FIRMWARE} sha256 {hashlib.sha256(file.read()).hexdigest()[:16]}"
 
 
 def hello(request):
@@ -71,32 +101,180 @@ def hello(request):
 
 def compile_model(request):
     """Compiles an ONNX network for the MyriadX; needs no device and opens none."""
+    shaves = read_number(request, "shaves", int, or_null=True)
+    with prepared(request) as (engine, network, folder):
+        found = versions(engine)
+        cache_folder = os.path.join(folder, "cache")
+        os.mkdir(cache_folder)
+        engine.set_config({"CACHE_DIR": cache_folder}, "")
+        try:
+            engine.load_network(network, "MYRIAD", {
+                **schedule_config(folder, shaves),
+                "VPU_MYRIAD_PLATFORM": "VPU_MYRIAD_2480",
+                # Before compiling, the plugin looks for a device: 5 s, busy, holding a lock of the
+                # whole system. It sets this timeout first and gives the device up at once if it is
+                # refused, as a negative one is. The blob is the same byte for byte, the graph but
+                # for addresses in its names. A stick that is plugged in stays untouched.
+                "MYRIAD_DEVICE_CONNECT_TIMEOUT": "-1",
+            })
+        except RuntimeError as error:
+            if COMPILED_WITHOUT_DEVICE not in str(error) or not os.path.exists(graph_path(folder)):
+                words = str(error).strip()
+                raise Refused("compile", words, layer_named(words)) from error
+        blob = read_blob(cache_folder)
+        return {"graph": read_graph(folder), "versions": found,
+                "blob": base64.b64encode(blob).decode("ascii")}
+
+
+def devices(request):
+    """Returns the devices by name, each stick under a name of its own, with their full names."""
+    engine = load_engine()
+    return {"devices": {name: engine.get_metric(name, "FULL_DEVICE_NAME")
+                        for name in device_names(engine)}}
+
+
+def infer(request):
+    """Times single inferences as benchmark_app does: one untimed, then one after the other.
+
+    Inputs are fixed random numbers, images 8-bit, outputs floats, also as there. Latency is the
+    runtime's own, from the request's start to its end, without Python. Counters are read after
+    each inference, outside of that time. A layer's time is the median of its counters, as the
+    latency is meant to be of the samples: a single hiccup then stays out of both. (The CPU
+    plugin's counters are themselves averages since the load.)
+    """
+    device = request.get("device")
+    if not isinstance(device, str) or not device:
+        raise Refused("request", f"device is {device!r}; allowed: a name that devices gives")
+    shaves = read_number(request, "shaves", int, or_null=True)
+    count = read_number(request, "count", int)
+    seconds = read_number(request, "seconds", (int, float))
+    wait_s = read_number(request, "wait_s", (int, float))
+    with prepared(request) as (engine, network, folder):
+        wait_for(engine, device, wait_s)
+        on_stick = device.split(".")[0] == "MYRIAD"
+        config = {"PERF_COUNT": "YES"}
+        if on_stick:
+            # By stage, since by layer the plugin puts conversions of input and output together.
+            config.update(schedule_config(folder, shaves),
+                          MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE")
+        for info in network.input_info.values():
+            # What benchmark_app takes for an image, and so feeds with 8-bit pixels.
+            if info.layout == "NCHW" and info.input_data.shape[1] == 3:
+                info.precision = "U8"
+        try:
+            executable = engine.load_network(network, device, config, num_requests=1)
+        except RuntimeError as error:
+            words = str(error).strip()
+            kind = "device" if DEVICE_WORDS.search(words) else "compile"
+            raise Refused(kind, words, layer_named(words)) from error
+        try:
+            before = temperature_c(executable)
+            latency_ms, counters = time_inferences(executable.requests[0], count, seconds)
+            after = temperature_c(executable)
+        except RuntimeError as error:
+            raise Refused("device", str(error).strip()) from error
+        return {"latency_ms": latency_ms, "counters": counters, "temperature_c": [before, after],
+                "graph": read_graph(folder) if on_stick else None,
+                "originals": {} if on_stick else original_layers(executable, folder)}
+
+
+def time_inferences(request, count, seconds):
+    """Returns the latency of each inference, ms, and the counters in order of execution."""
+    import numpy
+
+    random = numpy.random.RandomState(0)
+    for blob in request.input_blobs.values():
+        blob.buffer[:] = random.uniform(0, 256, blob.buffer.shape).astype(blob.buffer.dtype)
+    request.infer()
+    latency_ms, times_us, told = [], {}, {}
+    end_s = time.monotonic() + seconds
+    while len(latency_ms) < count and (not latency_ms or time.monotonic() < end_s):
+        request.infer()
+        latency_ms.append(request.latency)
+        for name, counter in request.get_perf_counts().items():
+            if counter["status"] == "EXECUTED":
+                times_us.setdefault(name, []).append(counter["real_time"])
+                told[name] = counter
+    order = sorted(told, key=lambda name: told[name]["execution_index"])
+    return latency_ms, [{"name": name, "type": told[name]["layer_type"],
+                         "ms": statistics.median(times_us[name]) / 1000} for name in order]
+
+
+def original_layers(executable, folder):
+    """Returns the network's layers that each of the CPU plugin's stands for; {name: [names]}.
+
+    They are followed by those of the layer it feeds, for which a layer that the plugin put in
+    between, such as a conversion, stands.
+    """
+    path = os.path.join(folder, "execution.xml")
+    executable.get_exec_graph_info().serialize(path, os.path.join(folder, "execution.bin"))
+    graph = xml.etree.ElementTree.parse(path).getroot()
+    names = {layer.get("id"): layer.get("name") for layer in graph.iter("layer")}
+    originals = {layer.get("id"): layer.find("data").get("originalLayersNames", "")
+                 for layer in graph.iter("layer")}
+    feeds = {edge.get("from-layer"): edge.get("to-layer") for edge in graph.iter("edge")}
+    found = {}
+    for layer, name in names.items():
+        fed = feeds.get(layer)
+        while fed is not None and not originals[fed]:
+            fed = feeds.get(fed)
+        found[name] = ",".join((originals[layer], originals.get(fed, ""))).split(",")
+    return found
+
+
+def temperature_c(executable):
+    """Returns the device's temperature, None where it tells none."""
+    if "DEVICE_THERMAL" not in executable.get_metric("SUPPORTED_METRICS"):
+        return None
+    return float(executable.get_metric("DEVICE_THERMAL"))
+
+
+def device_names(engine):
+    """Returns the names of the sticks that can be opened, and CPU."""
+    try:
+        return [f"MYRIAD.{stick}" for stick in engine.get_metric("MYRIAD", "AVAILABLE_DEVICES")
+                ] + ["CPU"]
+    except RuntimeError as error:
+        raise Refused("library", f"cannot load the MYRIAD plugin: {error}") from error
+
+
+def wait_for(engine, device, wait_s):
+    """Waits until a device is listed: after a fault a stick starts anew and is gone meanwhile."""
+    end_s = time.monotonic() + wait_s
+    while True:
+        names = device_names(engine)
+        if any(name == device or name.startswith(device + ".") for name in names):
+            return
+        if time.monotonic() >= end_s:
+            raise Refused("device", f"{device} is not there; there are {', '.join(names)}")
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def prepared(request):
+    """Reads a request's network; gives an engine, the network and a folder for one request.
+
+    A fresh engine, since the cache folder is a setting of the engine and is new each time, and
+    since a stick is given back with its engine.
+    """
     model = decode_model(request)
-    shaves = request.get("shaves")
-    if shaves is not None and (isinstance(shaves, bool) or not isinstance(shaves, int)):
-        raise Refused("request", f"shaves is {shaves!r}; allowed: null or a whole number")
-    # A fresh engine, since the cache folder is a setting of the engine and is new each time.
     engine = load_engine()
     with tempfile.TemporaryDirectory(prefix="jaxnas-myriad-") as folder:
         model_path = os.path.join(folder, "model.onnx")
-        graph_path = os.path.join(folder, "stages.dot")
-        cache_folder = os.path.join(folder, "cache")
-        os.mkdir(cache_folder)
         with open(model_path, "wb") as file:
             file.write(model)
-        found = versions(engine)
-        network = read_network(engine, model_path)
-        engine.set_config({"CACHE_DIR": cache_folder}, "")
-        try:
-            engine.load_network(network, "MYRIAD", compiler_config(graph_path, shaves))
-        except RuntimeError as error:
-            if COMPILED_WITHOUT_DEVICE not in str(error) or not os.path.exists(graph_path):
-                words = str(error).strip()
-                raise Refused("compile", words, layer_named(words)) from error
-        with open(graph_path, encoding="utf-8") as file:
-            graph = file.read()
-        blob = read_blob(cache_folder)
-    return {"graph": graph, "blob": base64.b64encode(blob).decode("ascii"), "versions": found}
+        yield engine, read_network(engine, model_path), folder
+
+
+def read_number(request, name, types, or_null=False):
+    """Returns a number of a request."""
+    value = request.get(name)
+    if value is None and or_null:
+        return None
+    if isinstance(value, bool) or not isinstance(value, types):
+        allowed = "a whole number" if types is int else "a number"
+        raise Refused("request", f"{name} is {value!r}; allowed: {'null or ' * or_null}{allowed}")
+    return value
 
 
 def decode_model(request):
@@ -125,18 +303,12 @@ def read_network(engine, model_path):
         raise Refused("model", words, layer_named(words)) from error
 
 
-def compiler_config(graph_path, shaves):
-    """Returns the plugin's options for compiling without a device."""
+def schedule_config(folder, shaves):
+    """Returns the plugin's options that decide the schedule and leave its graph in the folder."""
     config = {
-        "VPU_MYRIAD_PLATFORM": "VPU_MYRIAD_2480",
-        "MYRIAD_DUMP_INTERNAL_GRAPH_FILE_NAME": graph_path,
+        "MYRIAD_DUMP_INTERNAL_GRAPH_FILE_NAME": graph_path(folder),
         # Or the plugin writes the graph again after each of its 38 passes.
         "MYRIAD_DUMP_ALL_PASSES": "NO",
-        # Before compiling, the plugin looks for a device: 5 s, busy, holding a lock of the whole
-        # system. It sets this timeout first and gives the device up at once if it is refused,
-        # as a negative one is. The blob is the same byte for byte, the graph but for addresses in
-        # its names. A stick that is plugged in stays untouched.
-        "MYRIAD_DEVICE_CONNECT_TIMEOUT": "-1",
     }
     if shaves is not None:
         config["MYRIAD_NUMBER_OF_SHAVES"] = str(shaves)
@@ -144,6 +316,16 @@ def compiler_config(graph_path, shaves):
         # By default two streams share the chip, and 9 shaves for each would be too many.
         config["MYRIAD_THROUGHPUT_STREAMS"] = "1"
     return config
+
+
+def graph_path(folder):
+    return os.path.join(folder, "stages.dot")
+
+
+def read_graph(folder):
+    """Returns the stage graph that the compiler left."""
+    with open(graph_path(folder), encoding="utf-8") as file:
+        return file.read()
 
 
 def layer_named(words):
@@ -165,7 +347,7 @@ def read_blob(cache_folder):
     return blob
 
 
-METHODS = {"hello": hello, "compile": compile_model}
+METHODS = {"hello": hello, "compile": compile_model, "devices": devices, "infer": infer}
 
 
 def answer(line):
@@ -183,6 +365,9 @@ def answer(line):
         if not isinstance(method, str) or method not in METHODS:
             allowed = ", ".join(sorted(METHODS))
             raise Refused("request", f"unknown method {method!r}; allowed: {allowed}")
+        # The kernel ends the process, even where native code hangs and heeds no signal handler.
+        deadline_s = read_number(request, "deadline_s", (int, float), or_null=True)
+        signal.alarm(math.ceil(deadline_s or 0))
         result = METHODS[method](request)
     except Refused as error:
         fault = {"kind": error.kind, "message": str(error), "layer": error.layer}
@@ -190,6 +375,8 @@ def answer(line):
         fault = {"kind": "system", "message": f"{type(error).__name__}: {error}"}
     else:
         return dict(result, id=request_id, ok=True)
+    finally:
+        signal.alarm(0)
     return {"id": request_id, "ok": False, "error": fault}
 
 

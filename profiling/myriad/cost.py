@@ -1,0 +1,156 @@
+"""What a stage of the MyriadX's schedule takes: amounts times calibrated coefficients.
+
+The convolution engine works through its output pixels, descriptor after descriptor. A pixel takes
+the multiplications and, by mode, clocks to gather the sums; but never less than writing the output
+channels takes. Where the input is in DRAM, reading it runs beside, and the longer of the two
+counts. Weights are read before. A copy takes its bytes, and something for every row that ends in
+filling. A vector stage takes its elements, divided among its SHAVEs, or its traffic with DRAM,
+whichever is longer. A stage injected into another is hidden behind it, but for the share of the
+time in which both want the DRAM.
+
+Every stage is therefore a sum of coefficients, each times an amount that the stage graph gives;
+which of two alternatives counts depends on the coefficients themselves, so that calibrate.py fits
+them in rounds.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from profiling.measurement import LayerTime
+from profiling.myriad.calibration import Calibration
+from profiling.myriad.stages import Datum, Stage, parse
+
+CLOCK_KHZ = 700e3  # of the convolution engine: a property of the chip
+
+Amounts = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The time of one inference.
+
+    Attributes:
+      latency_ms: of the device, with host_ms.
+      interval_ms: p10 and p90, from the errors on networks that were left out of the fit.
+      layers: of the device, by first execution; with host_ms they add up to latency_ms.
+      host_ms: what host and bus add.
+    """
+
+    latency_ms: float
+    interval_ms: tuple[float, float]
+    layers: tuple[LayerTime, ...]
+    host_ms: float
+
+
+def estimate(graph_text: str, calibration: Calibration | None = None) -> Estimate:
+    """Estimates a compiled network's latency from its stage graph.
+
+    Args:
+      graph_text: the compiler's DOT.
+      calibration: None is calibration.json.
+
+    Raises:
+      ValueError: the text is no stage graph.
+    """
+    return estimate_stages(parse(graph_text), calibration or Calibration.load())
+
+
+def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estimate:
+    """Estimates the latency of stages that are parsed already."""
+    layers = tuple(LayerTime(name, total(amounts, calibration))
+                   for name, amounts in layer_amounts(stages, calibration).items())
+    device_ms = sum(layer.ms for layer in layers)
+    low, high = (device_ms * (1 + percent / 100) for percent in calibration.error_percent)
+    host_ms = calibration.host_ms
+    return Estimate(device_ms + host_ms, (low + host_ms, high + host_ms), layers, host_ms)
+
+
+def total(amounts: Mapping[str, float], calibration: Calibration) -> float:
+    """Milliseconds of amounts: each times its coefficient."""
+    return sum(calibration.coefficients[name] * amount for name, amount in amounts.items())
+
+
+def layer_amounts(stages: Sequence[Stage], calibration: Calibration) -> dict[str, Amounts]:
+    """Amounts by layer (or by stage, where it belongs to none), by first execution.
+
+    Stages of one turn belong to the host's layer, as the device's own counters have it.
+    """
+    turns: dict[int, list[Stage]] = collections.defaultdict(list)
+    for stage in stages:
+        if stage.executed:
+            turns[stage.order].append(stage)
+    layers: dict[str, Amounts] = {}
+    for order in sorted(turns):
+        host = next(stage for stage in turns[order] if not stage.injected)
+        by_stage = [stage_amounts(stage, calibration) for stage in turns[order]]
+        by_stage.sort(key=lambda amounts: total(amounts, calibration), reverse=True)
+        layer = layers.setdefault(host.layer or host.name, collections.Counter())
+        longest, *hidden = by_stage
+        share = dram_share(host, calibration) if hidden else 0.0
+        for weight, amounts in [(1.0, longest), *((share, one) for one in hidden)]:
+            for name, amount in amounts.items():
+                layer[name] = layer.get(name, 0.0) + weight * amount
+    return layers
+
+
+def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
+    """Amounts of a stage on its own, by coefficient."""
+    if stage.hardware is not None:
+        amounts = _longest(_engine_alternatives(stage, calibration), calibration)
+        return {**amounts, "engine_stage_ms": 1.0, "weight_ms_per_mb": stage.weight_bytes / 1e6}
+    if stage.type == "Copy":
+        return _copy_amounts(stage)
+    if stage.type == "SoftMax":
+        return {"softmax_ms": 1.0}
+    million_elements = sum(datum.elements for datum in stage.outputs) / 1e6
+    moved = sum(datum.bytes for datum in (*stage.inputs, *stage.outputs) if not datum.on_chip)
+    vector = "sum_ms_per_million" if stage.type == "Sum" else "vector_ms_per_million"
+    amounts = _longest([{vector: million_elements / max(stage.shaves, 1)},
+                        {"vector_ms_per_mb": moved / 1e6}], calibration)
+    return {**amounts, "vector_stage_ms": 1.0}
+
+
+def dram_share(stage: Stage, calibration: Calibration) -> float:
+    """The share of an engine stage's time in which it reads DRAM; 0 for other stages."""
+    if stage.hardware is None:
+        return 0.0
+    *work, reading = (total(amounts, calibration)
+                      for amounts in _engine_alternatives(stage, calibration))
+    return min(1.0, reading / max(*work, reading)) if reading else 0.0
+
+
+def _engine_alternatives(stage: Stage, calibration: Calibration) -> list[Amounts]:
+    """What may bound an engine stage; the last one is reading the input from DRAM."""
+    hardware, output = stage.hardware, stage.outputs[0]
+    width, height, _ = output.size
+    # In units of a thousand clocks a millisecond, so that coefficients are clocks.
+    pixels = width * height * hardware.descriptors / CLOCK_KHZ
+    off_chip = [datum for datum in stage.inputs if not datum.on_chip]
+    # Each part of the output channels of a convolution reads the whole input again.
+    passes = 1 if hardware.operation == "POOL" else hardware.descriptors
+    reading = {"read_ms_per_mb": passes * sum(d.padded_bytes for d in off_chip) / 1e6,
+               "read_ms_per_thousand_runs": passes * sum(d.runs for d in off_chip) / 1e3}
+    if hardware.operation == "POOL":
+        in_width, in_height, _ = stage.inputs[0].size
+        scanned = in_width * in_height * hardware.descriptors / CLOCK_KHZ
+        return [{f"{hardware.pooling.lower()}_pool_clocks": pixels},
+                {"pool_scan_clocks": scanned}, reading]
+    channels = min(hardware.outputs, output.size[2])
+    return [{"multiplication_clocks": pixels * hardware.multiplications,
+             f"{hardware.mode.lower()}_clocks": pixels},
+            {"output_channel_clocks": pixels * channels}, reading]
+
+
+def _copy_amounts(stage: Stage) -> Amounts:
+    source, target = stage.inputs[0], stage.outputs[0]
+    if source.on_chip and target.on_chip:
+        return {"copy_stage_ms": 1.0,
+                "chip_copy_ms_per_thousand_rows": target.filled_rows / 1e3}
+    outside: Datum = source if target.on_chip else target
+    return {"copy_stage_ms": 1.0, "copy_ms_per_mb": outside.bytes / 1e6,
+            "copy_ms_per_thousand_rows": outside.filled_rows / 1e3}
+
+
+def _longest(alternatives: list[Amounts], calibration: Calibration) -> Amounts:
+    return max(alternatives, key=lambda amounts: total(amounts, calibration))

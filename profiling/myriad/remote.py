@@ -1,0 +1,124 @@
+"""The worker on another host, reached by a command such as `ssh lab-pi`.
+
+The command runs `sh` there, nothing else, so that there is no quoting for shells on the way to
+break. What sh is to do comes over its standard input: a script that finds an interpreter and turns
+into it, with the source of worker.py as its program. Then the same pipe carries the requests.
+
+The interpreter is that of the environment which `python -m profiling.myriad.install
+--worker_prefix=...` makes there (`~/.cache/jaxnas/myriad-2021.4.2`, or where JAXNAS_MYRIAD_ENV
+says on that host). Without it, the first of python3.9, python3.8 and python3 that can import
+openvino.inference_engine: that is for hosts for which PyPI has no openvino 2021.4.2, such as a
+Raspberry Pi, and where Intel's archive and its setupvars.sh provide it.
+
+Log in with a key: a password cannot be asked for. The worker ends when the connection does.
+"""
+
+import shlex
+import subprocess
+from collections.abc import Callable
+
+from profiling.errors import DeviceUnavailable
+from profiling.myriad.environment import PINS, WORKER
+
+READY = b"the worker starts"
+
+_INSTALL_LIMIT_S = 1800.0
+_STDERR_TAIL = 2000
+
+_ROOT = 'root="${JAXNAS_MYRIAD_ENV:-${XDG_CACHE_HOME:-$HOME/.cache}/jaxnas/myriad-2021.4.2}"'
+
+_START = """
+if [ -x "$root/bin/python" ]; then
+    LD_LIBRARY_PATH="$root/native${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export LD_LIBRARY_PATH
+    exec "$root/bin/python" -I -c "$worker"
+fi
+for python in python3.9 python3.8 python3; do
+    "$python" -c 'import openvino.inference_engine' </dev/null >/dev/null 2>&1 &&
+        exec "$python" -c "$worker"
+done
+echo "there is no $root/bin/python, and none of python3.9, python3.8 and python3" \\
+    "can import openvino.inference_engine" >&2
+exit 127
+"""
+
+_INSTALL = """
+set -e
+if [ ! -x "$root/bin/python" ]; then
+    if [ -e "$root" ] && [ ! -e "$root/pyvenv.cfg" ]; then
+        echo "$root exists and is no virtual environment; it is left alone" >&2
+        exit 1
+    fi
+    for python in python3.9 python3.8 "$HOME"/.pyenv/versions/3.9*/bin/python \\
+            "$HOME"/.pyenv/versions/3.8*/bin/python none; do
+        "$python" -I -c 'import ensurepip, venv' </dev/null >/dev/null 2>&1 && break
+    done
+    if [ "$python" = none ]; then
+        echo "no CPython 3.9 or 3.8 with venv on PATH or in ~/.pyenv/versions" >&2
+        exit 1
+    fi
+    "$python" -I -m venv "$root" </dev/null
+fi
+python="$root/bin/python"
+"$python" -I -m pip --disable-pip-version-check install --quiet $pins </dev/null
+mkdir -p "$root/native"
+libusb=$("$python" -I -c 'import libusb_package; print(libusb_package.get_library_path())')
+ln -sf "$libusb" "$root/native/libusb-1.0.so.0"
+echo "$python"
+"""
+
+
+def command(prefix: str) -> list[str]:
+    """The command that runs sh on another host.
+
+    Raises:
+      ValueError: the prefix is empty or has a quotation without an end.
+    """
+    try:
+        words = shlex.split(prefix)
+    except ValueError as error:
+        raise ValueError(f"worker_prefix is {prefix!r}: {error}; give a command such as "
+                         f"'ssh lab-pi'") from error
+    if not words:
+        raise ValueError("worker_prefix is empty; give a command such as 'ssh lab-pi', or none")
+    return [*words, "sh"]
+
+
+def start() -> bytes:
+    """What sh is sent to turn into the worker; the worker answers with the line READY.
+
+    Nothing else may be sent before that line: a shell may read ahead of what it executes.
+    """
+    source = f"print({READY.decode()!r}, flush=True)\n{WORKER.read_text()}"
+    return _script(f"worker={shlex.quote(source)}", _START)
+
+
+def install(prefix: str, log: Callable[[str], None]) -> None:
+    """Makes the worker's environment on another host; about a minute, less where it is there.
+
+    Args:
+      prefix: as for command.
+      log: takes one line a step.
+
+    Raises:
+      ValueError: as for command.
+      DeviceUnavailable: it could not be made; in the words of what failed there.
+    """
+    words = command(prefix)
+    log(f"installing {', '.join(PINS)} by {prefix}")
+    try:
+        done = subprocess.run(words, input=_script(f"pins={shlex.quote(' '.join(PINS))}", _INSTALL),
+                              capture_output=True, timeout=_INSTALL_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceUnavailable(f"installing by {prefix} failed: {error}") from error
+    if done.returncode:
+        raise DeviceUnavailable(
+            f"installing by {prefix} ended with status {done.returncode}: "
+            f"{done.stderr.decode(errors='replace').strip()[-_STDERR_TAIL:]}. It needs CPython 3.9 "
+            f"or 3.8 for x86-64 there, a login without a password, and PyPI")
+    log(f"there: {done.stdout.decode(errors='replace').strip()}")
+
+
+def _script(assignment: str, body: str) -> bytes:
+    """One compound command, which a shell reads to its end before it begins with it."""
+    return f"{{\n{_ROOT}\n{assignment}\n{body}\n}}\n".encode()

@@ -1,0 +1,292 @@
+"""An OAK camera with a MyriadX (OAK-1, OAK-D): runs the blob and tells each inference's time.
+
+The camera has no per-layer counters. Its log at level trace has one line an inference,
+
+    NeuralNetwork inference took '62.274784' ms.
+
+the time on the device, without the host and the bus. A layer's time here is therefore the
+measured time of the whole network, divided as the compiler's schedule and the cost model of
+`profiling.myriad.stages` divide their estimate: the sum is measured, the shares are estimated.
+`Setup.versions` says so under "layers".
+
+Luxonis' own benchmark reads the same line: github.com/luxonis/modelconverter, log_latency.py.
+"""
+
+import collections
+import contextlib
+import datetime
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+
+from profiling.errors import CompileError, DeviceUnavailable
+from profiling.measurement import LayerTime, Measurement, Options, Setup
+from profiling.myriad.answers import Compiled
+from profiling.myriad.client import Worker
+from profiling.myriad.cost import estimate
+from profiling.myriad.stick import UDEV_RULE
+
+NAME = "OAK"
+# As many as a pipeline with a streaming camera leaves to each of two inference threads.
+SHAVES = 6
+UNTIMED, TIMED = 2, 50
+
+REMEDY = (
+    f"Plug an OAK camera in (USB id 03e7). On Linux it needs a udev rule, once: "
+    f"`echo '{UDEV_RULE}' | sudo tee /etc/udev/rules.d/80-movidius.rules && sudo udevadm control "
+    f"--reload-rules && sudo udevadm trigger`. A container is given -v /dev/bus/usb:/dev/bus/usb "
+    f"--device-cgroup-rule='c 189:* rmw'. Without a camera, --device=MYRIADX_COMPILER estimates")
+
+_INSTALL = "`pip install depthai==3.12.0`"
+_SEARCH_S = 5.0
+_REBOOT_S = 20.0  # from the end of one pipeline until the camera can be opened again
+_INFERENCE_S = 30.0
+_TRACE_S = 120.0
+_TOOK = re.compile(r"\bNeuralNetwork inference took\s+'(\d+(?:\.\d+)?)'\s+ms\b")
+_COMPLAINT = re.compile(r"\[(warn|err|crit)")
+
+
+class Trace:
+    """What a camera logs: the inferences' times, and its complaints.
+
+    Attributes:
+      times_ms: of the inferences, in order.
+    """
+
+    def __init__(self):
+        self.times_ms: list[float] = []
+        self._lines = 0
+        self._complaints: collections.deque[str] = collections.deque(maxlen=5)
+
+    def hear(self, line: str) -> None:
+        """Takes in one line, `[node] [level] text`; any text but an inference's time is none."""
+        self._lines += 1
+        took = _TOOK.search(line)
+        if took:
+            self.times_ms.append(float(took[1]))
+        elif _COMPLAINT.search(line):
+            self._complaints.append(line)
+
+    def heard(self) -> str:
+        """What to say of the log where it was not enough."""
+        complaints = "; ".join(self._complaints) or "no complaint"
+        return (f"inference times in its log: {len(self.times_ms)}, in {self._lines} lines; "
+                f"{complaints}")
+
+
+def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
+    """The `depthai.OpenVINO.Blob` of a compiled network, checked against what was asked for.
+
+    Args:
+      compiled: as `Worker.compile` made it from `model`.
+      model: the ONNX file's bytes.
+      shaves: SHAVE processors it was to be compiled for.
+
+    Raises:
+      DeviceUnavailable: depthai cannot read it, or reads other resources or inputs than asked for.
+      CompileError: an input is not FP32, which is all that is fed here.
+    """
+    dai = _depthai()
+    try:
+        blob = dai.OpenVINO.Blob(dai.VectorUInt8(compiled.blob))
+    except (RuntimeError, ValueError) as error:
+        raise DeviceUnavailable(f"depthai {dai.__version__} cannot read the compiler's blob "
+                                f"({error}); {_INSTALL} can") from error
+    if (blob.numShaves, blob.numSlices) != (shaves, shaves):
+        raise DeviceUnavailable(
+            f"the blob is for {blob.numShaves} SHAVEs and {blob.numSlices} CMX slices, asked for "
+            f"were {shaves} of each: `python -m profiling.myriad.install` renews the compiler")
+    expected = _inputs(model)
+    found = {name: math.prod(info.dims) for name, info in blob.networkInputs.items()}
+    if found != expected:
+        raise DeviceUnavailable(
+            f"the blob's inputs and their elements are {found}, the network's are {expected}: "
+            f"`python -m profiling.myriad.install` renews the compiler")
+    for name, info in blob.networkInputs.items():
+        if info.dataType != dai.TensorInfo.DataType.FP32:
+            raise CompileError(f"input {name!r} is {info.dataType.name}; an OAK is fed FP32 here, "
+                               f"export the network with that")
+    return blob
+
+
+def divide(latency_ms: float, estimated: Sequence[LayerTime]) -> tuple[LayerTime, ...]:
+    """The time of a whole network, in ms, among its layers in proportion to their estimates."""
+    scale = latency_ms / sum(layer.ms for layer in estimated)
+    return tuple(LayerTime(layer.name, layer.ms * scale) for layer in estimated)
+
+
+class Oak:
+    """The device OAK, or OAK.<id> where several are connected; the id is the one depthai prints.
+
+    Latency is the median of single inferences, one after the other, one thread, one convolution
+    engine; the blob is compiled for as many SHAVEs as asked for, else 6. A Neural Compute Stick 2
+    has the same USB id before it boots: beside one, give the camera's id.
+    """
+
+    passes = 3
+
+    def __init__(self, name: str, options: Options):
+        """Opens the camera and starts the compiler, which is installed at first use.
+
+        Raises:
+          ValueError: worker_prefix is no command.
+          DeviceUnavailable: no depthai, no camera, or no compiler; says what to do.
+        """
+        dai = _depthai()
+        self._shaves = options.shaves or SHAVES
+        self._id = name.partition(".")[2]
+        self._compiler = Worker(prefix=options.worker_prefix)  # starts nothing yet
+        self._camera = _open(dai, self._id, _SEARCH_S)
+        try:
+            with _camera_errors(dai, "telling its name"):
+                self._id = self._camera.getDeviceId()
+                product = self._camera.getProductName() or self._camera.getDeviceName()
+            versions = {**self._compiler.hello(), "depthai": dai.__version__,
+                        "layers": "shares of the compiler's estimate, no counters"}
+        except BaseException:
+            self.__exit__()
+            raise
+        self.setup = Setup(NAME, "measured", f"{product} {self._id}", "FP16", versions,
+                           {"shaves": options.shaves})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._compiler.close()
+        if self._camera is not None:
+            self._camera.close()
+
+    def measure(self, model: bytes) -> Measurement:
+        """As `Device.measure`."""
+        compiled = self._compiler.compile(model, shaves=self._shaves)
+        blob = read_blob(compiled, model, self._shaves)
+        try:
+            estimated = estimate(compiled.graph).layers
+        except ValueError as error:
+            raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
+                               f"model: {error}") from error
+        times_ms, temperature_c = self._run(blob)
+        latency_ms, p10_ms, p90_ms = map(float, np.percentile(times_ms, (50, 10, 90)))
+        return Measurement(self.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
+                           divide(latency_ms, estimated), temperature_c=temperature_c,
+                           blob=compiled.blob)
+
+    def _run(self, blob: Any) -> tuple[list[float], tuple[float, float]]:
+        """Times in ms of TIMED inferences, and the chip's °C before and after."""
+        dai = _depthai()
+        # The end of a pipeline closes its camera, which then boots anew.
+        camera = self._camera or _open(dai, self._id, _REBOOT_S)
+        self._camera = None
+        trace = Trace()
+        with contextlib.closing(camera), _camera_errors(dai, "running a network", trace):
+            camera.addLogCallback(lambda message: trace.hear(
+                f"[{message.nodeIdName}] [{message.level.name.lower()}] {message.payload}"))
+            camera.setLogLevel(dai.LogLevel.TRACE)
+            camera.setLogOutputLevel(dai.LogLevel.OFF)  # it would print to standard output
+            before_c = camera.getChipTemperature().average
+            with dai.Pipeline(camera) as pipeline:
+                network = pipeline.create(dai.node.NeuralNetwork)
+                network.setBlob(blob)
+                network.setNumInferenceThreads(1)
+                network.setNumNCEPerInferenceThread(1)
+                inputs = network.input.createInputQueue()
+                outputs = network.out.createOutputQueue()
+                pipeline.start()
+                data = _data(dai, blob.networkInputs)
+                end_s = time.monotonic() + _TRACE_S
+                # The log comes on a channel of its own, later than the outputs.
+                while len(trace.times_ms) < UNTIMED + TIMED:
+                    if time.monotonic() > end_s:
+                        raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
+                    inputs.send(data)
+                    if outputs.get(datetime.timedelta(seconds=_INFERENCE_S)) is None:
+                        raise TimeoutError(f"no output within {_INFERENCE_S} s")
+                after_c = camera.getChipTemperature().average
+        return trace.times_ms[UNTIMED:UNTIMED + TIMED], (before_c, after_c)
+
+
+def _depthai() -> ModuleType:
+    """The depthai package, which only this device needs."""
+    # depthai logs to standard output, which is the programs' own. What goes wrong is raised.
+    os.environ.setdefault("DEPTHAI_LEVEL", "off")
+    try:
+        import depthai
+    except ImportError as error:
+        raise DeviceUnavailable(f"depthai, the library of OAK cameras, cannot be imported "
+                                f"({error}): {_INSTALL}") from error
+    if not depthai.__version__.startswith("3."):
+        raise DeviceUnavailable(f"depthai is {depthai.__version__}, this program speaks to "
+                                f"depthai 3: {_INSTALL}")
+    return depthai
+
+
+def _open(dai: ModuleType, device_id: str, search_s: float) -> Any:
+    """Opens the camera of this id, or the first, which must turn up within search_s."""
+    end_s = time.monotonic() + search_s
+    while True:
+        with _camera_errors(dai, "being searched for"):
+            # Also those that are in use or not allowed; each search takes half a second.
+            seen = dai.XLinkConnection.getAllConnectedDevices(
+                dai.XLinkDeviceState.X_LINK_ANY_STATE, False)
+        obstacles = [_obstacle(dai, info, device_id) for info in seen]
+        for info, obstacle in zip(seen, obstacles, strict=True):
+            if obstacle is None:
+                with _camera_errors(dai, "being opened"):
+                    return dai.Device(info)
+        if time.monotonic() > end_s:
+            why = "; ".join(f"{info.deviceId or info.name} {obstacle}"
+                            for info, obstacle in zip(seen, obstacles, strict=True))
+            wanted = f"OAK camera {device_id}" if device_id else "OAK camera"
+            raise DeviceUnavailable(f"no {wanted} was found in {search_s} s "
+                                    f"({why or 'nothing is connected'}). {REMEDY}")
+
+
+def _obstacle(dai: ModuleType, info: Any, device_id: str) -> str | None:
+    """Why a camera that was found is not the one to open; None if it is."""
+    if info.platform != dai.XLinkPlatform.X_LINK_MYRIAD_X:
+        return f"has no MyriadX ({info.platform.name})"
+    if info.status == dai.XLinkError_t.X_LINK_INSUFFICIENT_PERMISSIONS:
+        return "may not be opened by this user"
+    if info.status != dai.XLinkError_t.X_LINK_SUCCESS:
+        return f"answers {info.status.name}"
+    if info.state == dai.XLinkDeviceState.X_LINK_BOOTED:
+        return "is in use by another program"
+    if device_id not in ("", info.deviceId):
+        return "has another id"
+    return None
+
+
+@contextlib.contextmanager
+def _camera_errors(dai: ModuleType, doing: str, trace: Trace | None = None) -> Iterator[None]:
+    """Around calls of depthai: what it raises becomes DeviceUnavailable, with what was heard."""
+    try:
+        yield
+    except (RuntimeError, TimeoutError, dai.MessageQueue.QueueException) as error:
+        heard = f" ({trace.heard()})" if trace else ""
+        raise DeviceUnavailable(f"the OAK camera failed {doing}: {error}{heard}. Plug it out and "
+                                f"in, into a USB 3 port, and try again") from error
+
+
+def _inputs(model: bytes) -> dict[str, int]:
+    """Elements of each input of an ONNX network of static shapes, by name."""
+    graph = onnx.load_from_string(model).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return {value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            for value in graph.input if value.name not in weights}
+
+
+def _data(dai: ModuleType, inputs: Mapping[str, Any]) -> Any:
+    """Drawn inputs for a blob; its dimensions are given innermost first."""
+    rng, data = np.random.default_rng(0), dai.NNData()
+    for name, info in inputs.items():
+        values = rng.standard_normal(info.dims[::-1], dtype=np.float32)
+        data.addTensor(name, values, dataType=dai.TensorInfo.DataType.FP32)
+    return data

@@ -1,0 +1,215 @@
+"""CPU, GPU and NPU through the current OpenVINO.
+
+As OpenVINO's benchmark_app has it: latency hint, one untimed inference, then single requests one
+after the other, the median. How many threads the CPU takes and what a device computes in is
+OpenVINO's own choice unless the user chooses; either is stated with every measurement.
+
+Per-layer times are the device's counters. They cost nothing measurable while it infers (below 0.3 %
+on a CPU), but reading them empties its caches (2 to 3 % where they are read after each inference),
+so they are read once a measurement. CPU and GPU count the mean since the network was compiled, the
+NPU its last inference.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import onnx
+import openvino
+from openvino import opset13
+
+from profiling.attribution import Attribution
+from profiling.errors import CompileError, DeviceUnavailable
+from profiling.measurement import LayerTime, Measurement, Options, Setup
+
+NAMES = ("CPU", "GPU", "NPU")
+
+TIMED_S = 0.1
+MIN_COUNT = 5
+PASSES = 20
+MAX_COMPILED = 32  # more than a table's networks; 35 MB each for the largest of them
+
+_REMEDY = {
+    "CPU": "OpenVINO has it for x86-64 and 64-bit Arm",
+    "GPU": "an Intel GPU needs Intel's compute runtime (packages intel-opencl-icd and "
+           "libze-intel-gpu1) and its user in the group render",
+    "NPU": "it needs an Intel Core Ultra, Intel's NPU driver (linux-npu-driver) and its user in "
+           "the group render"}
+_PRECISION = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """A network on the device, inferred at least once.
+
+    Attributes:
+      executed: names of the steps that were ever reported as executed. A step that takes less than
+        the counter's microsecond on average is reported as not.
+    """
+
+    request: openvino.InferRequest
+    attribution: Attribution
+    setup: Setup
+    executed: set[str]
+
+
+class OpenVinoDevice:
+    """The device CPU, GPU or NPU; GPU.1 is one of several.
+
+    Static shapes, one request at a time. Not for several threads at once.
+    """
+
+    passes = PASSES
+
+    def __init__(self, name: str, options: Options):
+        """Looks for the device and lets it infer once.
+
+        Args:
+          name: as OpenVINO has it.
+          options: `threads` holds for the CPU.
+
+        Raises:
+          DeviceUnavailable: it is not there, or does not work; says what is and what to do.
+        """
+        self._name = name
+        self._kind = name.split(".")[0]
+        self._core = openvino.Core()
+        available = self._core.available_devices
+        if not any(name in (device, f"{device}.0") or device.startswith(f"{name}.")
+                   for device in available):
+            raise DeviceUnavailable(
+                f"OpenVINO {openvino.get_version()} finds no {name}, it finds "
+                f"{', '.join(available)}. For {self._kind}: {_REMEDY[self._kind]}.")
+        self._config = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
+        if options.threads is not None and self._kind == "CPU":
+            self._config["INFERENCE_NUM_THREADS"] = options.threads
+        self._compiled: collections.OrderedDict[bytes, _Compiled] = collections.OrderedDict()
+        image = opset13.parameter([1, 3, 32, 32], np.float32)
+        try:
+            compiled = self._core.compile_model(
+                openvino.Model([opset13.relu(image)], [image]), name, self._config)
+            compiled.create_infer_request().infer()
+        except RuntimeError as error:
+            raise DeviceUnavailable(f"{name} is there and does not infer: {_words(error)}. For "
+                                    f"{self._kind}: {_REMEDY[self._kind]}.") from error
+        self.setup = self._setup(compiled)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._compiled.clear()
+
+    def measure(self, model: bytes) -> Measurement:
+        """Latency of an ONNX network with static shapes; compiles those it has not seen.
+
+        The counters' sum is not quite the latency: between the layers a CPU has work of its own,
+        an accelerator the host's and the bus's. Layers are scaled so that they add up to it.
+
+        Raises:
+          CompileError: OpenVINO refuses the network, in its words; or a shape is dynamic.
+          DeviceUnavailable: the device fails while it infers.
+        """
+        network = self._network(model)
+        try:
+            times_ms = _time(network.request)
+            steps = network.request.profiling_info
+        except RuntimeError as error:
+            raise DeviceUnavailable(f"{self._name} fails while it infers: {_words(error)}") \
+                from error
+        network.executed.update(_executed(steps))
+        counters = collections.defaultdict(float)
+        for step in steps:
+            if step.node_name in network.executed:
+                counters[step.node_name] += 1e3 * step.real_time.total_seconds()
+        layers = network.attribution.layers(counters)
+        latency_ms, p10_ms, p90_ms = np.percentile(times_ms, [50, 10, 90]).tolist()
+        factor = latency_ms / sum(layer.ms for layer in layers) if layers else 0.0
+        return Measurement(
+            network.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
+            tuple(LayerTime(layer.name, layer.ms * factor) for layer in layers),
+            host_ms=0.0 if layers else latency_ms)
+
+    def _network(self, model: bytes) -> _Compiled:
+        """The network compiled, now or earlier; those used last are kept."""
+        digest = hashlib.sha256(model).digest()
+        if digest not in self._compiled:
+            self._compiled[digest] = self._compile(model)
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(digest)
+        return self._compiled[digest]
+
+    def _compile(self, model: bytes) -> _Compiled:
+        try:
+            network = self._core.read_model(model)
+        except RuntimeError as error:
+            raise CompileError(f"OpenVINO cannot read the network: {_words(error)}") from error
+        dynamic = [f"{value.get_any_name()} {value.get_partial_shape()}"
+                   for value in network.inputs if value.get_partial_shape().is_dynamic]
+        if dynamic:
+            raise CompileError(f"the network has inputs of dynamic shape: {', '.join(dynamic)}; "
+                               f"export it with the sizes it is to run at, batch 1")
+        try:
+            compiled = self._core.compile_model(network, self._name, self._config)
+            request = compiled.create_infer_request()
+            _fill(request)
+            request.infer()
+            # The GPU's runtime model is complete after an inference only.
+            runtime = compiled.get_runtime_model()
+        except RuntimeError as error:
+            raise CompileError(f"{self._name} refuses the network: {_words(error)}") from error
+        return _Compiled(request, Attribution(onnx.load_model_from_string(model), runtime),
+                         self._setup(compiled), _executed(request.profiling_info))
+
+    def _setup(self, compiled: openvino.CompiledModel) -> Setup:
+        versions = {"openvino": openvino.get_version()}
+        for key in self._core.get_property(self._name, "SUPPORTED_PROPERTIES"):
+            if key.endswith("DRIVER_VERSION"):
+                versions["driver"] = str(self._core.get_property(self._name, key))
+        precision = "FP16"  # the NPU's, which has no such property
+        if "INFERENCE_PRECISION_HINT" in compiled.get_property("SUPPORTED_PROPERTIES"):
+            type_name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            precision = _PRECISION.get(type_name, type_name)
+        threads = ({"threads": compiled.get_property("INFERENCE_NUM_THREADS")}
+                   if self._kind == "CPU" else {})
+        return Setup(self._kind, "measured",
+                     self._core.get_property(self._name, "FULL_DEVICE_NAME"), precision, versions,
+                     threads)
+
+
+def _fill(request: openvino.InferRequest) -> None:
+    """Random images in the request's own tensors, which spares accelerators a copy."""
+    rng = np.random.default_rng(0)
+    for tensor in request.input_tensors:
+        if tensor.element_type.is_real():
+            tensor.data[...] = rng.random(tensor.shape, np.float32)
+        else:
+            tensor.data[...] = 0
+
+
+def _time(request: openvino.InferRequest) -> list[float]:
+    """Milliseconds of single inferences behind an untimed one."""
+    request.infer()
+    times_ms = []
+    end = time.perf_counter() + TIMED_S
+    while len(times_ms) < MIN_COUNT or time.perf_counter() < end:
+        start = time.perf_counter()
+        request.infer()
+        times_ms.append(1e3 * (time.perf_counter() - start))
+    return times_ms
+
+
+def _executed(steps: Sequence[openvino.ProfilingInfo]) -> set[str]:
+    return {step.node_name for step in steps if step.status == step.Status.EXECUTED}
+
+
+def _words(error: RuntimeError) -> str:
+    """What OpenVINO says, on one line, without the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(
+        ("Exception from src/", "Check '"))) or " ".join(lines)
