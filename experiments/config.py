@@ -26,6 +26,7 @@ class Config:
     shaves: int | None
     threads: int | None
     worker_prefix: str | None
+    store: str | None
     space: str
     image_size: int
     target_ms: float
@@ -65,7 +66,8 @@ class Config:
 
     def identity(self) -> dict[str, object]:
         """The fields that make two runs different, in JSON's types."""
-        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir", "worker_prefix")
+        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir", "worker_prefix",
+                    "store")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
 
 
@@ -73,6 +75,7 @@ def define_flags() -> None:
     """Defines the flags of a search."""
     integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
     command.define_device_flags()
+    command.define_store_flag()
     text("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)
@@ -131,6 +134,7 @@ def config_from_flags() -> Config:
     Raises:
       ValueError: a value that is not allowed; names it, what is allowed and the remedy.
     """
+    command.device_options()  # refuses what no device can be asked for
     values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
     values["workdir"] = values["workdir"] or (
         f"runs/{values['space']}-{values['dataset']}-{values['device'].split(',')[0].lower()}"

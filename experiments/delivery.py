@@ -11,7 +11,7 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
 from profiling import tables
-from profiling.measurement import Device
+from profiling.measurement import Device, measure_in_passes
 
 REFERENCES = ("mobilenet_v2", "proxyless_mobile")
 PARITY_IMAGES = 8
@@ -40,7 +40,7 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
         phase.update(1, "ONNX and IR agree with JAX")
         device_part, references = {"device_ms": None, "device": table.device, "kind": None}, {}
         if device is not None:
-            measured = device.measure(model.SerializeToString())
+            measured = measure_in_passes(device, model.SerializeToString())
             device_part = {"device_ms": measured.latency_ms, "device": measured.setup.device,
                            "kind": measured.setup.kind, "device_p10_ms": measured.p10_ms,
                            "device_p90_ms": measured.p90_ms,

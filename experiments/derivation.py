@@ -9,7 +9,7 @@ from experiments.training import Trainer
 from jaxnas import export, paths, supernet
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
-from profiling.measurement import Device, Measurement
+from profiling.measurement import Device, Measurement, measure_in_passes
 
 MAX_ROUNDS = 3
 
@@ -60,7 +60,7 @@ def measure_path(trainer: Trainer, path: np.ndarray, device: Device) -> Measurem
     network = supernet.extract(trainer.space, trainer.state.params, trainer.state.stats, path,
                                trainer.num_classes)
     model = export.to_onnx(network, trainer.config.image_size)
-    return device.measure(model.SerializeToString())
+    return measure_in_passes(device, model.SerializeToString())
 
 
 def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Derived:

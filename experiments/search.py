@@ -19,16 +19,17 @@ import numpy as np
 from experiments import delivery, derivation, summary
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.delivery import ParityBroken
-from experiments.progress import Progress
 from experiments.training import NonFiniteLoss, Schedule, Stopped, Trainer
 from experiments.workdir import Workdir, check_workdir
 from jaxnas import data, paths
 from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.latency import LatencyModel, LatencyTable
 from profiling import command, tables
-from profiling.device import device_names, open_device
+from profiling.database import Store, StoreError
+from profiling.device import device_kind, device_names, open_device
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.measurement import Device
+from profiling.progress import Progress
+from profiling.recording import Recording
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,14 +46,15 @@ def main(argv: Sequence[str]) -> int:
                                   held_out=config.held_out)
                 Schedule.of(config, len(parts.weights))
                 table = given_table(config)
+                store = command.open_store(config.store)
                 workdir = Workdir(config)
         if result is None:
-            with workdir, Progress() as progress:
-                result = run(config, parts, table, workdir, progress)
+            with store, workdir, Progress() as progress:
+                result = run(config, parts, table, store, workdir, progress)
         else:
             print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
-    except (DeviceUnavailable, CompileError, CheckpointUnreadable, NonFiniteLoss, ParityBroken,
-            OSError) as error:
+    except (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
+            ParityBroken, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return command.FAILED
     except (Stopped, KeyboardInterrupt) as stop:
@@ -80,10 +82,10 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
-def run(config: Config, parts: data.Parts, table: LatencyTable | None, workdir: Workdir,
-        progress: Progress) -> dict[str, object]:
+def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store,
+        workdir: Workdir, progress: Progress) -> dict[str, object]:
     """The whole search; returns the document of result.json."""
-    with available_device(config, table, progress) as device:
+    with available_device(config, table, store, progress) as device:
         table = deployment_table(config, table, device, workdir, progress)
         trainer = Trainer(config, parts, workdir, progress)
         trainer.compile(LatencyModel.of(table))
@@ -109,7 +111,8 @@ def given_table(config: Config) -> LatencyTable | None:
     if file is None:
         return None
     table = LatencyTable.load(pathlib.Path(file), space)
-    table.check(device_names(config.device), config.image_size, config.options.settings())
+    table.check([device_kind(name) for name in device_names(config.device)], config.image_size,
+                config.options.settings())
     # Another classifier than the table's takes another time, at least none.
     same = table.num_classes == data.dataset(config.dataset).num_classes
     check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
@@ -134,9 +137,9 @@ def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> 
 
 
 @contextlib.contextmanager
-def available_device(config: Config, table: LatencyTable | None,
-                     progress: Progress) -> Iterator[Device | None]:
-    """The device; None, and said so, where it is not there but its table is.
+def available_device(config: Config, table: LatencyTable | None, store: Store,
+                     progress: Progress) -> Iterator[Recording | None]:
+    """The device, recording; None, and said so, where it is not there but its table is.
 
     Raises:
       DeviceUnavailable: it is not there and there is no table.
@@ -152,11 +155,11 @@ def available_device(config: Config, table: LatencyTable | None,
                        "yellow")
         yield None
         return
-    with device:
-        yield device
+    with Recording(device, store) as recording:
+        yield recording
 
 
-def deployment_table(config: Config, table: LatencyTable | None, device: Device | None,
+def deployment_table(config: Config, table: LatencyTable | None, device: Recording | None,
                      workdir: Workdir, progress: Progress) -> LatencyTable:
     """The table for this run's classifier, as the workdir's latency_table.json."""
     file, space = workdir.path / "latency_table.json", config.search_space
@@ -165,7 +168,7 @@ def deployment_table(config: Config, table: LatencyTable | None, device: Device 
         with progress.phase("table", total=1) as phase:
             table = tables.build(device, space, config.image_size, num_classes,
                                  progress=lambda done, total: phase.update(
-                                     done / total, f"network {done} of {total}"))
+                                     done / total, f"{done} of {total} runs"))
             phase.end(f"{table.device}, {table.kind}; {tables.additivity_note(table)}")
     elif table.num_classes != num_classes and device is not None:
         with progress.phase("table", total=1) as phase:

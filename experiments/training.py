@@ -20,11 +20,11 @@ import numpy as np
 import optax
 
 from experiments.config import Config
-from experiments.progress import Progress
 from experiments.workdir import Workdir
 from jaxnas import data, steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.latency import LatencyModel
+from profiling.progress import Progress
 
 Result = TypeVar("Result")
 

@@ -23,6 +23,7 @@ from jaxnas.network import Network, NetworkSpec
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
 IR_VERSION = 8
+EXPORT = 1  # Raised whenever `to_onnx` gives another graph for the same specification and size.
 INPUT, OUTPUT = "image", "logits"
 
 

@@ -1,30 +1,39 @@
 """How every program here starts and ends: exit status 0 done, 1 failed, 2 wrong usage."""
 
 import contextlib
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from profiling.database import Store, StoreError
 from profiling.device import DEVICES
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.measurement import MAX_SHAVES, Options
+from profiling.myriad import remote
 
 FAILED, WRONG_USAGE = 1, 2
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], actions: Sequence[str]) -> list[str]:
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         # absl's own --help lists the flags of one module and exits with 1.
         print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
         sys.exit(0)
+    flags.FLAGS.set_gnu_getopt(True)  # flags may come behind the action
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    if len(rest) > 1:
-        print(f"error: unexpected argument {rest[1]!r}; flags are given as --name=value "
+    if actions and (len(rest) == 1 or rest[1] not in actions):
+        print(f"error: give one of {', '.join(actions)} (--help says what each does)",
+              file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    if len(rest) > 1 + bool(actions):
+        print(f"error: unexpected argument {rest[-1]!r}; flags are given as --name=value "
               f"(--help lists them)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     # JAX, jax2onnx and others tell their every step at INFO.
@@ -40,28 +49,53 @@ def _help() -> str:
                       "  --flagfile: A file of flags, one a line; later flags win."])
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """`app.run` with this project's exit statuses; a wrong flag is one line, not a page."""
-    app.run(main, flags_parser=_parse)
+def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()) -> None:
+    """`app.run` with this project's exit statuses; a wrong flag is one line, not a page.
+
+    Args:
+      main: gets the program's name and, where it has actions, the one asked for.
+      actions: words of which the command line must have one.
+    """
+    app.run(main, flags_parser=lambda argv: _parse(argv, actions))
 
 
 def define_device_flags() -> None:
     """Defines --device and what may be asked of it: the fields of `Options`."""
     flags.DEFINE_string("device", "MYRIADX_COMPILER", f"Where latency comes from: "
                         f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
-                        f"that is there is taken.")
+                        f"that is there is taken. MYRIAD.<port>-ma2480, OAK.<id> and GPU.<n> "
+                        f"choose one of several.")
     flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-                         "is the compiler's own choice.", lower_bound=1, upper_bound=MAX_SHAVES)
+                         "is the compiler's own choice, and 6 on an OAK.", lower_bound=1,
+                         upper_bound=MAX_SHAVES)
     flags.DEFINE_integer("threads", None, "Threads of the CPU; unset is OpenVINO's own choice.",
                          lower_bound=1)
     flags.DEFINE_string("worker_prefix", None, "Command that runs the MyriadX worker on another "
-                        "host, such as 'ssh lab-pi'.")
+                        "host, such as 'ssh lab-pi'; `python -m profiling.myriad.install` with it "
+                        "prepares that host.")
 
 
 def device_options() -> Options:
-    """The flags of `define_device_flags` as given."""
+    """The flags of `define_device_flags` as given; raises ValueError for a prefix that is none."""
     args = flags.FLAGS
+    if args.worker_prefix is not None:
+        remote.command(args.worker_prefix)
     return Options(args.shaves, args.threads, args.worker_prefix)
+
+
+def define_store_flag() -> None:
+    """Defines --store."""
+    flags.DEFINE_string("store", None, "File that keeps every measurement (SQLite); unset is "
+                        "$JAXNAS_STORE or else jaxnas/measurements.sqlite in $XDG_DATA_HOME "
+                        "(~/.local/share).")
+
+
+def open_store(name: str | None, *, create: bool = True) -> Store:
+    """The store that a --store of this value names; raises as `Store` does."""
+    data = os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local" / "share"
+    file = name or os.environ.get("JAXNAS_STORE") or pathlib.Path(data, "jaxnas",
+                                                                  "measurements.sqlite")
+    return Store(pathlib.Path(file), create=create)
 
 
 @contextlib.contextmanager
@@ -76,15 +110,16 @@ def usage_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
-    """Around work on a device: what the device says ends the program, without a traceback.
+    """Around work on a device: what device and store say ends the program, without a traceback.
 
-    A network the compiler refuses is the user's input (2); a device that is not there is not (1).
+    A network the compiler refuses is the user's input (2); a device that is not there is not (1),
+    nor is a damaged store.
     """
     try:
         yield
     except CompileError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    except DeviceUnavailable as error:
+    except (DeviceUnavailable, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)

@@ -27,13 +27,14 @@ def device_names(text: str) -> list[str]:
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if _kind(name) not in DEVICES:
+        if device_kind(name) not in DEVICES:
             raise ValueError(f"unknown device {name!r}, allowed are {', '.join(DEVICES)} or a "
                              f"comma-separated list of them, the preferred first")
     return names
 
 
-def _kind(name: str) -> str:
+def device_kind(name: str) -> str:
+    """A device's name without the number of one among several, as tables and setups have it."""
     return name.partition(".")[0]
 
 
@@ -44,11 +45,13 @@ def open_device(text: str, options: Options | None = None) -> Device:
       ValueError: an unknown device.
       DeviceUnavailable: none is there; says why for each.
     """
-    reasons = []
-    for name in device_names(text):
+    names, reasons = device_names(text), []
+    for name in names:
         try:
-            return DEVICES[_kind(name)](name, options or Options())
+            return DEVICES[device_kind(name)](name, options or Options())
         except DeviceUnavailable as error:
-            logging.warning("%s is not there: %s", name, error)
             reasons.append(f"{name}: {error}")
-    raise DeviceUnavailable("no device is there. " + " ".join(reasons))
+            if len(reasons) < len(names):
+                logging.warning("%s is not there: %s", name, error)
+    raise DeviceUnavailable("no device is there. " + ". ".join(
+        reason.rstrip(".") for reason in reasons))

@@ -5,7 +5,7 @@ after the other, the median. How many threads the CPU takes and what a device co
 OpenVINO's own choice unless the user chooses; either is stated with every measurement.
 
 Per-layer times are the device's counters. They cost nothing measurable while it infers (below 0.3 %
-on a CPU), but reading them empties its caches (2 to 3 % where they are read after each inference),
+on a CPU), but reading them disturbs its caches (1 to 3 % where they are read after each inference),
 so they are read once a measurement. CPU and GPU count the mean since the network was compiled, the
 NPU its last inference.
 """
@@ -28,10 +28,11 @@ from profiling.measurement import LayerTime, Measurement, Options, Setup
 
 NAMES = ("CPU", "GPU", "NPU")
 
-TIMED_S = 0.1
-MIN_COUNT = 5
-PASSES = 20
-MAX_COMPILED = 32  # more than a table's networks; 35 MB each for the largest of them
+# Machines drift, and other processes come and go: many short turns meet every network alike.
+PASSES = 40
+TIMED_S = 0.05
+MIN_COUNT = 3
+MAX_COMPILED = 32  # more than a table's networks; about 35 MB each
 
 _REMEDY = {
     "CPU": "OpenVINO has it for x86-64 and 64-bit Arm",
@@ -154,6 +155,11 @@ class OpenVinoDevice:
         if dynamic:
             raise CompileError(f"the network has inputs of dynamic shape: {', '.join(dynamic)}; "
                                f"export it with the sizes it is to run at, batch 1")
+        text = [value.get_any_name() for value in network.inputs
+                if value.get_element_type() == openvino.Type.string]
+        if text:
+            raise CompileError(f"the network has inputs of text: {', '.join(text)}; give one whose "
+                               f"inputs are numbers")
         try:
             compiled = self._core.compile_model(network, self._name, self._config)
             request = compiled.create_infer_request()

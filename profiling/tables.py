@@ -3,15 +3,16 @@
 In network j of the covering set block l takes its candidate (l + j) mod n: as many networks as the
 largest block has candidates show every candidate of every block, each in its place in a real
 network. The device's per-layer times are attributed to blocks by node name. What the table is
-worth is then tested on random networks that were not among them.
+worth is then tested on random networks that were not among them. Every run is kept in the store,
+and a run that the store has is not made again.
 
     python -m profiling.tables --device=MYRIADX_COMPILER --space=proxyless --output=table.json
 """
 
 import dataclasses
 import datetime
+import importlib.metadata
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,12 +22,15 @@ from jaxnas import export
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import Network, NetworkSpec, network_of
 from jaxnas.space import SPACES, Space, find_space
-from profiling import command
-from profiling.device import device_names, open_device
-from profiling.measurement import Device, Measurement, Options
+from profiling import command, report
+from profiling.device import device_kind, device_names, open_device
+from profiling.measurement import Device, Measurement, Options, measure_in_passes, pooled
+from profiling.progress import Progress
+from profiling.recording import Recording
 
-Progress = Callable[[int, int], None]
+RunsMade = Callable[[int, int], None]
 SHIPPED = pathlib.Path(__file__).with_name("shipped_tables")
+MEASURED_MAX_AGE_DAYS = 30
 HELD_OUT_SEED = 20_17  # of the random networks that test a table
 
 
@@ -36,10 +40,67 @@ def covering_set(space: Space) -> list[np.ndarray]:
     return [((np.arange(len(counts)) + j) % counts).astype(np.int32) for j in range(counts.max())]
 
 
+def recipe(spec: NetworkSpec, image_size: int) -> str:
+    """What decides the graph that a specification is exported as; found without exporting it.
+
+    Another release of jax2onnx, or another graph by our exporter (`export.EXPORT`), is another
+    recipe, whose networks are measured anew.
+    """
+    return (f"export {export.EXPORT}, jax2onnx {importlib.metadata.version('jax2onnx')}, "
+            f"{image_size} px: {spec}")
+
+
+def exported(spec: NetworkSpec, image_size: int) -> bytes:
+    """ONNX of a specification's network with drawn weights; the same bytes every time."""
+    network = Network(spec, rng=np.random.default_rng(0))
+    return export.to_onnx(network, image_size).SerializeToString()
+
+
 def measure_spec(device: Device, spec: NetworkSpec, image_size: int) -> Measurement:
     """A specification's network, with drawn weights, on the device."""
-    model = export.to_onnx(Network(spec, rng=np.random.default_rng(0)), image_size)
-    return device.measure(model.SerializeToString())
+    return measure_in_passes(device, exported(spec, image_size))
+
+
+def measure_specs(device: Recording, specs: Sequence[NetworkSpec], image_size: int, *,
+                  max_age_days: float | None = None,
+                  progress: RunsMade = lambda done, total: None) -> list[Measurement]:
+    """Specifications' networks, each measured `device.passes` times and pooled.
+
+    The networks take turns, so that a device that grows slow does so for all of them. What the
+    store has of them counts, with an equal setup and no older than allowed: an interrupted call
+    goes on where it was.
+
+    Args:
+      max_age_days: of the runs in the store that count, 0 for none. None is MEASURED_MAX_AGE_DAYS
+        for what was measured, since machines change in ways that a setup does not tell; and no
+        limit for estimates, which do not.
+      progress: called after each run with (runs made, runs to make).
+
+    Raises:
+      CompileError, DeviceUnavailable: as `Device.measure`.
+      StoreError: the store cannot be read.
+    """
+    if max_age_days is None and device.setup.kind == "measured":
+        max_age_days = MEASURED_MAX_AGE_DAYS
+    since = None if max_age_days is None else (
+        datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=max_age_days))
+    runs = [device.store.runs_of(recipe(spec, image_size), device.setup, since)[-device.passes:]
+            for spec in specs]
+    total = sum(device.passes - len(of_one) for of_one in runs)
+    models: dict[int, bytes] = {}
+    done = 0
+    for turn in range(device.passes):
+        for index, spec in enumerate(specs):
+            if len(runs[index]) > turn:
+                continue
+            if index not in models:
+                models[index] = exported(spec, image_size)
+            runs[index].append(device.measure(models[index], recipe(spec, image_size)))
+            if turn + 1 == device.passes:
+                del models[index]
+            done += 1
+            progress(done, total)
+    return [pooled(of_one) for of_one in runs]
 
 
 def ms_by_part(measurement: Measurement) -> dict[str, float]:
@@ -64,29 +125,27 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
     return parts
 
 
-def build(device: Device, space: Space, image_size: int, num_classes: int, *, held_out: int = 4,
-          progress: Progress = lambda done, total: None) -> LatencyTable:
-    """Measures the covering set and the held-out networks; see the module.
+def build(device: Recording, space: Space, image_size: int, num_classes: int, *,
+          held_out: int = 4, max_age_days: float | None = None,
+          progress: RunsMade = lambda done, total: None) -> LatencyTable:
+    """A table of the covering set, tested on the held-out networks; see the module.
 
     Args:
-      device: where to measure.
+      device: where to measure what its store does not have.
       image_size: deployment size in px.
       num_classes: of the classifier.
       held_out: random networks that test the table.
-      progress: called with (networks done, networks in all).
+      max_age_days, progress: as for `measure_specs`.
 
     Raises:
-      CompileError, DeviceUnavailable: as `Device.measure`.
+      CompileError, DeviceUnavailable, StoreError: as `measure_specs`.
     """
     covering = covering_set(space)
     rng = np.random.default_rng(HELD_OUT_SEED)
     tests = [space.random_path(rng) for _ in range(held_out)]
-    measurements = []
-    for index, path in enumerate([*covering, *tests]):
-        progress(index, len(covering) + held_out)
-        spec = network_of(space, space.arch(path), num_classes)
-        measurements.append(measure_spec(device, spec, image_size))
-    progress(len(measurements), len(measurements))
+    measurements = measure_specs(
+        device, [network_of(space, space.arch(path), num_classes) for path in [*covering, *tests]],
+        image_size, max_age_days=max_age_days, progress=progress)
     parts = [ms_by_part(m) for m in measurements[:len(covering)]]
     entries = np.where(space.allowed, 0.0, np.inf)
     shown = np.zeros(space.allowed.shape, int)
@@ -110,7 +169,7 @@ def build(device: Device, space: Space, image_size: int, num_classes: int, *, he
     return dataclasses.replace(
         table, additivity=additivity, provenance={
             "versions": dict(setup.versions), "networks": len(covering),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": min(m.time for m in measurements).date().isoformat(),
             "command": f"python -m profiling.tables --device={setup.device} --space={space.name} "
                        f"--image_size={image_size} --num_classes={num_classes}"
                        + "".join(f" --{name}={value}" for name, value in setup.settings.items()
@@ -127,11 +186,11 @@ def additivity_note(table: LatencyTable) -> str:
             f"{error['max_abs_error_percent']:.2f} %")
 
 
-def with_classes(table: LatencyTable, device: Device, space: Space,
+def with_classes(table: LatencyTable, device: Recording, space: Space,
                  num_classes: int) -> LatencyTable:
     """The table with the fixed layers of a network of another number of classes, measured anew."""
     spec = network_of(space, space.arch(covering_set(space)[0]), num_classes)
-    measurement = measure_spec(device, spec, table.image_size)
+    measurement, = measure_specs(device, [spec], table.image_size)
     parts = ms_by_part(measurement)
     return dataclasses.replace(
         table, num_classes=num_classes, fixed_ms={part: parts.get(part, 0.0) for part in FIXED},
@@ -142,15 +201,13 @@ def with_classes(table: LatencyTable, device: Device, space: Space,
 def shipped(devices: str, space: Space, image_size: int,
             options: Options) -> pathlib.Path | None:
     """The table that ships with the project for the first of these devices that has one."""
-    for device in device_names(devices) if options == Options() else ():
+    if options.settings() != Options().settings():
+        return None
+    for device in map(device_kind, device_names(devices)):
         file = SHIPPED / f"{device.lower()}_{space.name}_{image_size}.json"
         if file.exists():
             return file
     return None
-
-
-def _print_progress(done: int, total: int) -> None:
-    print(f"network {done} of {total}", file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -164,23 +221,33 @@ def main(argv: Sequence[str]) -> int:
         output = pathlib.Path(args.output)
         if output.is_dir() or not output.parent.is_dir():
             raise ValueError(f"--output={output}: give a file in a folder that is there")
-    with command.device_errors(), open_device(args.device, options) as device:
+    with (command.device_errors(), command.open_store(args.store) as store,
+          Recording(open_device(args.device, options), store) as device, Progress() as progress,
+          progress.phase("table", total=1) as phase):
         table = build(device, space, args.image_size, args.num_classes,
-                      held_out=args.held_out_networks,
-                      progress=_print_progress)
+                      held_out=args.held_out_networks, max_age_days=args.max_age_days,
+                      progress=lambda done, total: phase.update(
+                          done / total, f"{done} of {total} runs"))
     table.save(output, space)
-    fastest, slowest = table.range_ms
-    print(f"{output}: {space.allowed.sum()} entries, {table.device} ({table.kind}), networks from "
-          f"{fastest:.2f} to {slowest:.2f} ms; {additivity_note(table)}")
+    if args.json:
+        print(output.read_text(), end="")
+    else:
+        report.show_table(table, space, f"{output}: {additivity_note(table)}")
     return 0
 
 
 if __name__ == "__main__":
     command.define_device_flags()
+    command.define_store_flag()
     flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}.")
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
     flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
     flags.DEFINE_integer("held_out_networks", 4, "Random networks that test the table.",
                          lower_bound=0)
+    flags.DEFINE_float("max_age_days", None, f"Age of stored runs that the table may be made of, 0 "
+                       f"for none; unset is {MEASURED_MAX_AGE_DAYS} where the device is measured "
+                       f"and no limit where it is estimated.", lower_bound=0)
     flags.DEFINE_string("output", None, "File to write, JSON.", required=True)
+    flags.DEFINE_bool("json", False, "Print the table as JSON, and nothing else, on standard "
+                      "output.")
     command.run(main)

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,6 +22,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMALL = staged_space("small", stem=4, first=4, widths=(6, 8), counts=(1, 4), strides=(2, 1), head=8,
                      kernels=(3, 5), expansions=(2, 3))
 NUM_CLASSES = 5
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory) -> Iterator[None]:
+    """A store of measurements that is the tests' own, also for the programs that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
+        yield
 
 
 @pytest.fixture(scope="session")

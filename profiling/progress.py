@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import rich.console
 import rich.progress
 
-LINE_EVERY_S = 15.0
+FIRST_LINE_S, LINE_EVERY_S = 5.0, 15.0
 
 
 class Phase:
@@ -15,16 +15,20 @@ class Phase:
 
     def __init__(self, progress: "Progress", name: str, total: float, done: float):
         self._progress, self._name, self._total = progress, name, total
-        self._first, self._done = done, done
-        self._start = self._printed = time.monotonic()
+        self._done = done
+        self._first: tuple[float, float] | None = None  # time and done of the first update
+        self._start = time.monotonic()
+        self._next_line_s = self._start + FIRST_LINE_S
         self._task = progress.bars.add_task(name, total=total, completed=done, note="")
 
     def update(self, done: float, note: str = "") -> None:
         """Tells how much is done, of the phase's total, and how it goes."""
         self._done = done
+        # The first unit often pays for more than itself, so that time left goes by those after it.
+        self._first = self._first or (time.monotonic(), done)
         self._progress.bars.update(self._task, completed=done, note=note)
-        if not self._progress.interactive and time.monotonic() - self._printed > LINE_EVERY_S:
-            self._printed = time.monotonic()
+        if not self._progress.interactive and time.monotonic() > self._next_line_s:
+            self._next_line_s = time.monotonic() + LINE_EVERY_S
             self._progress.print(f"{self._name}: {done / self._total:4.0%}  {note}"
                                  f"{self._left()}")
 
@@ -40,15 +44,16 @@ class Phase:
             self._progress.bars.remove_task(self._task)
 
     def _left(self) -> str:
-        gained = self._done - self._first
+        start, first = self._first
+        gained = self._done - first
         if gained <= 0:
             return ""
-        seconds = (time.monotonic() - self._start) / gained * (self._total - self._done)
+        seconds = (time.monotonic() - start) / gained * (self._total - self._done)
         return f"  about {_clock(seconds)} left"
 
 
 class Progress:
-    """The progress of a run; a context manager around all its phases."""
+    """The progress of a program; a context manager around all its phases."""
 
     def __init__(self) -> None:
         self.console = rich.console.Console(stderr=True, highlight=False)
