@@ -80,15 +80,16 @@ class LatencyTable:
 
     def check(self, devices: Sequence[str], image_size: int,
               settings: Mapping[str, object]) -> None:
-        """Refuses a table of another device, size or setting of the device.
+        """Refuses a table of another device, size or setting; settings it does not have are free.
 
         Raises:
           TableMismatch: naming both values and the remedy.
         """
         for what, mine, wanted in (("device", self.device, devices),
                                    ("image size", self.image_size, [image_size]),
-                                   *((name, self.settings.get(name), [value])
-                                     for name, value in settings.items())):
+                                   *((name, self.settings[name], [value])
+                                     for name, value in settings.items()
+                                     if name in self.settings)):
             if mine not in wanted:
                 raise TableMismatch(
                     f"the latency table was made for {what} {mine}, this run has "
@@ -181,6 +182,10 @@ class LatencyModel:
     def expected_ms(self, probabilities: jax.Array) -> jax.Array:
         """E[LAT] in ms, float32 [], of probabilities float32 [blocks, candidates]."""
         return self.fixed_ms + jnp.sum(probabilities * self.candidate_ms)
+
+    def path_ms(self, path: jax.Array) -> jax.Array:
+        """Latency in ms, float32 [], of an allowed path int32 [blocks]."""
+        return self.fixed_ms + jnp.sum(self.candidate_ms[jnp.arange(path.shape[0]), path])
 
 
 jax.tree_util.register_dataclass(LatencyModel)

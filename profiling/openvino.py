@@ -84,7 +84,7 @@ class OpenVinoDevice:
                    for device in available):
             raise DeviceUnavailable(
                 f"OpenVINO {openvino.get_version()} finds no {name}, it finds "
-                f"{', '.join(available)}. For {self._kind}: {_REMEDY[self._kind]}.")
+                f"{', '.join(available) or 'none'}. For {self._kind}: {_REMEDY[self._kind]}.")
         self._config = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
         if options.threads is not None and self._kind == "CPU":
             self._config["INFERENCE_NUM_THREADS"] = options.threads

@@ -70,7 +70,7 @@ def make_table(space: Space, candidate_ms: np.ndarray, fixed_ms: float = 0.7) ->
     """A table of these entries; the fixed layers take fixed_ms together."""
     return LatencyTable(
         space=space.name, device="MYRIADX_COMPILER", kind="estimated", image_size=224,
-        num_classes=NUM_CLASSES, precision="FP16",
+        num_classes=NUM_CLASSES, precision="FP16", settings={"shaves": None},
         fixed_ms={part: fixed_ms if part == "stem" else 0.0 for part in FIXED},
         candidate_ms=np.where(space.allowed, candidate_ms, np.inf))
 
