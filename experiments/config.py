@@ -9,7 +9,7 @@ import math
 
 from absl import flags
 
-from jaxnas import data, supernet
+from jaxnas import data, estimators, loss, steps, supernet
 from jaxnas.space import SPACES, Space, find_space
 from profiling import command
 from profiling.device import device_names
@@ -31,6 +31,9 @@ class Config:
     image_size: int
     target_ms: float
     latency_weight: float
+    latency_control: str
+    estimator: str
+    gumbel_temperature: float | None
     latency_table: str | None
     derive: str
     tolerance: float
@@ -80,8 +83,19 @@ def define_flags() -> None:
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)
     real("target_ms", 17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
-    real("latency_weight", 0.1, "λ of L = CE + λ (E[LAT] - LAT_T) / LAT_T; 0 searches for "
-         "accuracy alone.")
+    real("latency_weight", 0.1, "λ of latency_control=fixed, 0 searching for accuracy alone; where "
+         "λ of dual starts; the exponent β of mul_log (published: 0.3); with estimator=reinforce "
+         "the exponent of the reward.")
+    flags.DEFINE_enum("latency_control", "fixed", loss.LATENCY_CONTROLS, "How latency enters the "
+                      "search. fixed: CE + λ (E[LAT] - LAT_T) / LAT_T, which does not settle at "
+                      "the target by itself. dual: the same, λ driven so that E[LAT] comes to "
+                      "LAT_T. mul_log: CE (ln E[LAT] / ln LAT_T)^β.")
+    flags.DEFINE_enum("estimator", "two", estimators.ESTIMATORS, "Of α's gradient. two: a pair of "
+                      "candidates a block and step. full: all of them. gumbel: all of them, "
+                      "straight-through. reinforce: the accuracy of ten networks, times "
+                      "(LAT_T / LAT)^latency_weight.")
+    real("gumbel_temperature", None, f"Of estimator=gumbel; unset is {steps.GUMBEL_TEMPERATURE:g}.",
+         lower_bound=0.01)
     text("latency_table", None, "Latency table, a JSON file made by profiling.tables; unset takes "
          "the one that ships for device, space and image size, or builds one.")
     flags.DEFINE_enum("derive", "budget", DERIVE, "budget: the likeliest path that spends the "
@@ -154,6 +168,7 @@ def check(config: Config) -> None:
     if not (math.isfinite(config.latency_weight) and config.latency_weight >= 0):
         raise ValueError(f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
                          f"would reward slow networks")
+    _check_estimator(config)
     factor = 2 * math.prod(block.stride for block in space.blocks)
     for name in ("image_size", "train_image_size"):
         size = getattr(config, name)
@@ -163,3 +178,17 @@ def check(config: Config) -> None:
     if config.held_out is not None and config.held_out % spec.num_classes:
         raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
                          f"{spec.num_classes} classes of {spec.name}, the part for α is balanced")
+
+
+def _check_estimator(config: Config) -> None:
+    if config.estimator == "reinforce" and config.latency_control != "fixed":
+        raise ValueError(f"--estimator=reinforce --latency_control={config.latency_control}: its "
+                         f"latency stands in the reward, which no other control reaches; give "
+                         f"--latency_control=fixed or another estimator")
+    if config.estimator != "gumbel" and config.gumbel_temperature is not None:
+        raise ValueError(f"--gumbel_temperature={config.gumbel_temperature:g} "
+                         f"--estimator={config.estimator}: only gumbel has a temperature; leave it "
+                         f"out or give --estimator=gumbel")
+    if config.latency_control == "mul_log" and config.target_ms <= 1:
+        raise ValueError(f"--latency_control=mul_log --target_ms={config.target_ms:g}: it divides "
+                         f"logarithms of milliseconds; give a target above 1 ms or another control")

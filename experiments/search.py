@@ -134,6 +134,11 @@ def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> 
             f"--target_ms={config.target_ms:g}: on {table.device} at {table.image_size} px the "
             f"fastest network of the {table.space} space takes {fastest:.2f} ms and the slowest "
             f"{slowest:.2f} ms; give a target between them")
+    if config.latency_control == "mul_log" and fastest <= 1:
+        raise ValueError(
+            f"--latency_control=mul_log: the fastest network of the {table.space} space takes "
+            f"{fastest:.2f} ms on {table.device}, and the logarithm of what is not above 1 ms is "
+            f"no measure; give another control")
 
 
 @contextlib.contextmanager

@@ -77,7 +77,9 @@ class Trainer:
         hyper = steps.Hyperparameters(
             weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
-            initialisation=config.initialisation)
+            initialisation=config.initialisation, estimator=config.estimator,
+            gumbel_temperature=config.gumbel_temperature or steps.GUMBEL_TEMPERATURE,
+            latency_control=config.latency_control)
         self._steps = steps.make_steps(self.space, hyper)
         self.state = steps.init_state(self.space, self.num_classes, hyper, config.seed)
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
@@ -234,10 +236,10 @@ class Trainer:
             arch_batches.close()
 
     def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
-        alpha, alpha_adam, metrics = self._steps.arch(
+        changes, metrics = self._steps.arch(
             self.state, batch, latency, jnp.float32(self.config.target_ms),
             jnp.float32(self.config.latency_weight))
-        self.state = dataclasses.replace(self.state, alpha=alpha, alpha_adam=alpha_adam)
+        self.state = dataclasses.replace(self.state, **changes)
         return metrics
 
     def _calibrate(self) -> None:

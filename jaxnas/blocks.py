@@ -113,12 +113,15 @@ block.defvjp(_block_forward, _block_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def gated_block(space: Space, shape: Block, slices: tuple[Tree, Tree], choices: jax.Array,
                 gates: jax.Array, x: jax.Array) -> jax.Array:
-    """The active candidate's output, with gradients for the gates; see `supernet.apply_two_paths`.
+    """The active candidate's output, with gradients for the gates; see `supernet.apply_gated`.
+
+    The candidates are computed one after the other. Their outputs, k times the block's, are kept
+    for the backward pass; what is inside them is not.
 
     Args:
-      slices: params and stats of the pair, leaves [2, ...], padded, the active one first.
-      choices: int32 [2], their indices.
-      gates: float32 [2].
+      slices: params and stats of k candidates, leaves [k, ...], padded, the active one first.
+      choices: int32 [k], their indices.
+      gates: float32 [k].
       x: [batch, height, width, channels].
     """
     return _gated_forward(space, shape, slices, choices, gates, x)[0]

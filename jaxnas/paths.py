@@ -56,6 +56,18 @@ def sample_pair(key: Array, alpha: Array, allowed: Array) -> Array:
     return jnp.stack([first, pair.sum(1) - first]).astype(jnp.int32)
 
 
+def all_candidates(active: Array, candidates: int) -> Array:
+    """Every candidate of each block, int32 [candidates, blocks]: the active one, then the others.
+
+    The others are in order, so that a skip that is not active stands last.
+
+    Args:
+      active: int32 [blocks].
+    """
+    index = jnp.arange(candidates)
+    return jnp.argsort(jnp.where(index[:, None] == active, -1, index[:, None]), 0).astype(jnp.int32)
+
+
 def likeliest_path(alpha: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The paper's rule: each block's candidate of greatest α."""
     return np.where(allowed, alpha, -np.inf).argmax(1).astype(np.int32)
@@ -63,50 +75,78 @@ def likeliest_path(alpha: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 
 def budgeted_path(log_p: np.ndarray, table: LatencyTable, max_ms: float,
                   min_ms: float = 0.0) -> np.ndarray:
-    """The path of greatest Σ log p whose latency lies between min_ms and max_ms.
+    """The likeliest path between min_ms and max_ms, int32 [blocks]: `k_best_paths`, the first."""
+    return k_best_paths(log_p, table, max_ms, min_ms, 1)[0]
 
-    Dynamic programming over the latency spent, in steps of 1 µs. Entries are rounded up to it, so
-    the answer never exceeds the budget; it is exact for the rounded table, whose sums are at most
-    1 µs a layer above the true ones.
+
+def k_best_paths(log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float,
+                 k: int) -> np.ndarray:
+    """The k paths of greatest Σ log p whose latency lies between min_ms and max_ms.
+
+    Dynamic programming over the latency spent, in steps of 1 µs: of the paths through the blocks so
+    far, the k best at exactly each latency. Entries are rounded up to the step, so no answer
+    exceeds the budget; it is exact for the rounded table, whose sums are at most 1 µs a layer above
+    the true ones.
 
     Args:
       log_p: [blocks, candidates]; -inf where not allowed.
       table: of the same space.
       max_ms: the budget.
       min_ms: the least of the budget that is to be spent.
+      k: how many; 1 or more.
+
+    Returns:
+      int32 [n, blocks], different paths, the likeliest first; n < k where there are only n.
 
     Raises:
-      ValueError: no path lies between the two; names the range of the space.
+      ValueError: k below 1, or no path lies between the two; names the range of the space.
     """
-    steps = _steps(table.candidate_ms)
-    limit = int(np.floor(max_ms / RESOLUTION_MS + 1e-9)) - _steps(sum(table.fixed_ms.values()))
-    if limit >= 0:
-        # best[s]: greatest Σ log p of the blocks so far at exactly s steps.
-        best = np.full(limit + 1, -np.inf)
-        best[0] = 0.0
-        choices = []
+    if k < 1:
+        raise ValueError(f"{k} paths are asked for; ask for 1 or more")
+    steps, fixed = _steps(table.candidate_ms), _steps(sum(table.fixed_ms.values()))
+    limit = int(np.floor(max_ms / RESOLUTION_MS + 1e-9)) - fixed
+    lowest = max(0, int(np.ceil(min_ms / RESOLUTION_MS)) - fixed)
+    if lowest <= limit:
+        # best[rank, s]: Σ log p of the blocks so far at exactly s steps.
+        best = np.full((1, limit + 1), -np.inf)
+        best[0, 0] = 0.0
+        origins = []
         for log_row, step_row in zip(np.asarray(log_p, np.float64), steps, strict=True):
-            longer, choice = np.full(limit + 1, -np.inf), np.zeros(limit + 1, np.int32)
-            for index, (score, step) in enumerate(zip(log_row, step_row, strict=True)):
-                if step > limit or score == -np.inf:
-                    continue
-                reached = best[:limit + 1 - step] + score
-                better = reached > longer[step:]
-                longer[step:][better] = reached[better]
-                choice[step:][better] = index
-            best = longer
-            choices.append(choice)
-        lowest = max(0, int(np.ceil(min_ms / RESOLUTION_MS)) - _steps(sum(table.fixed_ms.values())))
-        if lowest <= limit and best[lowest:].max() > -np.inf:
-            at = lowest + int(best[lowest:].argmax())
-            path = np.zeros(len(choices), np.int32)
-            for block in reversed(range(len(choices))):
-                path[block] = choices[block][at]
-                at -= steps[block][path[block]]
-            return path
+            best, origin = _extended(best, log_row, step_row, k)
+            origins.append(origin)
+        order = np.argsort(-best[:, lowest:].T, axis=None, kind="stable")[:k]
+        ends = [(lowest + int(i) // len(best), int(i) % len(best)) for i in order]
+        reached = [end for end in ends if best[end[1], end[0]] > -np.inf]
+        if reached:
+            return np.array([_traced(origins, steps, *end) for end in reached], np.int32)
     fastest, slowest = table.range_ms
     raise ValueError(f"no path takes {min_ms:.3f} to {max_ms:.3f} ms: the space reaches from "
                      f"{fastest:.3f} to {slowest:.3f} ms on {table.device}")
+
+
+def _extended(best: np.ndarray, log_row: np.ndarray, step_row: np.ndarray,
+              k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`best` with one more block, and of each entry candidate · ranks + rank that it came from."""
+    ranks, length = best.shape
+    reached = np.full((len(log_row), ranks, length), -np.inf)
+    for index, (score, step) in enumerate(zip(log_row, step_row, strict=True)):
+        if step < length and score > -np.inf:
+            reached[index, :, step:] = best[:, :length - step] + score
+    reached = reached.reshape(-1, length)
+    # Stable, so that of equals the first candidate wins.
+    origin = np.argsort(-reached, axis=0, kind="stable")[:k].astype(np.int32)
+    return np.take_along_axis(reached, origin, 0), origin
+
+
+def _traced(origins: list[np.ndarray], steps: np.ndarray, at: int, rank: int) -> list[int]:
+    """The path that ends at this latency and rank, block by block from the last."""
+    path = []
+    for block in reversed(range(len(origins))):
+        ranks = len(origins[block - 1]) if block else 1
+        candidate, rank = divmod(int(origins[block][rank, at]), ranks)
+        at -= int(steps[block, candidate])
+        path.append(candidate)
+    return path[::-1]
 
 
 def _steps(ms):

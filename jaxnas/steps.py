@@ -22,6 +22,7 @@ Array = jax.Array
 Metrics = dict[str, Array]
 
 STATISTICS_MOMENTUM = 0.9
+GUMBEL_TEMPERATURE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Hyperparameters:
       label_smoothing: of weight steps; architecture steps take plain cross-entropy.
       alpha_learning_rate: of α's Adam, β = (0, 0.999).
       initialisation: of the supernet, `independent` as published or `shared`.
+      estimator: of α's gradient; `jaxnas.estimators` says when to use which.
+      gumbel_temperature: of the estimator `gumbel`. At 1 the gradient is of softmax(α + noise)
+        itself; lower ones are less biased and noisier (Jang et al. 2017, §2.2).
+      latency_control: the latency's part of the loss; `jaxnas.loss` says when to use which.
+        `reinforce` knows `fixed` alone, as the exponent of its reward.
     """
 
     momentum: float = 0.9
@@ -41,11 +47,14 @@ class Hyperparameters:
     label_smoothing: float = 0.1
     alpha_learning_rate: float = 1e-3
     initialisation: Literal["shared", "independent"] = "independent"
+    estimator: str = "two"
+    gumbel_temperature: float = GUMBEL_TEMPERATURE
+    latency_control: loss.Control = "fixed"
 
 
 @functools.partial(jax.tree_util.register_dataclass,
                    data_fields=["step", "key", "params", "stats", "momentum", "alpha",
-                                "alpha_adam"], meta_fields=[])
+                                "alpha_adam", "multiplier", "baseline"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class SearchState:
     """All that a search carries from step to step, and all that its checkpoint holds.
@@ -57,6 +66,8 @@ class SearchState:
       momentum: optimizer state of the weights, shaped like params.
       alpha: float32 [blocks, candidates].
       alpha_adam: optimizer state of α.
+      multiplier: float32 [], what `dual` has added to λ; 0 with the other latency controls.
+      baseline: float32 [], of the rewards of `reinforce`; NaN before its first step.
     """
 
     step: Array
@@ -66,6 +77,8 @@ class SearchState:
     momentum: Any
     alpha: Array
     alpha_adam: Any
+    multiplier: Array
+    baseline: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +91,15 @@ class Steps:
         state given is consumed. With learning_rate 0 and statistics_momentum i / (i + 1) for
         i = 0, 1, ... the weights stay and the running statistics become the batches' mean:
         recalibration.
-      arch: (state, batch, latency, target_ms, latency_weight) → (alpha, alpha_adam, metrics).
+      arch: (state, batch, latency, target_ms, latency_weight) → (the fields of the state that an
+        architecture step changes by name, metrics). latency_weight is λ of `fixed`, where λ of
+        `dual` starts, β of `mul_log`; with `reinforce` the exponent of latency in the reward.
       evaluate: (params, stats, path, batch) → sums over the batch, running statistics.
     """
 
     sample: Callable[[SearchState], Array]
     weight: Callable[..., tuple[SearchState, Metrics]]
-    arch: Callable[..., tuple[Array, Any, Metrics]]
+    arch: Callable[..., tuple[dict[str, Any], Metrics]]
     evaluate: Callable[..., Metrics]
 
 
@@ -105,7 +120,8 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
     return SearchState(
         step=jnp.int32(0), key=jax.random.key_data(key), params=params, stats=stats,
         momentum=_optimizer(hyper).init(params), alpha=alpha,
-        alpha_adam=_alpha_optimizer(hyper).init(alpha))
+        alpha_adam=_alpha_optimizer(hyper).init(alpha), multiplier=jnp.float32(0),
+        baseline=jnp.float32(jnp.nan))
 
 
 def _map_trace(function, *states):
@@ -129,10 +145,16 @@ def _key(state: SearchState, use: int) -> Array:
 
 
 def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
-    """The steps of a search of `space`, each of which compiles once for one batch shape."""
+    """The steps of a search of `space`, each of which compiles once for one batch shape.
+
+    Raises:
+      ValueError: an unknown estimator or latency control, or two that do not go together.
+    """
+    loss.check_control(hyper.latency_control, hyper.estimator)
     optimizer, alpha_optimizer = _optimizer(hyper), _alpha_optimizer(hyper)
     allowed = jnp.asarray(space.allowed)
-    skip = len(space.convolutions)
+    estimate_gradient = estimators.make_estimator(hyper.estimator, space.allowed,
+                                                  hyper.gumbel_temperature)
     gather = functools.partial(supernet.gather, space)
     scatter = functools.partial(supernet.scatter, space)
 
@@ -166,28 +188,52 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
         return state, {"ce": ce, "top1": jnp.mean(logits.argmax(-1) == batch["label"])}
 
     def arch(state: SearchState, batch: dict[str, Array], latency: LatencyModel,
-             target_ms: Array, latency_weight: Array) -> tuple[Array, Any, Metrics]:
+             target_ms: Array, latency_weight: Array) -> tuple[dict[str, Any], Metrics]:
         _check_batch(batch)
-        pair = paths.sample_pair(_key(state, 1), state.alpha, allowed)
-        params = tuple(gather(state.params, path) for path in pair)
-        stats = tuple(gather(state.stats, path) for path in pair)
+        before_ms = latency.expected_ms(paths.probabilities(state.alpha, allowed))
+        weight = latency_weight
+        if hyper.latency_control == "dual":
+            weight = loss.dual_weight(state.multiplier, before_ms, target_ms, latency_weight)
+        term = functools.partial(loss.latency_term, hyper.latency_control)
 
-        def objective(gates):
-            logits = supernet.apply_two_paths(space, params, stats, pair, gates, batch["image"])
-            return loss.cross_entropy(logits, batch["label"])
+        def gates(choices: Array) -> tuple[Array, Array]:
+            params, stats = gather(state.params, choices), gather(state.stats, choices)
 
-        ce, gate_gradients = jax.value_and_grad(objective)(jnp.zeros(pair.shape))
-        pair_ms = latency.candidate_ms[jnp.arange(pair.shape[1]), pair]
-        gate_gradients += jax.grad(loss.latency_term)(
-            jnp.float32(0), target_ms, latency_weight) * pair_ms
-        gradient = estimators.two_path_gradient(state.alpha, pair, gate_gradients, skip)
-        updates, alpha_adam = alpha_optimizer.update(gradient, state.alpha_adam, state.alpha)
-        alpha = estimators.rescale_pair(state.alpha, state.alpha + updates, pair)
+            def objective(gates):
+                logits = supernet.apply_gated(space, params, stats, choices, gates, batch["image"])
+                return loss.cross_entropy(logits, batch["label"])
+
+            ce, ce_gradients = jax.value_and_grad(objective)(jnp.zeros(choices.shape))
+            by_ce, by_ms = jax.grad(term, (0, 1))(ce, before_ms, target_ms, weight)
+            choices_ms = latency.candidate_ms[jnp.arange(choices.shape[1]), choices]
+            return ce, (1 + by_ce) * ce_gradients + by_ms * choices_ms
+
+        def reward(path: Array) -> tuple[Array, Array]:
+            logits, _ = supernet.apply(space, gather(state.params, path),
+                                       gather(state.stats, path), path, batch["image"], train=True)
+            top1 = jnp.mean(logits.argmax(-1) == batch["label"])
+            return (loss.cross_entropy(logits, batch["label"]),
+                    loss.reward(top1, latency.path_ms(path), target_ms, weight))
+
+        estimate = estimate_gradient(_key(state, 1), state.alpha, state.baseline,
+                                     estimators.Problem(gates, reward))
+        updates, alpha_adam = alpha_optimizer.update(estimate.gradient, state.alpha_adam,
+                                                     state.alpha)
+        alpha = state.alpha + updates
+        if estimate.pair is not None:
+            alpha = estimators.rescale_pair(state.alpha, alpha, estimate.pair)
         expected_ms = latency.expected_ms(paths.probabilities(alpha, allowed))
-        return alpha, alpha_adam, {
-            "arch_ce": ce, "expected_ms": expected_ms,
-            "latency_term": loss.latency_term(expected_ms, target_ms, latency_weight),
-            "entropy": paths.entropy(alpha, allowed)}
+        multiplier = state.multiplier
+        if hyper.latency_control == "dual":
+            multiplier = loss.dual_ascent(multiplier, before_ms, expected_ms, target_ms,
+                                          hyper.alpha_learning_rate)
+        changes = {"alpha": alpha, "alpha_adam": alpha_adam, "multiplier": multiplier,
+                   "baseline": estimate.baseline}
+        metrics = {"arch_ce": estimate.ce, "expected_ms": expected_ms, "latency_weight": weight,
+                   "entropy": paths.entropy(alpha, allowed), **estimate.metrics}
+        if hyper.estimator != "reinforce":  # which has latency in its reward
+            metrics["latency_term"] = term(estimate.ce, expected_ms, target_ms, weight)
+        return changes, metrics
 
     def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Metrics:
         _check_batch(batch)

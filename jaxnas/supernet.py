@@ -72,12 +72,12 @@ def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
 
     Args:
       tree: leaves of runs [length, candidates, ...].
-      path: int32 [blocks]. A skip gathers some candidate's slice; nothing reads it, and `scatter`
-        does not write it.
+      path: int32 [..., blocks]; the runs' leaves come out as [..., length, ...]. A skip gathers
+        some candidate's slice; nothing reads it, and `scatter` does not write it.
     """
     return {**tree, "runs": [
         jax.tree.map(
-            lambda leaf, length=length, choices=path[start:start + length]:
+            lambda leaf, length=length, choices=path[..., start:start + length]:
             leaf.at[jnp.arange(length), choices].get(mode="clip"), run)
         for (start, length), run in zip(space.runs(), tree["runs"], strict=True)]}
 
@@ -125,32 +125,39 @@ def apply(space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.
     return logits, new_stats
 
 
-def apply_two_paths(space: Space, params: tuple[Tree, Tree], stats: tuple[Tree, Tree],
-                    paths: jax.Array, gates: jax.Array, images: jax.Array) -> jax.Array:
-    """The first of two paths' network, with the second's outputs behind gates, batch statistics.
+def apply_gated(space: Space, params: Tree, stats: Tree, paths: jax.Array, gates: jax.Array,
+                images: jax.Array) -> jax.Array:
+    """The first of k paths' network, with all of their outputs behind gates, batch statistics.
 
     Every block gives y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
-    candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for both of the pair, and gradients to
-    earlier blocks through the active one alone (ProxylessNAS, §3.2.1).
+    candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for each, and gradients to earlier blocks
+    through the active one alone (ProxylessNAS, §3.2.1).
+
+    Beside one path's memory it takes k outputs of every block until the backward pass: 2.5 MB · k
+    an image for the proxyless space in float32 at 224 px, so 4.4 GB at k = 7 and batch 256. XLA's
+    temporaries of the architecture step at 32 px and batch 64: 60 MB at k = 2, 157 MB at k = 7,
+    of which most are the gathered weights.
 
     Args:
-      params, stats: gathered for paths[0], the active one, and paths[1].
-      paths: int32 [2, blocks].
-      gates: float32 [2, blocks]; values do not matter, gradients do.
+      params, stats: gathered for `paths`.
+      paths: int32 [k, blocks], the active one first. Where k is the number of candidates, a block
+        that may not skip leaves the last, which must be its skip, uncomputed: 0 is its gradient.
+      gates: float32 [k, blocks]; values do not matter, gradients do.
       images: [batch, size, size, 3].
 
     Returns:
       Logits float32 [batch, classes].
     """
-    x, _ = _stem(space, params[0], stats[0], images, train=True)
+    x, _ = _stem(space, params, stats, images, train=True)
     for index, (start, length) in enumerate(space.runs()):
-        block = functools.partial(blocks.gated_block, space, _shape(space, start))
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b], 1),
-                            *((p["runs"][index], s["runs"][index])
-                              for p, s in zip(params, stats, strict=True)))
-        inputs = (both, paths[:, start:start + length].T, gates[:, start:start + length].T)
+        shape = _shape(space, start)
+        count = len(space.candidates) if shape.allows_skip else len(space.convolutions)
+        block = functools.partial(blocks.gated_block, space, shape)
+        inputs = jax.tree.map(lambda leaf, count=count: jnp.moveaxis(leaf[:count], 0, 1), (
+            (params["runs"][index], stats["runs"][index]), paths[:, start:start + length],
+            gates[:, start:start + length]))
         x, _ = _over_run(lambda x, inputs, block=block: (block(*inputs, x), ()), x, inputs)
-    return _apply_fixed("classifier", space, params[0], stats[0], x, True)[0]
+    return _apply_fixed("classifier", space, params, stats, x, True)[0]
 
 
 def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_classes: int,

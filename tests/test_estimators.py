@@ -1,12 +1,12 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxnas import estimators, loss, paths, supernet
-from jaxnas.latency import LatencyModel
-from tests.conftest import NUM_CLASSES, SMALL, random_table
+from jaxnas import estimators, paths
+from tests.conftest import SMALL
 
 BLOCKS, CANDIDATES = SMALL.allowed.shape
 SKIP_INDEX = CANDIDATES - 1
@@ -37,21 +37,163 @@ def naive_gradient(alpha, pair, gate_gradients):
     return gradient
 
 
-def test_two_path_gradient_equals_the_formula():
+def test_gate_gradient_of_a_pair_equals_the_formula():
     rng = np.random.default_rng(0)
     alpha = rng.normal(size=(BLOCKS, CANDIDATES)).astype(np.float32)
     gates = rng.normal(size=(2, BLOCKS)).astype(np.float32)
-    pair = random_pair(1, active_skip_at=3)
-    mine = estimators.two_path_gradient(jnp.asarray(alpha), pair, gates, SKIP_INDEX)
+    pair = random_pair(1)
+    mine = estimators.gate_gradient(jnp.asarray(alpha), pair, gates)
     np.testing.assert_allclose(mine, naive_gradient(alpha, pair, gates), rtol=1e-4, atol=1e-6)
-    assert not np.asarray(mine)[3].any()
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 300.0])
-def test_two_path_gradient_is_finite_at_extreme_alpha(scale):
-    alpha = jnp.float32(scale) * jax.random.normal(jax.random.key(0), (BLOCKS, CANDIDATES))
-    gradient = estimators.two_path_gradient(alpha, random_pair(2), np.ones((2, BLOCKS)), SKIP_INDEX)
-    assert np.isfinite(gradient).all()
+def test_gate_gradient_of_all_is_the_gradient_of_the_expectation():
+    """With gates that do not depend on α, Σ p g has the gradient of the formula."""
+    rng = np.random.default_rng(1)
+    alpha = rng.normal(size=(BLOCKS, CANDIDATES)).astype(np.float32)
+    cost = rng.normal(size=(BLOCKS, CANDIDATES)).astype(np.float32)
+    expected = jax.grad(lambda a: jnp.sum(paths.probabilities(a, SMALL.allowed) * cost))(alpha)
+    active = SMALL.random_path(rng)
+    choices = np.asarray(paths.all_candidates(jnp.asarray(active), CANDIDATES))
+    logits = jnp.where(SMALL.allowed, alpha, -jnp.inf)
+    mine = estimators.gate_gradient(logits, choices, cost[np.arange(BLOCKS), choices])
+    np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6)
+    assert not np.asarray(mine)[~SMALL.allowed].any()
+
+
+def linear_problem(cost):
+    """A network whose CE is the sum of its candidates' costs."""
+    rows = np.arange(BLOCKS)
+    return estimators.Problem(
+        gates=lambda choices: (jnp.sum(cost[rows, choices[0]]), cost[rows, choices]),
+        reward=lambda path: (jnp.float32(0), jnp.sum(cost[rows, path])))
+
+
+EXTREMES = {"plus": np.full((BLOCKS, CANDIDATES), 60.0),
+            "minus": np.full((BLOCKS, CANDIDATES), -60.0),
+            "one_hot": 60.0 * np.eye(CANDIDATES)[[0, 1, 4, 3, 2]],
+            "wide": 120.0 * np.eye(CANDIDATES)[[3, 2, 4, 4, 0]] - 60}
+
+
+@pytest.mark.parametrize("alpha", EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("name", estimators.ESTIMATORS)
+def test_estimates_are_finite_at_extreme_alpha(name, alpha):
+    cost = jnp.asarray(np.random.default_rng(2).normal(size=alpha.shape), jnp.float32)
+    estimator = estimators.make_estimator(name, SMALL.allowed, 0.1)
+    for seed in range(4):
+        estimate = estimator(jax.random.key(seed), jnp.asarray(alpha, jnp.float32),
+                             jnp.float32(jnp.nan), linear_problem(cost))
+        assert np.isfinite(estimate.gradient).all() and np.isfinite(estimate.ce)
+        if estimate.pair is not None:
+            moved = estimators.rescale_pair(alpha, alpha - estimate.gradient, estimate.pair)
+            assert np.isfinite(moved).all()
+        assert not np.asarray(estimate.gradient)[~SMALL.allowed].any()
+
+
+@pytest.mark.parametrize("name", ["two", "full"])
+def test_a_block_whose_active_candidate_is_skip_is_left_alone(name):
+    alpha = jnp.zeros(SMALL.allowed.shape).at[3, SKIP_INDEX].set(40.0)
+    cost = jnp.arange(25.0).reshape(5, 5)
+    estimator = estimators.make_estimator(name, SMALL.allowed, 1.0)
+    gradient = np.asarray(estimator(jax.random.key(0), alpha, jnp.float32(0),
+                                    linear_problem(cost)).gradient)
+    assert not gradient[3].any() and gradient[0].any()
+
+
+def test_full_is_the_exact_gradient_where_no_block_is_left_alone():
+    """Of a loss that is linear in the gates: exact whatever was drawn, but for active skips."""
+    alpha = jax.random.normal(jax.random.key(1), SMALL.allowed.shape)
+    cost = jax.random.normal(jax.random.key(2), SMALL.allowed.shape)
+    exact = jax.grad(lambda a: jnp.sum(paths.probabilities(a, SMALL.allowed) * cost))(alpha)
+    estimator = estimators.make_estimator("full", SMALL.allowed, 1.0)
+    seen = np.array([estimator(jax.random.key(seed), alpha, jnp.float32(0),
+                               linear_problem(cost)).gradient for seed in range(20)])
+    left = ~seen.any(2)
+    assert not left[:, :2].any() and left[:, 2:].any()
+    np.testing.assert_allclose(seen[~left], np.broadcast_to(exact, seen.shape)[~left], rtol=1e-4,
+                               atol=1e-6)
+
+
+def test_gumbel_is_the_derivative_of_its_soft_sample():
+    """∂/∂α of Σ softmax((log p + G) / τ) · cost, G redrawn from the key; τ itself among it."""
+    alpha = jax.random.normal(jax.random.key(1), SMALL.allowed.shape)
+    cost = jax.random.normal(jax.random.key(2), SMALL.allowed.shape)
+    key, temperature = jax.random.key(3), 0.7
+
+    def soft(alpha):
+        noisy = jnp.where(SMALL.allowed, alpha, -jnp.inf) + jax.random.gumbel(key, alpha.shape)
+        return jnp.sum(jax.nn.softmax(noisy / temperature, -1) * cost)
+
+    estimate = estimators.make_estimator("gumbel", SMALL.allowed, temperature)(
+        key, alpha, jnp.float32(0), linear_problem(cost))
+    np.testing.assert_allclose(estimate.gradient, jax.grad(soft)(alpha), rtol=1e-4, atol=1e-6)
+
+
+def test_gumbel_makes_candidates_active_by_their_probabilities():
+    alpha = jax.random.normal(jax.random.key(1), SMALL.allowed.shape)
+    estimator = estimators.make_estimator("gumbel", SMALL.allowed, 0.2)
+
+    def active(key):
+        marked = estimators.Problem(
+            lambda choices: (choices[0].astype(jnp.float32), jnp.zeros(choices.shape)), None)
+        return estimator(key, alpha, jnp.float32(0), marked).ce
+
+    drawn = np.asarray(jax.vmap(active)(jax.random.split(jax.random.key(0), 4000)))
+    frequency = np.stack([(drawn == i).mean(0) for i in range(CANDIDATES)], 1)
+    np.testing.assert_allclose(frequency, paths.probabilities(alpha, SMALL.allowed), atol=0.035)
+
+
+TWO_BLOCKS = np.array([[True, True, False], [True, True, True]])
+ALL_PATHS = np.array([p for p in itertools.product(range(3), repeat=2)
+                      if TWO_BLOCKS[[0, 1], p].all()])
+REWARDS = np.array([0.9, 0.2, 0.5, 0.4, 0.8, 0.1])
+
+
+def exact_gradient(alpha):
+    """Of −E[R] over all paths of two blocks."""
+    def expectation(alpha):
+        log_p = paths.log_probabilities(alpha, TWO_BLOCKS)
+        return -jnp.sum(jnp.exp(log_p[[0, 1], ALL_PATHS].sum(1)) * REWARDS)
+    return jax.grad(expectation)(alpha)
+
+
+def path_probabilities(alpha):
+    return np.exp(np.asarray(paths.log_probabilities(alpha, TWO_BLOCKS))[[0, 1], ALL_PATHS].sum(1))
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.6])
+def test_score_gradient_in_expectation_is_the_rewards_gradient(baseline):
+    alpha = jnp.array([[0.3, -0.5, 9.0], [0.1, 0.8, -0.4]])
+    each = [estimators.score_gradient(alpha, TWO_BLOCKS, path[None], jnp.array([r - baseline]))
+            for path, r in zip(ALL_PATHS, REWARDS, strict=True)]
+    mean = np.tensordot(path_probabilities(alpha), np.array(each), 1)
+    np.testing.assert_allclose(mean, exact_gradient(alpha), atol=1e-6)
+
+
+@pytest.mark.parametrize("baseline, kept", [(float("nan"), 1.0), (0.3, 0.99)])
+def test_official_baseline_shortens_the_expected_gradient_and_does_not_turn_it(baseline, kept):
+    """Over all pairs of paths: it holds 0.99 of the pair's own mean, at first all of it."""
+    alpha = jnp.array([[0.3, -0.5, 9.0], [0.1, 0.8, -0.4]])
+    p, mean = path_probabilities(alpha), 0.0
+    for i, j in itertools.product(range(6), repeat=2):
+        rewards = jnp.array([REWARDS[i], REWARDS[j]])
+        advantages = rewards - estimators.moved_baseline(jnp.float32(baseline), rewards)
+        mean += p[i] * p[j] * np.asarray(
+            estimators.score_gradient(alpha, TWO_BLOCKS, ALL_PATHS[[i, j]], advantages))
+    np.testing.assert_allclose(mean, (1 - kept / 2) * exact_gradient(alpha), atol=1e-6)
+
+
+def test_baseline_moves_as_in_the_official_search():
+    rewards = jnp.array([0.2, 0.6])
+    assert float(estimators.moved_baseline(jnp.float32(jnp.nan), rewards)) == pytest.approx(0.4)
+    assert float(estimators.moved_baseline(jnp.float32(1.4), rewards)) == pytest.approx(0.41)
+
+
+@pytest.mark.parametrize("name, temperature, match", [
+    ("three", 1.0, "'three', allowed are two, full, gumbel, reinforce"),
+    ("gumbel", 0.0, "temperature is 0.0; give a positive one")])
+def test_unknown_estimators_are_refused(name, temperature, match):
+    with pytest.raises(ValueError, match=match):
+        estimators.make_estimator(name, SMALL.allowed, temperature)
 
 
 def test_rescaling_leaves_the_other_probabilities():
@@ -72,77 +214,3 @@ def test_rescaling_leaves_the_other_probabilities():
     # Within the pair the update is kept: only their common level is shifted.
     np.testing.assert_allclose(np.diff(new[rows, pair], axis=0), np.diff(moved[rows, pair], axis=0),
                                atol=1e-5)
-
-
-def naive_gate_gradients(state, pair, images, labels, latency, target_ms, weight):
-    """⟨∂CE/∂y, o_k(x)⟩ + λ/T · latency_k, from networks written out block by block.
-
-    ∂CE/∂y is the gradient of a perturbation added behind a block; o_k(x) is the candidate's own
-    module, at its own size, at that block's input.
-    """
-    networks = []
-    for row in pair:
-        usable = np.where(row == SKIP_INDEX, 0, row)  # any convolution: skip is written out below
-        network = supernet.extract(SMALL, state.params, state.stats, usable, NUM_CLASSES)
-        network.train()
-        networks.append(network)
-
-    def forward(perturbations):
-        modules = [nnx.clone(network) for network in networks]  # their statistics change inside
-        x = modules[0].blocks[0](modules[0].stem(images))
-        outputs = []
-        for block in range(BLOCKS):
-            both = [x if pair[k, block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
-                    for k in range(2)]
-            outputs.append(both)
-            x = both[0] + perturbations[block]
-        return loss.cross_entropy(modules[0].classifier(x), labels), outputs
-
-    zeros = [jnp.zeros_like(both[0]) for both in forward([0.0] * BLOCKS)[1]]
-    gradients, outputs = jax.grad(forward, has_aux=True)(zeros)
-    ce = np.array([[float(jnp.sum(g * o[k])) for g, o in zip(gradients, outputs, strict=True)]
-                   for k in range(2)])
-    entries = np.where(np.isfinite(latency), latency, 0)
-    return ce + weight / target_ms * entries[np.arange(BLOCKS), pair]
-
-
-def test_architecture_step_is_the_formulas_composed(small_steps, small_state, batch):
-    """Sampling, gates, latency, α's gradient, Adam's first step and rescaling, all at once."""
-    table, target_ms, weight, rate = random_table(SMALL, 1), 4.0, 0.3, 0.05
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(small_state.key), 1), 0)
-    pair = np.asarray(paths.sample_pair(key, small_state.alpha, SMALL.allowed))
-    gates = naive_gate_gradients(small_state, pair, batch["image"], batch["label"],
-                                 table.candidate_ms, target_ms, weight)
-    old = np.asarray(small_state.alpha, np.float64)
-    gradient = naive_gradient(old, pair, gates)
-    # Adam with β = (0, 0.999), first step: the gradient over its own root mean square.
-    expected = old - rate * gradient / (np.abs(gradient) + 1e-8)
-    for block, members in enumerate(pair.T):
-        shift = np.log(np.exp(old[block, members]).sum() / np.exp(expected[block, members]).sum())
-        expected[block, members] += shift
-    alpha, _, _ = small_steps.arch(small_state, batch, LatencyModel.of(table),
-                                   jnp.float32(target_ms), jnp.float32(weight))
-    np.testing.assert_allclose(alpha, expected, atol=1e-5)
-    assert (np.abs(alpha - old).max(1) > 0.01).sum() >= 3
-
-
-@pytest.mark.parametrize("active_skip_at", [None, 3])
-def test_gate_gradients_of_the_supernet_equal_the_naive_reference(small_state, batch,
-                                                                   active_skip_at):
-    pair = random_pair(5, active_skip_at)
-    table = random_table(SMALL, 1)
-    target_ms, weight = 4.0, 0.3
-    params = tuple(supernet.gather(SMALL, small_state.params, p) for p in jnp.asarray(pair))
-    stats = tuple(supernet.gather(SMALL, small_state.stats, p) for p in jnp.asarray(pair))
-
-    def objective(gates):
-        logits = supernet.apply_two_paths(SMALL, params, stats, jnp.asarray(pair), gates,
-                                          batch["image"])
-        expected_ms = jnp.sum(gates * LatencyModel.of(table).candidate_ms[np.arange(BLOCKS), pair])
-        return (loss.cross_entropy(logits, batch["label"])
-                + loss.latency_term(expected_ms, target_ms, weight))
-
-    mine = jax.jit(jax.grad(objective))(jnp.zeros(pair.shape))
-    expected = naive_gate_gradients(small_state, pair, batch["image"], batch["label"],
-                                    table.candidate_ms, target_ms, weight)
-    np.testing.assert_allclose(mine, expected, rtol=2e-4, atol=2e-5)

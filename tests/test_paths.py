@@ -56,20 +56,16 @@ def test_likeliest_path_is_the_argmax_over_what_is_allowed():
 
 
 def brute_force(log_p, table, max_ms, min_ms):
-    best, best_score = None, -np.inf
+    """All paths between the two latencies, the likeliest first."""
+    rows, found = np.arange(len(ALLOWED)), []
     for path in itertools.product(range(ALLOWED.shape[1]), repeat=ALLOWED.shape[0]):
-        path = np.array(path)
-        if not ALLOWED[np.arange(len(path)), path].all():
-            continue
-        ms = table.path_ms(path)
-        score = log_p[np.arange(len(path)), path].sum()
-        if min_ms - 1e-9 <= ms <= max_ms + 1e-9 and score > best_score:
-            best, best_score = path, score
-    return best
+        if ALLOWED[rows, path].all() and min_ms - 1e-9 <= table.path_ms(path) <= max_ms + 1e-9:
+            found.append((log_p[rows, path].sum(), path))
+    return [list(path) for _, path in sorted(found, reverse=True)]
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_budgeted_path_equals_brute_force(seed):
+def test_best_paths_equal_brute_force(seed):
     table = random_table(SMALL, seed)
     alpha = np.random.default_rng(seed).normal(size=ALLOWED.shape)
     log_p = np.asarray(paths.log_probabilities(alpha, ALLOWED), np.float64)
@@ -78,8 +74,27 @@ def test_budgeted_path_equals_brute_force(seed):
         budget = round(fastest + share * (slowest - fastest), 3)
         expected = brute_force(log_p, table, budget, least * budget)
         mine = paths.budgeted_path(log_p, table, budget, least * budget)
-        assert mine.tolist() == expected.tolist()
+        assert mine.tolist() == expected[0]
         assert table.path_ms(mine) <= budget + 1e-9
+        best = paths.k_best_paths(log_p, table, budget, least * budget, 20)
+        assert best.dtype == np.int32 and best.tolist() == expected[:20]
+
+
+def test_best_paths_are_as_many_as_there_are():
+    table = random_table(SMALL, 3)
+    log_p = np.where(ALLOWED, 0.0, -np.inf)
+    fastest, _ = table.range_ms
+    expected = brute_force(log_p, table, fastest + 0.3, 0.0)
+    best = paths.k_best_paths(log_p, table, fastest + 0.3, 0.0, 1000)
+    assert 1 < len(expected) < 1000
+    assert sorted(best.tolist()) == sorted(expected)
+    with pytest.raises(ValueError, match="0 paths are asked for"):
+        paths.k_best_paths(log_p, table, fastest + 0.3, 0.0, 0)
+
+
+def test_all_candidates_are_the_active_one_and_the_others_in_order():
+    choices = paths.all_candidates(jnp.array([2, 0, 4], jnp.int32), 5)
+    assert choices.T.tolist() == [[2, 0, 1, 3, 4], [0, 1, 2, 3, 4], [4, 0, 1, 2, 3]]
 
 
 def test_budgeted_path_never_exceeds_the_budget_by_rounding():

@@ -1,5 +1,6 @@
 """The main program as a user runs it, on the small published-style space and real digits."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import onnxruntime
 import openvino
 import pytest
 
-from jaxnas import paths, steps
+from jaxnas import paths
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.space import PROXYLESS_TINY
 from tests.conftest import ROOT, SMALL, make_table, run_program
@@ -79,7 +80,7 @@ def test_result_meets_the_target_on_the_device(finished):
 def test_summary_tells_a_person(finished):
     out = finished[1].stdout
     for words in ("target met", "MobileNetV2", "ProxylessNAS mobile",
-                  "Latency by MYRIADX_COMPILER with 6 SHAVEs, estimated", "top-1", "model.blob"):
+                  "Latency by MYRIADX_COMPILER with shaves 6, estimated", "top-1", "model.blob"):
         assert words in " ".join(out.split()), words
 
 
@@ -165,6 +166,11 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file,
     (["--dataset=imagenet2012", "--data_dir=nowhere"], "ILSVRC2012_img_train.tar"),
     (["--workdir=README.md"], "--workdir=README.md is a file"),
     (["--no_such_flag=1"], "no_such_flag"),
+    (["--estimator=reinforce", "--latency_control=dual"],
+     "--estimator=reinforce --latency_control=dual: its latency stands in the reward"),
+    (["--gumbel_temperature=0.5"], "--gumbel_temperature=0.5 --estimator=two: only gumbel has"),
+    (["--latency_control=mul_log", "--target_ms=0.9"],
+     "--latency_control=mul_log --target_ms=0.9: it divides logarithms of milliseconds"),
 ])
 def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message, tmp_path):
     flags = ["--flagfile=vpu.flags", f"--workdir={tmp_path / 'run'}", *arguments]
@@ -190,10 +196,10 @@ def test_refuses_a_table_made_for_something_else(change, message, tmp_path, tabl
 
 def test_a_wrong_table_is_rescaled_by_what_the_device_says(tmp_path, table_file,
                                                            compilation_cache):
-    """Entries a sixth too high: the first network is too fast, the next spends the budget."""
+    """Entries half too high: the first network is too fast, the last spends the budget."""
     document = json.loads(table_file.read_text())
-    for row in (document["fixed_ms"], *document["candidate_ms"].values()):
-        row.update({name: ms * 1.17 for name, ms in row.items()})
+    for row in document["candidate_ms"].values():
+        row.update({name: ms * 1.5 for name, ms in row.items()})
     (tmp_path / "wrong.json").write_text(json.dumps(document))
     done = run_program("experiments.search", *FLAGS, f"--latency_table={tmp_path / 'wrong.json'}",
                        f"--workdir={tmp_path / 'run'}", "--require_target", "--warmup_epochs=1",
@@ -201,8 +207,8 @@ def test_a_wrong_table_is_rescaled_by_what_the_device_says(tmp_path, table_file,
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "run")
     first, *_, last = result["rounds"]
-    assert first["device_ms"] < 0.93 * first["predicted_ms"]
-    assert last["table_scale"] == pytest.approx(1 / 1.17, rel=0.08)
+    assert first["device_ms"] < 0.95 * first["predicted_ms"]
+    assert last["table_scale"] < 0.95
     assert result["device_ms"] > first["device_ms"]
     assert result["predicted_ms"] == pytest.approx(result["device_ms"], rel=0.02)
 
@@ -267,9 +273,9 @@ def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batc
         for _ in range(60):
             state, _ = small_steps.weight(state, batch, small_steps.sample(state),
                                           jnp.float32(0.01), jnp.float32(0.9))
-            alpha, adam, _ = small_steps.arch(state, batch, latency, jnp.float32(4.0),
-                                              jnp.float32(weight))
-            state = steps.SearchState(**{**vars(state), "alpha": alpha, "alpha_adam": adam})
+            changes, _ = small_steps.arch(state, batch, latency, jnp.float32(4.0),
+                                          jnp.float32(weight))
+            state = dataclasses.replace(state, **changes)
         p = paths.probabilities(state.alpha, SMALL.allowed)
         ends[weight] = float(latency.expected_ms(p))
     assert ends[0.1] < 0.9 * ends[0.0], ends

@@ -160,8 +160,10 @@ def test_memory_is_of_one_candidate_and_not_of_all(batch):
 
 def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(small_steps, small_state, batch):
     latency = LatencyModel.of(make_table(SMALL, np.arange(25.0).reshape(5, 5)))
-    alpha, _, metrics = small_steps.arch(small_state, batch, latency, jnp.float32(4),
-                                         jnp.float32(0.1))
+    changes, metrics = small_steps.arch(small_state, batch, latency, jnp.float32(4),
+                                        jnp.float32(0.1))
+    assert set(changes) == {"alpha", "alpha_adam", "multiplier", "baseline"}
+    alpha = changes["alpha"]
     moved = np.asarray(alpha != small_state.alpha)
     assert (moved.sum(1) <= 2).all() and moved.any()
     p = paths.probabilities(alpha, SMALL.allowed)

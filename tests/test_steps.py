@@ -1,0 +1,315 @@
+"""The architecture step whole, against the same composed by loops over networks written out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxnas import estimators, loss, paths, steps, supernet
+from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.space import PROXYLESS, staged_space
+from tests.conftest import NUM_CLASSES, ROOT, SMALL, random_table, same_bits
+
+BLOCKS, CANDIDATES = SMALL.allowed.shape
+SKIP_INDEX = CANDIDATES - 1
+ROWS = np.arange(BLOCKS)
+TARGET_MS = 4.0
+
+
+def naive_gate_gradients(state, chosen, batch):
+    """CE and ⟨∂CE/∂y, o_k(x)⟩ of k paths [k, blocks], from networks written out block by block.
+
+    ∂CE/∂y is the gradient of a perturbation added behind a block; o_k(x) is the candidate's own
+    module, at its own size, at that block's input. A skip that is not allowed has 0.
+    """
+    networks = []
+    for row in chosen:
+        usable = np.where(row == SKIP_INDEX, 0, row)  # any convolution: skip is written out below
+        network = supernet.extract(SMALL, state.params, state.stats, usable, NUM_CLASSES)
+        network.train()
+        networks.append(network)
+
+    def forward(perturbations):
+        modules = [nnx.clone(network) for network in networks]  # their statistics change inside
+        x = modules[0].blocks[0](modules[0].stem(batch["image"]))
+        outputs = []
+        for block in range(BLOCKS):
+            each = [x if path[block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
+                    for k, path in enumerate(chosen) if SMALL.allowed[block, path[block]]]
+            outputs.append(each)
+            x = each[0] + perturbations[block]
+        return loss.cross_entropy(modules[0].classifier(x), batch["label"]), outputs
+
+    zeros = [jnp.zeros_like(each[0]) for each in forward([0.0] * BLOCKS)[1]]
+    (ce, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(zeros)
+    gates = np.array([[float(jnp.sum(g * o[k])) if k < len(o) else 0.0
+                       for g, o in zip(gradients, outputs, strict=True)]
+                      for k in range(len(chosen))])
+    return float(ce), gates
+
+
+def naive_alpha_gradient(alpha, logits, chosen, gates, skips_left_alone=True):
+    """∂L/∂α_i = Σ_j ∂L/∂g_j p_j (δ_ij − p_i), p the softmax of the chosen logits, loop by loop."""
+    gradient = np.zeros_like(alpha)
+    for block in range(BLOCKS):
+        members = [c for c in chosen[:, block] if SMALL.allowed[block, c]]
+        if skips_left_alone and members[0] == SKIP_INDEX:
+            continue
+        exp = np.exp(logits[block, members] - logits[block, members].max())
+        p = exp / exp.sum()
+        for i in range(len(members)):
+            for j in range(len(members)):
+                gradient[block, members[i]] += gates[j, block] * p[j] * ((i == j) - p[i])
+    return gradient
+
+
+def naive_latency(control, ce, expected_ms, weight):
+    """∂L/∂CE and ∂L/∂E[LAT]."""
+    if control == "mul_log":
+        ratio = np.log(expected_ms) / np.log(TARGET_MS)
+        return ratio ** weight, (ce * weight * ratio ** (weight - 1)
+                                 / (expected_ms * np.log(TARGET_MS)))
+    return 1.0, weight / TARGET_MS
+
+
+def step_key(state):
+    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1),
+                              state.step)
+
+
+def first_adam_step(alpha, gradient, rate=0.05):
+    """β = (0, 0.999): the gradient over its own root mean square."""
+    return alpha - rate * gradient / (np.abs(gradient) + 1e-8)
+
+
+def hyperparameters(**changes):
+    return steps.Hyperparameters(alpha_learning_rate=0.05, **changes)
+
+
+# Each of the estimators and each of the controls, in three compilations beside the common one.
+COMBINATIONS = [("two", "fixed"), ("full", "dual"), ("gumbel", "mul_log"), ("reinforce", "fixed")]
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def combination(request, small_steps):
+    estimator, control = request.param
+    if request.param == ("two", "fixed"):
+        return estimator, control, small_steps
+    return estimator, control, steps.make_steps(SMALL, hyperparameters(
+        estimator=estimator, latency_control=control, gumbel_temperature=0.7))
+
+
+def arch(compiled, state, batch, table, weight):
+    return compiled.arch(state, batch, LatencyModel.of(table), jnp.float32(TARGET_MS),
+                         jnp.float32(weight))
+
+
+def drawn_by(estimator, state):
+    """The candidates of the step, the active ones first, and the logits of their p."""
+    key, alpha = step_key(state), np.asarray(state.alpha, np.float64)
+    if estimator == "two":
+        return np.asarray(paths.sample_pair(key, state.alpha, SMALL.allowed)), alpha
+    if estimator == "full":
+        active, logits = np.asarray(paths.sample_path(key, state.alpha, SMALL.allowed)), alpha
+    else:
+        noise = np.asarray(jax.random.gumbel(key, alpha.shape), np.float64)
+        logits = alpha + noise
+        active = np.where(SMALL.allowed, logits, -np.inf).argmax(1)
+    others = [[c for c in range(CANDIDATES) if c != a] for a in active]
+    return np.concatenate([active[None], np.array(others).T]), logits
+
+
+def naive_reinforce(state, batch, table, weight):
+    """The gradient and the mean reward of ten networks, one at a time."""
+    gradient, rewards, scores = np.zeros(state.alpha.shape), [], []
+    p = np.asarray(paths.probabilities(state.alpha, SMALL.allowed), np.float64)
+    for key in jax.random.split(step_key(state), 10):
+        path = np.asarray(paths.sample_path(key, state.alpha, SMALL.allowed))
+        network = supernet.extract(SMALL, state.params, state.stats, path, NUM_CLASSES)
+        network.train()
+        top1 = np.mean(np.asarray(network(batch["image"])).argmax(1) == batch["label"])
+        rewards.append(top1 * (TARGET_MS / table.path_ms(path)) ** weight)
+        scores.append(np.eye(CANDIDATES)[path] - p)
+    for reward, score in zip(rewards, scores, strict=True):
+        gradient -= (reward - np.mean(rewards)) * score / 10
+    return gradient, np.mean(rewards)
+
+
+def test_architecture_step_is_the_formulas_composed(combination, small_state, batch):
+    """Sampling, gates, latency, α's gradient, Adam's first step and rescaling, all at once."""
+    estimator, control, compiled = combination
+    table, weight = random_table(SMALL, 1), 0.3
+    changes, metrics = arch(compiled, small_state, batch, table, weight)
+    old = np.asarray(small_state.alpha, np.float64)
+    p = np.asarray(paths.probabilities(small_state.alpha, SMALL.allowed), np.float64)
+    finite_ms = np.where(SMALL.allowed, table.candidate_ms, 0)
+    if estimator == "reinforce":
+        gradient, reward = naive_reinforce(small_state, batch, table, weight)
+        assert float(metrics["reward"]) == pytest.approx(reward, rel=1e-5)
+        assert float(changes["baseline"]) == pytest.approx(reward, rel=1e-5)
+        expected = first_adam_step(old, gradient)
+    else:
+        chosen, logits = drawn_by(estimator, small_state)
+        ce, gates = naive_gate_gradients(small_state, chosen, batch)
+        expected_ms = sum(table.fixed_ms.values()) + (p * finite_ms).sum()
+        excess = (expected_ms - TARGET_MS) / TARGET_MS
+        if control == "dual":
+            weight += loss.DUAL_DAMPING * np.clip(excess, -loss.DUAL_BAND, loss.DUAL_BAND)
+        by_ce, by_ms = naive_latency(control, ce, expected_ms, weight)
+        gates = by_ce * gates + by_ms * finite_ms[ROWS, chosen]
+        temperature = 0.7 if estimator == "gumbel" else 1.0
+        gradient = naive_alpha_gradient(old, logits / temperature, chosen, gates,
+                                        estimator != "gumbel") / temperature
+        expected = first_adam_step(old, gradient)
+        if estimator == "two":
+            for block, members in enumerate(chosen.T):
+                expected[block, members] += np.log(np.exp(old[block, members]).sum()
+                                                   / np.exp(expected[block, members]).sum())
+        assert float(metrics["arch_ce"]) == pytest.approx(ce, rel=1e-5)
+        assert float(metrics["latency_weight"]) == pytest.approx(weight, rel=1e-5)
+    # A gradient of nearly 0 has a sign that rounding decides.
+    sure = np.abs(gradient) > 1e-4 * np.abs(gradient).max()
+    np.testing.assert_allclose(np.asarray(changes["alpha"])[sure], expected[sure], atol=2e-5)
+    assert sure.sum() >= 6
+    assert (np.abs(changes["alpha"] - old).max(1) > 0.01).sum() >= 3
+
+
+@pytest.mark.parametrize("height", [60.0, -60.0])
+def test_architecture_step_is_finite_at_extreme_alpha(combination, small_state, batch, height):
+    _, control, compiled = combination
+    table = random_table(SMALL, 2)
+    for shape in (np.ones(SMALL.allowed.shape), np.eye(CANDIDATES)[[0, 3, 4, 2, 1]]):
+        state = dataclasses.replace(small_state, alpha=jnp.asarray(height * shape, jnp.float32))
+        for _ in range(2):
+            changes, metrics = arch(compiled, state, batch, table, 0.1)
+            state = dataclasses.replace(state, **changes)
+            assert np.isfinite(state.alpha).all() and np.isfinite(state.multiplier)
+            assert all(np.isfinite(value) for value in metrics.values()), metrics
+
+
+def test_architecture_step_compiles_once_and_repeats_to_the_bit(combination, small_state, batch):
+    _, _, compiled = combination
+    table, state = random_table(SMALL, 3), small_state
+    for _ in range(3):
+        first, second = (arch(compiled, state, batch, table, 0.1)[0] for _ in range(2))
+        assert same_bits(first, second)
+        state = dataclasses.replace(state, **first)
+    assert compiled.arch._cache_size() == 1
+
+
+def test_gates_of_more_candidates_keep_their_outputs_and_no_more():
+    """XLA's count of temporaries: an output a block for each, and not the candidate's insides."""
+    space = staged_space("two_blocks", stem=4, first=4, widths=(4,), counts=(2,), strides=(1,),
+                         head=8, kernels=(3,), expansions=(5, 6))
+    images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
+    params, stats = supernet.init(space, NUM_CLASSES, 0)
+    temporaries = []
+    for k in (2, 3):
+        choices = paths.all_candidates(jnp.zeros(2, jnp.int32), 3)[:k]
+
+        def logits(gates, images, choices=choices):
+            active = (supernet.gather(space, tree, choices) for tree in (params, stats))
+            return jnp.sum(supernet.apply_gated(space, *active, choices, gates, images) ** 2)
+
+        program = jax.jit(jax.grad(logits)).lower(jnp.zeros(choices.shape), images).compile()
+        temporaries.append(program.memory_analysis().temp_size_in_bytes)
+    output_of_both_blocks = 4 * 64 * 16 * 16 * 4 * 2
+    added = temporaries[1] - temporaries[0]
+    assert 0.9 * output_of_both_blocks < added < 1.6 * output_of_both_blocks, temporaries
+
+
+def test_latency_terms_literal():
+    ce, e, t = jnp.float32(2.0), jnp.float32(np.exp(3)), jnp.float32(np.exp(2))
+    for control in ("fixed", "dual"):
+        assert float(loss.latency_term(control, ce, 20.0, 16.0, 0.1)) == pytest.approx(0.025)
+    assert float(loss.latency_term("mul_log", ce, e, t, 2.0)) == pytest.approx(2 * (1.5 ** 2 - 1))
+    assert float(loss.latency_term("mul_log", ce, t, t, 0.3)) == pytest.approx(0, abs=1e-6)
+    assert float(loss.reward(0.5, 8.0, 2.0, 0.5)) == pytest.approx(0.25)
+
+
+def test_dual_ascends_by_bounded_steps_in_both_directions():
+    ascent = [float(loss.dual_ascent(jnp.float32(start), before, after, 10.0, 0.05))
+              for start, before, after in ((0, 10.1, 10.1), (0, 9.9, 9.9), (0, 20.0, 20.0),
+                                           (0, 20.0, 5.0), (10, 20.0, 20.0), (0, 10.2, 10.15))]
+    np.testing.assert_allclose(ascent, [0.008, -0.008, 0.1, -0.1, 10, -0.1], atol=1e-5)
+    weights = [float(loss.dual_weight(jnp.float32(0.2), e, 10.0, 0.1)) for e in (10.0, 10.1, 20.0)]
+    np.testing.assert_allclose(weights, [0.3, 0.5, 0.9], atol=1e-5)
+
+
+@pytest.mark.parametrize("control, estimator, match", [
+    ("double", "two", "'double', allowed are fixed, dual, mul_log"),
+    ("dual", "reinforce", "control dual does not reach; take fixed"),
+    ("mul_log", "reinforce", "control mul_log does not reach; take fixed")])
+def test_controls_that_make_no_sense_are_refused(control, estimator, match):
+    with pytest.raises(ValueError, match=match):
+        steps.make_steps(SMALL, hyperparameters(latency_control=control, estimator=estimator))
+
+
+# Gate gradients' root mean square at the blocks of a search on digits: large where shapes change.
+GATE_NOISE = np.array([.072, .009, .007, .009, .067, .004, .004, .005, .054, .002, .002, .002, .036,
+                       .001, .001, .001, .029, .0003, .0003, .0003, .023])
+
+
+@pytest.fixture(scope="module")
+def simulated_searches():
+    """E[LAT] / LAT_T over 330 architecture steps: [control, target, signal, seed, step].
+
+    α's own dynamics (the estimator `two`, Adam at 0.05) on the MyriadX table, with noise for the
+    gate gradients of cross-entropy and a preference for dear candidates of `signal` times it.
+    """
+    table = LatencyTable.load(
+        ROOT / "profiling/shipped_tables/myriadx_compiler_proxyless_224.json", PROXYLESS)
+    latency, allowed = LatencyModel.of(table), PROXYLESS.allowed
+    estimator = estimators.make_estimator("two", allowed, 1.0)
+    adam = optax.adam(0.05, b1=0.0, b2=0.999)
+    sizes = latency.candidate_ms / latency.candidate_ms.max(1, keepdims=True)
+    rows = jnp.arange(len(allowed))[None]
+
+    def expected_ms(alpha):
+        return latency.expected_ms(paths.probabilities(alpha, allowed))
+
+    def search(control, target_ms, noise, signal, seed):
+        def step(carry, key):
+            alpha, moments, multiplier = carry
+            before_ms = expected_ms(alpha)
+            weight = jnp.where(control, loss.dual_weight(multiplier, before_ms, target_ms, 0.1),
+                               0.1)
+            size = GATE_NOISE[:, None] * noise
+            gates = (size * (jax.random.normal(key, alpha.shape) - signal * sizes)
+                     + weight / target_ms * latency.candidate_ms)
+            problem = estimators.Problem(lambda pair: (0.0, gates[rows, pair]), None)
+            estimate = estimator(jax.random.fold_in(key, 1), alpha, jnp.float32(0), problem)
+            updates, moments = adam.update(estimate.gradient, moments, alpha)
+            alpha = estimators.rescale_pair(alpha, alpha + updates, estimate.pair)
+            after_ms = expected_ms(alpha)
+            multiplier = loss.dual_ascent(multiplier, before_ms, after_ms, target_ms, 0.05)
+            return (alpha, moments, multiplier), after_ms / target_ms
+
+        alpha = paths.init_alpha(jax.random.key(seed), allowed)
+        return jax.lax.scan(step, (alpha, adam.init(alpha), jnp.float32(0)),
+                            jax.random.split(jax.random.key(seed), 330))[1]
+
+    for axes in ((None, None, None, None, 0), (None, None, 0, 0, None), (None, 0, None, None, None),
+                 (0, None, None, None, None)):
+        search = jax.vmap(search, axes)
+    return np.asarray(jax.jit(search)(
+        jnp.array([False, True]), jnp.array([14, 17.2, 22]),
+        jnp.array([0.0, 0.3, 1.0, 1.0, 3.0, 1.0]), jnp.array([0.0, 0.0, 0.0, 1.0, 1.0, -3.0]),
+        jnp.arange(3)))
+
+
+def test_dual_brings_expected_latency_to_the_target(simulated_searches):
+    """Without any signal, with noise alone, and with preferences for dear candidates and for fast
+    ones, where λ has to become negative: within 3 %, and it stays."""
+    dual = simulated_searches[1]
+    assert np.abs(dual[..., -1] - 1).max() < 0.03
+    assert np.ptp(dual[..., -40:], -1).max() < 0.06
+
+
+def test_fixed_does_not_settle_at_the_target(simulated_searches):
+    fixed = simulated_searches[0]
+    assert (np.abs(fixed[..., -1] - 1) > 0.03).mean() > 0.8
