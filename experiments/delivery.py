@@ -1,6 +1,7 @@
 """The files of the network that was found, its test, and `result.json`."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
     with progress.phase("export", total=2 + len(REFERENCES)) as phase:
         model = export.to_onnx(network, config.image_size)
         export.save(model, folder / files["onnx"], folder / files["ir"])
-        parity = check_parity(trainer, network, files)
+        parity = check_parity(network, folder, files, trainer.parts.test, config.image_size)
         phase.update(1, "ONNX and IR agree with JAX")
         device_part, references = {"device_ms": None, "device": table.device, "kind": None}, {}
         if device is not None:
@@ -77,11 +78,15 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
         "files": {**files, "table": "latency_table.json", "figure": "architecture.svg"}}
 
 
-def check_parity(trainer: Trainer, network: Network, files: dict[str, str]) -> export.Parity:
-    """JAX against the files as written, on test images at deployment size."""
-    folder, config = trainer.workdir.path, trainer.config
-    batch = next(iter(data.evaluation_batches(
-        trainer.parts.test, batch_size=PARITY_IMAGES, image_size=config.image_size)))
+def check_parity(network: Network, folder: pathlib.Path, files: dict[str, str], part: data.Part,
+                 image_size: int) -> export.Parity:
+    """JAX against the files as written, on images of a part at deployment size.
+
+    Raises:
+      ParityBroken: they differ.
+    """
+    batch = next(iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES,
+                                              image_size=image_size)))
     parity = export.parity(network, folder / files["onnx"], folder / files["ir"],
                            np.asarray(batch["image"]))
     if not parity.holds:

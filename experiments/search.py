@@ -13,13 +13,14 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
 from experiments import delivery, derivation, summary
+from experiments.compilation import keep_compiled_programs
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.delivery import ParityBroken
-from experiments.training import NonFiniteLoss, Schedule, Stopped, Trainer
+from experiments.stopping import Stopped
+from experiments.training import NonFiniteLoss, Schedule, Trainer
 from experiments.workdir import Workdir, check_workdir
 from jaxnas import data, paths
 from jaxnas.checkpoint import CheckpointUnreadable
@@ -71,15 +72,6 @@ def finished(config: Config) -> dict[str, object] | None:
     """The result of this run, if it has come to its end before."""
     file = pathlib.Path(config.workdir) / "result.json"
     return json.loads(file.read_text()) if file.exists() else None
-
-
-def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiled, so that the next start of a like run takes seconds."""
-    if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxnas" / "xla"))
-    # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store,

@@ -5,14 +5,9 @@ from (drawn from α, or the derived one), the learning rate's cosine, and whethe
 fall in between. A batch depends on seed and step alone, so a run goes on from its step number.
 """
 
-import concurrent.futures
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +15,16 @@ import numpy as np
 import optax
 
 from experiments.config import Config
+from experiments.stopping import Stopped, in_background, stop_requests
 from experiments.workdir import Workdir
 from jaxnas import data, steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.latency import LatencyModel
 from profiling.progress import Progress
 
-Result = TypeVar("Result")
-
 LOG_EVERY = 10
 # XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
 COMPILE_TO_TRACE = 7.0
-
-
-class Stopped(Exception):
-    """The user or the system asked the run to stop; what it had is saved."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -122,7 +112,7 @@ class Trainer:
             # One after the other: two at once take 5 GB and save little on two cores.
             compiled = {}
             for name, program in lowered.items():
-                compiled[name] = _in_background(program.compile, lambda name=name: phase.update(
+                compiled[name] = in_background(program.compile, lambda name=name: phase.update(
                     min(0.98, (time.monotonic() - start) / (traced_s * (1 + COMPILE_TO_TRACE))),
                     f"compiling the {name} step"))
             self._steps = dataclasses.replace(self._steps, **compiled)
@@ -207,7 +197,8 @@ class Trainer:
             arch_batches = self._batches(self.parts.alpha, taken)
         values: dict[str, float] = {}
         arch_metrics: steps.Metrics = {}
-        with self.progress.phase(name, length, self.step - start) as phase, _asked() as asked:
+        with (self.progress.phase(name, length, self.step - start) as phase,
+              stop_requests() as asked):
             while self.step < end:
                 path = (self._steps.sample(self.state) if self.path is None
                         else jnp.asarray(self.path))
@@ -274,33 +265,3 @@ def _note(values: dict[str, float]) -> str:
         if key in values:
             parts.append(text.format(values[key]))
     return "  ".join(parts)
-
-
-def _in_background(work: Callable[[], Result], tick: Callable[[], None]) -> Result:
-    """What `work` returns; it runs in a thread, so that bars move and Control-C is heard."""
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    future = pool.submit(work)
-    pool.shutdown(wait=False)
-    while not future.done():
-        concurrent.futures.wait([future], timeout=0.2)
-        tick()
-    return future.result()
-
-
-class _asked:
-    """Control-C or SIGTERM asks for a stop after the step; a second Control-C does not wait."""
-
-    def __enter__(self) -> threading.Event:
-        asked = threading.Event()
-
-        def ask(number: int, frame: object) -> None:
-            if asked.is_set() and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            asked.set()
-
-        self._before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-        return asked
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -4,6 +4,7 @@ import pathlib
 
 import matplotlib
 import rich.text
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -11,8 +12,11 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from jaxnas.network import NetworkSpec
 
 COLOURS = {3: "#5fae57", 5: "#f0993e", 7: "#d9483b"}
-_FIXED_COLOUR, _EDGE = "white", "#333333"
+_OTHER_COLOUR, _FIXED_COLOUR, _WIDTH_COLOUR = "#b39ddb", "white", "#dddddd"
+_EDGE, _TEXT = "#333333", "#1a1a1a"
+# Inches.
 _UNIT, _GAP, _STAGE_GAP, _HEIGHT = 0.11, 0.10, 0.26, 1.0
+_ROW_HEIGHT, _MARGIN, _LEGEND_WIDTH, _LEGEND_HEIGHT = 1.65, 0.3, 9.3, 0.6
 
 
 def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
@@ -34,38 +38,51 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
     """
     if len(specs) != len(captions):
         raise ValueError(f"{len(captions)} captions for {len(specs)} networks: give one each")
-    row_height = 2.0
-    widest = max(_row_width(spec) for spec in specs)
-    fig = Figure(figsize=(widest + 0.6, row_height * len(specs) + 0.6))
+    widest = max(_LEGEND_WIDTH, *map(_row_width, specs))
+    height = _ROW_HEIGHT * len(specs)
+    fig = Figure(figsize=(widest + 2 * _MARGIN, height + _LEGEND_HEIGHT))
     FigureCanvasAgg(fig)
     axes = fig.add_axes((0, 0, 1, 1))
-    axes.set_xlim(-0.3, widest + 0.3)
-    axes.set_ylim(-0.6, row_height * len(specs))
+    axes.set_xlim(-_MARGIN, widest + _MARGIN)
+    axes.set_ylim(-_LEGEND_HEIGHT, height)
     axes.axis("off")
     for row, (spec, caption) in enumerate(zip(specs, captions, strict=True)):
-        base = row_height * (len(specs) - 1 - row) + 0.35
-        axes.text(0, base + _HEIGHT + 0.2, caption, fontsize=11, fontweight="bold", va="bottom")
-        x = 0.0
-        for index, (top, bottom, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
-            x += _STAGE_GAP if new_stage and index else _GAP if index else 0.0
-            width = _UNIT * expansion
-            axes.add_patch(FancyBboxPatch(
-                (x, base), width, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.04",
-                facecolor=COLOURS.get(kernel, "#b39ddb" if kernel else _FIXED_COLOUR),
-                edgecolor=_EDGE, linewidth=0.9))
-            axes.text(x + width / 2, base + _HEIGHT / 2, f"{top}  {bottom}", rotation=90,
-                      fontsize=8.5, ha="center", va="center",
-                      color="white" if kernel else _EDGE)
-            x += width
-    x = 0.0
-    for kernel, colour in COLOURS.items():
-        axes.add_patch(Rectangle((x, -0.35), 0.22, 0.22, facecolor=colour, edgecolor=_EDGE,
-                                 linewidth=0.9))
-        axes.text(x + 0.3, -0.24, f"{kernel}×{kernel}", fontsize=9, va="center")
-        x += 0.95
-    axes.text(x + 0.1, -0.24, "wide: expansion 6   narrow: expansion 3   white: fixed layers",
-              fontsize=9, va="center")
+        base = height - _ROW_HEIGHT * (row + 1) + 0.12
+        axes.text(0, base + _HEIGHT + 0.12, caption, fontsize=11, fontweight="bold", va="bottom")
+        _draw_row(axes, spec, base)
+    _draw_legend(axes, -_LEGEND_HEIGHT / 2)
     return fig
+
+
+def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
+    """The boxes of a network, on the line along which its data flows."""
+    axes.plot([0, _row_width(spec)], [base + _HEIGHT / 2] * 2, color=_EDGE, linewidth=1.2,
+              solid_capstyle="butt", zorder=0)
+    x = 0.0
+    for index, (top, bottom, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
+        x += _STAGE_GAP if new_stage and index else _GAP if index else 0.0
+        width = _UNIT * expansion
+        axes.add_patch(FancyBboxPatch(
+            (x, base), width, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.04",
+            facecolor=COLOURS.get(kernel, _OTHER_COLOUR) if kernel else _FIXED_COLOUR,
+            edgecolor=_EDGE, linewidth=0.9))
+        axes.text(x + width / 2, base + _HEIGHT / 2, f"{top}  {bottom}", rotation=90,
+                  fontsize=8.5, ha="center", va="center", color=_TEXT)
+        x += width
+
+
+def _draw_legend(axes: Axes, middle: float) -> None:
+    """Colours by kernel, and boxes as wide as those of the rows."""
+    x = 0.0
+    entries = [(f"{kernel}×{kernel}", colour, 0.22, 0.95) for kernel, colour in COLOURS.items()]
+    entries += [("wide: expansion 6", _WIDTH_COLOUR, 6 * _UNIT, 2.3),
+                ("narrow: expansion 3", _WIDTH_COLOUR, 3 * _UNIT, 2.15),
+                ("white: fixed layers", _FIXED_COLOUR, 3 * _UNIT, 2.0)]
+    for text, colour, width, advance in entries:
+        axes.add_patch(Rectangle((x, middle - 0.11), width, 0.22, facecolor=colour,
+                                 edgecolor=_EDGE, linewidth=0.9))
+        axes.text(x + width + 0.08, middle, text, fontsize=9, va="center", color=_TEXT)
+        x += advance
 
 
 def save(fig: Figure, file: pathlib.Path) -> None:

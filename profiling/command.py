@@ -60,11 +60,16 @@ def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()
 
 
 def define_device_flags() -> None:
-    """Defines --device and what may be asked of it: the fields of `Options`."""
+    """Defines --device and what may be asked of it."""
     flags.DEFINE_string("device", "MYRIADX_COMPILER", f"Where latency comes from: "
                         f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
                         f"that is there is taken. MYRIAD.<port>-ma2480, OAK.<id> and GPU.<n> "
                         f"choose one of several.")
+    define_option_flags()
+
+
+def define_option_flags() -> None:
+    """Defines what may be asked of a device: the fields of `Options`."""
     flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
                          "is the compiler's own choice, and 6 on an OAK.", lower_bound=1,
                          upper_bound=MAX_SHAVES)
@@ -76,7 +81,7 @@ def define_device_flags() -> None:
 
 
 def device_options() -> Options:
-    """The flags of `define_device_flags` as given; raises ValueError for a prefix that is none."""
+    """The flags of `define_option_flags` as given; raises ValueError for a prefix that is none."""
     args = flags.FLAGS
     if args.worker_prefix is not None:
         remote.command(args.worker_prefix)

@@ -1,0 +1,177 @@
+"""The poster's table and figure: published networks and found ones, side by side.
+
+    python -m experiments.compare --found=runs/FOLDER --devices=MYRIADX_COMPILER,CPU
+
+Latency and parameters are those of networks with one number of classes (--num_classes), whatever
+the found ones were trained on; their top-1 is of the data set they were trained on and says so.
+What the store of measurements has is not measured again. Writes compare.json, compare.md and the
+drawing of every network, compare.svg and compare.png.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import comparison
+from experiments.comparison import Comparison, Row
+from experiments.networks import find_architecture, read_accuracy, read_architecture
+from experiments.published import PUBLISHED
+from jaxnas import draw
+from jaxnas.zoo import ZOO
+from profiling import command, tables
+from profiling.database import Store
+from profiling.device import DEVICES, device_names, open_device
+from profiling.errors import DeviceUnavailable
+from profiling.measurement import Measurement, Options
+from profiling.progress import Progress
+from profiling.recording import Recording
+
+NETWORKS = ("mobilenet_v2", "proxyless_mobile", "proxyless_cpu", "proxyless_gpu")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compares as the flags say; returns the exit status."""
+    del argv
+    args = flags.FLAGS
+    with command.usage_errors():
+        devices = distinct("--devices", device_names(args.devices))
+        options = command.device_options()
+        rows = network_rows(distinct("--networks", args.networks.split(",")), args.num_classes)
+        rows = with_found(rows, [pathlib.Path(folder) for folder in args.found or ()],
+                          args.num_classes)
+        check_size(rows, args.image_size)
+        output = pathlib.Path(args.output)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--output={output} cannot be made ({error.strerror}); name another "
+                             f"folder") from error
+    with command.device_errors(), command.open_store(args.store) as store, Progress() as progress:
+        columns, left_out = measure(rows, devices, options, args.image_size, store, progress)
+    result = Comparison(rows, columns, left_out, args.image_size, args.num_classes)
+    write(result, output)
+    comparison.show(result)
+    print(f"files in {output}: compare.json, compare.md, compare.svg, compare.png")
+    return 0
+
+
+def distinct(flag: str, names: Sequence[str]) -> list[str]:
+    """The names of a list without blanks; raises ValueError where one comes twice."""
+    names = [name.strip() for name in names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{flag} names {twice} twice; give each once")
+    return names
+
+
+def network_rows(names: Sequence[str], num_classes: int) -> list[Row]:
+    """A row for each published network; raises ValueError for a name that is none."""
+    unknown = next((name for name in names if name not in ZOO), None)
+    if unknown is not None:
+        raise ValueError(f"--networks: unknown network {unknown!r}, allowed are {', '.join(ZOO)}; "
+                         f"folders of runs go with --found")
+    rows = []
+    for name in names:
+        architecture = find_architecture(name)
+        rows.append(Row(PUBLISHED[name].title, architecture, architecture.spec(num_classes),
+                        PUBLISHED[name]))
+    return rows
+
+
+def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path],
+               num_classes: int) -> list[Row]:
+    """The rows and those of the folders' networks; a trained network that has a row adds to it.
+
+    Raises:
+      ValueError: a folder that is none of a run, or whose network does not fit its space.
+    """
+    rows = list(rows)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"--found: {folder} is no folder; give those of searches or "
+                             f"trainings")
+        architecture = read_architecture(folder)
+        accuracy = read_accuracy(folder)
+        measured = () if accuracy is None else ({**accuracy, "folder": str(folder)},)
+        # One name for all: the store knows a network by its specification, name included.
+        spec = architecture.spec(num_classes, "found")
+        known = next((i for i, row in enumerate(rows) if row.spec == spec), None)
+        if known is not None:
+            row = rows[known]
+            rows[known] = dataclasses.replace(row, accuracy=(*row.accuracy, *measured))
+            continue
+        published = PUBLISHED[architecture.text] if architecture.space is None else None
+        title = published.title if published else f"found: {folder.resolve().name}"
+        rows.append(Row(title, architecture, spec, published, measured))
+    return rows
+
+
+def check_size(rows: Sequence[Row], image_size: int) -> None:
+    """Raises ValueError for a size that a network cannot halve as often as it does."""
+    for row in rows:
+        factor = 2 * math.prod(block.stride for block in row.spec.blocks)
+        if image_size % factor:
+            raise ValueError(f"--image_size={image_size}: give a multiple of {factor} px, by which "
+                             f"{row.title} divides its input")
+
+
+def measure(rows: Sequence[Row], devices: Sequence[str], options: Options, image_size: int,
+            store: Store, progress: Progress) -> tuple[dict[str, list[Measurement]],
+                                                       dict[str, str]]:
+    """Measurements of the rows by device, and why each device that is not there is left out.
+
+    Raises:
+      DeviceUnavailable: none is there.
+      CompileError: a device's compiler refuses a network.
+    """
+    columns: dict[str, list[Measurement]] = {}
+    left_out: dict[str, str] = {}
+    opened = {}
+    with contextlib.ExitStack() as stack:
+        for name in devices:
+            try:
+                opened[name] = stack.enter_context(Recording(open_device(name, options), store))
+            except DeviceUnavailable as error:
+                left_out[name] = str(error)
+                progress.print(f"{name} is left out: {error}", "yellow")
+        if not opened:
+            raise DeviceUnavailable(f"none of --devices={','.join(devices)} is there; the lines "
+                                    f"above say why")
+        for name, device in opened.items():
+            with progress.phase(name, total=1) as phase:
+                columns[name] = tables.measure_specs(
+                    device, [row.spec for row in rows], image_size,
+                    progress=lambda done, total, phase=phase: phase.update(
+                        done / total, f"{done} of {total} runs"))
+                phase.end(f"{len(rows)} networks, {device.setup.kind}")
+    return columns, left_out
+
+
+def write(result: Comparison, output: pathlib.Path) -> None:
+    """compare.json, compare.md, compare.svg and compare.png."""
+    (output / "compare.json").write_text(
+        json.dumps(comparison.document(result), indent=1, ensure_ascii=False) + "\n")
+    (output / "compare.md").write_text(comparison.markdown(result))
+    figure = draw.figure([row.spec for row in result.rows], comparison.captions(result))
+    for name in ("compare.svg", "compare.png"):
+        draw.save(figure, output / name)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("found", None, "Folders of searches or trainings, comma-separated.")
+    flags.DEFINE_string("networks", ",".join(NETWORKS), f"Published networks, comma-separated: "
+                        f"{', '.join(ZOO)}.")
+    flags.DEFINE_string("devices", "MYRIADX_COMPILER", f"Devices, comma-separated, a column each: "
+                        f"{', '.join(DEVICES)}.")
+    flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
+    flags.DEFINE_integer("num_classes", 1000, "Outputs of every network's classifier.",
+                         lower_bound=2)
+    flags.DEFINE_string("output", "runs/compare", "Folder to write to.")
+    command.define_option_flags()
+    command.define_store_flag()
+    command.run(main)

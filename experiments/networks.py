@@ -1,0 +1,178 @@
+"""Networks as programs are told of them: a published name, an architecture's text, a run's folder.
+
+A run's folder, of a search or of a training, names its network in `architecture.json`.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+
+import jax
+
+from experiments.config import Config
+from jaxnas import data, steps, supernet
+from jaxnas.checkpoint import Checkpoints
+from jaxnas.network import Network, NetworkSpec, network_of
+from jaxnas.space import find_space, format_arch
+from jaxnas.zoo import ZOO, find_network
+
+_TOKEN = re.compile(r"k\d+e\d+|-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network, whatever the number of classes.
+
+    Attributes:
+      text: one token a block, or the name of a published network.
+      space: whose blocks they are; None for a published network.
+    """
+
+    text: str
+    space: str | None
+
+    def document(self) -> dict[str, str | None]:
+        """What the JSON files of a run say of it."""
+        return {"architecture": self.text, "space": self.space}
+
+    def spec(self, num_classes: int, name: str = "network") -> NetworkSpec:
+        """The network's specification; a published network keeps its own name."""
+        if self.space is None:
+            return find_network(self.text, num_classes)
+        space = find_space(self.space)
+        return network_of(space, space.parse(self.text), num_classes, name)
+
+
+def find_architecture(text: str, space: str | None = None) -> Architecture:
+    """The architecture that a user names.
+
+    Args:
+      text: a published network's name, a run's folder, or an architecture's text.
+      space: of an architecture's text; None is proxyless.
+
+    Raises:
+      ValueError: nothing of these, or a space that does not go with it; says what is allowed.
+    """
+    if text in ZOO:
+        if space is not None:
+            raise ValueError(f"--space={space}: the published network {text} has no space; leave "
+                             f"--space out")
+        return Architecture(text, None)
+    if text and pathlib.Path(text).is_dir():
+        found = read_architecture(pathlib.Path(text))
+        if space not in (None, found.space):
+            raise ValueError(f"--space={space}: the network in {text} is of "
+                             f"{found.space or 'no space'}; leave --space out")
+        return found
+    if not all(map(_TOKEN.fullmatch, text.split())) or not text.split():
+        raise ValueError(f"unknown network {text!r}: give one of {', '.join(ZOO)}, the folder of "
+                         f"a run, or an architecture such as 'k3e6 - k5e3 ...', one token a block "
+                         f"of --space")
+    chosen = find_space("proxyless" if space is None else space)
+    return Architecture(format_arch(chosen.parse(text)), chosen.name)
+
+
+def read_architecture(folder: pathlib.Path) -> Architecture:
+    """The network of a run's folder.
+
+    Raises:
+      ValueError: a folder of something else, or of a run without a network so far.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is no folder of a run (no config.json): give the --workdir of "
+                         f"a search or a training")
+    if not (folder / "architecture.json").exists():
+        raise ValueError(f"{folder} has no network yet (no architecture.json): let its search come "
+                         f"to its end first")
+    document = _read_json(folder / "architecture.json")
+    try:
+        architecture = Architecture(document["architecture"], document["space"])
+        architecture.spec(2)
+    except KeyError as error:
+        raise ValueError(f"{folder / 'architecture.json'} has no {error}; give the folder of a run "
+                         f"of this version") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / 'architecture.json'} does not fit: {error}") from error
+    return architecture
+
+
+def read_accuracy(folder: pathlib.Path) -> dict[str, object] | None:
+    """What a run's result says of its network's accuracy; None where it has no result yet.
+
+    Raises:
+      ValueError: a result that cannot be read.
+    """
+    if not (folder / "result.json").exists():
+        return None
+    accuracy = _read_json(folder / "result.json").get("accuracy")
+    if not isinstance(accuracy, dict) or not {"dataset", "split", "top1"} <= set(accuracy):
+        raise ValueError(f"{folder / 'result.json'} has no accuracy with dataset, split and top1; "
+                         f"give the folder of a run of this version")
+    return accuracy
+
+
+def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
+    """The network of a search's folder with the supernet's weights, from its newest checkpoint.
+
+    Raises:
+      ValueError: no folder of a search, one at work, or weights of another space or number of
+        classes.
+      CheckpointUnreadable: its files are damaged.
+    """
+    architecture = read_architecture(folder)
+    document = _read_json(folder / "config.json")
+    fields = {field.name for field in dataclasses.fields(Config)}
+    if not fields <= set(document):
+        raise ValueError(f"{folder} holds no supernet of this version's search (its config.json "
+                         f"lacks {', '.join(sorted(fields - set(document))[:3])}): give the folder "
+                         f"of a search, or --start=scratch")
+    config = Config(**{name: document[name] for name in fields})
+    classes = data.dataset(config.dataset).num_classes
+    if classes != num_classes:
+        raise ValueError(f"--start=supernet: the supernet in {folder} was trained on "
+                         f"{config.dataset} with {classes} classes, this data set has "
+                         f"{num_classes}; take the same data set, or --start=scratch")
+    if architecture.space != config.space:
+        raise ValueError(f"{folder}: architecture.json is of the space {architecture.space}, the "
+                         f"supernet of {config.space}; give a folder as its search left it")
+    space = config.search_space
+    like = jax.eval_shape(lambda: steps.init_state(space, classes, steps.Hyperparameters(), 0))
+    with _at_rest(folder):
+        # Before opening, which makes the folder where it is missing.
+        if not (folder / "checkpoints").is_dir():
+            raise ValueError(f"{folder} has no checkpoints: give the folder of a search as it was "
+                             f"left, or --start=scratch")
+        with contextlib.closing(Checkpoints(folder / "checkpoints",
+                                            config.identity())) as checkpoints:
+            if checkpoints.latest_step() is None:
+                raise ValueError(f"{folder / 'checkpoints'} is empty: give the folder of a search "
+                                 f"as it was left, or --start=scratch")
+            state, _ = checkpoints.restore(like)
+    return supernet.extract(space, state.params, state.stats,
+                            space.path(space.parse(architecture.text)), classes, name="jaxnas")
+
+
+@contextlib.contextmanager
+def _at_rest(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder's lock: opening checkpoints clears what a save under way has written."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is at work in it; wait for it or stop "
+                             f"it") from None
+        yield
+
+
+def _read_json(file: pathlib.Path) -> dict[str, object]:
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); give the folder of a run") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{file} is no JSON object; give the folder of a run")
+    return document

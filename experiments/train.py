@@ -1,0 +1,195 @@
+"""Trains one network from scratch, or from a supernet's weights, and hands over its files.
+
+    python -m experiments.train --network=proxyless_mobile
+    python -m experiments.train --network=runs/FOLDER_OF_A_SEARCH --start=supernet
+
+The recipe is ProxylessNAS's for its mobile network: SGD with Nesterov momentum, a cosine, label
+smoothing, no weight decay on batch norm, dropout. Every epoch is evaluated on held-out training
+examples; the best one's weights are tested once and exported. The same command goes on where a
+stopped run was.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import rich.console
+import rich.panel
+from flax import nnx
+
+from experiments import networks
+from experiments.compilation import keep_compiled_programs
+from experiments.delivery import ParityBroken, check_parity
+from experiments.network_training import Best, NetworkTrainer, steps_an_epoch
+from experiments.stopping import Stopped
+from experiments.train_config import TrainConfig, config_from_flags, define_flags
+from experiments.training import NonFiniteLoss
+from experiments.workdir import Workdir, check_workdir
+from jaxnas import data, draw, export
+from jaxnas.checkpoint import CheckpointUnreadable
+from jaxnas.network import Network, count_macs, count_parameters
+from profiling import command
+from profiling.database import Store, StoreError
+from profiling.device import open_device
+from profiling.errors import CompileError, DeviceUnavailable
+from profiling.measurement import measure_in_passes
+from profiling.progress import Progress
+from profiling.recording import Recording
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains as the flags say; returns the exit status."""
+    del argv
+    keep_compiled_programs()
+    try:
+        with command.usage_errors():
+            config = config_from_flags()
+            check_workdir(config)
+            file = pathlib.Path(config.workdir) / "result.json"
+            result = json.loads(file.read_text()) if file.exists() else None
+            if result is None:
+                parts = data.load(config.dataset, config.data_dir, seed=config.seed,
+                                  held_out=config.held_out)
+                steps_an_epoch(config, len(parts.weights))
+                network = starting_network(config)
+                store = command.open_store(config.store)
+                workdir = Workdir(config)
+        if result is None:
+            with store, workdir, Progress() as progress:
+                result = run(config, network, parts, store, workdir, progress)
+        else:
+            print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    except (CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss, ParityBroken,
+            OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return command.FAILED
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
+        # Threads that still compile cannot be interrupted, and leaving would wait for them.
+        sys.stderr.flush()
+        os._exit(command.FAILED)
+    show(result, config)
+    return 0
+
+
+def starting_network(config: TrainConfig) -> Network:
+    """The network with the weights that its training starts from.
+
+    Raises:
+      ValueError: the supernet that they were to come from does not fit.
+      CheckpointUnreadable: it is damaged.
+    """
+    num_classes = data.dataset(config.dataset).num_classes
+    if config.start == "supernet":
+        return networks.from_supernet(pathlib.Path(config.network), num_classes)
+    spec = config.chosen.spec(num_classes, "jaxnas")
+    return Network(spec, rng=np.random.default_rng(config.seed))
+
+
+def run(config: TrainConfig, network: Network, parts: data.Parts, store: Store, workdir: Workdir,
+        progress: Progress) -> dict[str, object]:
+    """The whole training; returns the document of result.json."""
+    workdir.write_json("architecture.json", {"schema": 1, **config.chosen.document()})
+    with command.usage_errors():
+        trainer = NetworkTrainer(config, network, parts, workdir, progress)
+    trainer.compile()
+    trainer.run()
+    best = trainer.best()
+    nnx.update(network, nnx.State(best.params), nnx.State(best.stats))
+    result = deliver(trainer, network, best, store)
+    trainer.close()
+    workdir.write_json("result.json", result)
+    return result
+
+
+def deliver(trainer: NetworkTrainer, network: Network, best: Best,
+            store: Store) -> dict[str, object]:
+    """Tests and exports the network, checks and times the files, and gives the result's document.
+
+    Raises:
+      ParityBroken: ONNX or IR differ from JAX; nothing that is handed over may.
+      CompileError: the device's compiler refuses the network.
+    """
+    config, folder = trainer.config, trainer.workdir.path
+    top1 = trainer.test(best)
+    files = {"onnx": "model.onnx", "ir": "model.xml"}
+    with trainer.progress.phase("export", total=2) as phase:
+        model = export.to_onnx(network, config.image_size)
+        export.save(model, folder / files["onnx"], folder / files["ir"])
+        parity = check_parity(network, folder, files, trainer.parts.test, config.image_size)
+        phase.update(1, "ONNX and IR agree with JAX")
+        device_part = measure(trainer, model.SerializeToString(), files, store)
+        phase.end(f"largest difference of logits {parity.onnxruntime_max_abs:.1e} in ONNX Runtime,"
+                  f" {parity.openvino_max_abs:.1e} in OpenVINO")
+    files["figure"] = "architecture.svg"
+    draw.save(draw.figure([network.spec], [_title(config)]), folder / files["figure"])
+    return {
+        "schema": 1, **config.chosen.document(), "start": config.start, **device_part,
+        "image_size": config.image_size, "num_classes": network.spec.num_classes,
+        "parameters": count_parameters(network.spec),
+        "macs": count_macs(network.spec, config.image_size),
+        "held_out": {"top1": best.top1, "examples": len(trainer.parts.alpha),
+                     "epoch": best.step // trainer.epoch_steps, "epochs": config.epochs},
+        "accuracy": {"dataset": config.dataset, "split": data.dataset(config.dataset).test_split,
+                     "top1": top1, "image_size": config.train_image_size,
+                     "examples": len(trainer.parts.test)},
+        "parity": dataclasses.asdict(parity), "files": files}
+
+
+def measure(trainer: NetworkTrainer, model: bytes, files: dict[str, str],
+            store: Store) -> dict[str, object]:
+    """The result's part about the device, which fills `files` with the blob where there is one.
+
+    The device is opened here and not before: a training takes days, and a stick serves one process.
+    """
+    config = trainer.config
+    try:
+        device = open_device(config.device, config.options)
+    except DeviceUnavailable as error:
+        trainer.progress.print(f"the device is not there: {error}\nThe network is not measured.",
+                               "yellow")
+        return {"device_ms": None, "device": config.device, "kind": None}
+    with Recording(device, store) as recording:
+        measured = measure_in_passes(recording, model)
+    if measured.blob is not None:
+        files["blob"] = "model.blob"
+        (trainer.workdir.path / files["blob"]).write_bytes(measured.blob)
+    setup = measured.setup
+    return {"device_ms": measured.latency_ms, "device": setup.device, "kind": setup.kind,
+            "device_p10_ms": measured.p10_ms, "device_p90_ms": measured.p90_ms,
+            "precision": setup.precision, "versions": dict(setup.versions),
+            "settings": dict(setup.settings)}
+
+
+def show(result: dict, config: TrainConfig) -> None:
+    """Prints the summary of `result.json` on standard output."""
+    console = rich.console.Console(highlight=False)
+    spec = config.chosen.spec(result["num_classes"])
+    held_out, accuracy = result["held_out"], result["accuracy"]
+    latency = (f"{result['device_ms']:.2f} ms by {result['device']}, {result['kind']}, batch 1"
+               if result["kind"] else f"{result['device']} was not there, nothing was measured")
+    console.print(rich.panel.Panel(rich.console.Group(
+        draw.terminal(spec), "", f"[bold]{result['architecture']}[/]",
+        f"{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
+        f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes",
+        latency, "",
+        f"[bold]top-1 {accuracy['top1']:.2%}[/] on {accuracy['dataset']}'s {accuracy['split']} "
+        f"split ({accuracy['examples']} examples, {accuracy['image_size']} px)",
+        f"weights of epoch {held_out['epoch']} of {held_out['epochs']}, the best on held-out data: "
+        f"{held_out['top1']:.2%} of {held_out['examples']} examples",
+        f"files in {config.workdir}: {', '.join(result['files'].values())}"), title=_title(config)))
+
+
+def _title(config: TrainConfig) -> str:
+    name = config.architecture if config.space is None else f"a network of {config.space}"
+    start = "from scratch" if config.start == "scratch" else "from the supernet's weights"
+    return f"{name} on {config.dataset}, {start}"
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)

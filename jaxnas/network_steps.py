@@ -1,0 +1,197 @@
+"""The jitted steps that train one network: pure functions of the state, which they consume.
+
+Only the state and a batch cross into jit. The learning rate comes from the state's own count, and
+the dropped features from `fold_in(key, step)`, so a run goes on from its state alone. Weights,
+statistics, loss and what is evaluated are float32; `bf16` is the precision of the layers' inputs
+and products in the training step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxnas import blocks, loss
+from jaxnas.network import Network
+from jaxnas.steps import STATISTICS_MOMENTUM
+
+Array = jax.Array
+Tree = Any  # nested dicts of arrays
+Precision = Literal["f32", "bf16"]
+PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Defaults: ProxylessNAS's retraining of its mobile network.
+
+    Attributes:
+      steps: of the whole schedule; the cosine reaches 0 with the last.
+      warmup_steps: of these, the first, with a linear learning rate up to its peak.
+      learning_rate: the peak.
+      momentum: Nesterov, of SGD.
+      weight_decay: added to the gradient; batch norm has none, see `decayed`.
+      label_smoothing: of the training loss.
+      dropout: rate at which the classifier's features are dropped.
+      ema_decay: of the average of weights and statistics that is evaluated and delivered; 0 takes
+        the weights as they are. The average is free of the bias to its start (Adam's correction).
+      precision: of the training step.
+    """
+
+    steps: int
+    warmup_steps: int = 0
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1
+    dropout: float = 0.1
+    ema_decay: float = 0.0
+    precision: Precision = "f32"
+
+
+@functools.partial(jax.tree_util.register_dataclass,
+                   data_fields=["step", "key", "params", "stats", "optimizer", "average"],
+                   meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class NetworkState:
+    """All that a training carries from step to step, and all that its checkpoint holds.
+
+    Attributes:
+      step: int32 [], steps taken.
+      key: the run's PRNG key data, uint32; never changed.
+      params, stats: the network's weights and running batch statistics, float32.
+      optimizer: optax's state: momentum shaped like params, and the schedule's count.
+      average: optax's moving average of params and stats; None without one.
+    """
+
+    step: Array
+    key: Array
+    params: Tree
+    stats: Tree
+    optimizer: Any
+    average: optax.EmaState | None
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSteps:
+    """The programs of one training, each of which compiles once for one batch shape.
+
+    Attributes:
+      train: (state, batch) → (state, metrics). The state given is consumed.
+      delivered: (state) → (params, stats) that are evaluated and delivered.
+      evaluate: (params, stats, batch with mask) → sums over the batch, running statistics.
+    """
+
+    train: Callable[[NetworkState, dict[str, Array]], tuple[NetworkState, dict[str, Array]]]
+    delivered: Callable[[NetworkState], tuple[Tree, Tree]]
+    evaluate: Callable[[Tree, Tree, dict[str, Array]], dict[str, Array]]
+
+
+def learning_rate(recipe: Recipe) -> optax.Schedule:
+    """The cosine to 0 over all steps (Loshchilov and Hutter 2017), behind a warm-up if any."""
+    if not recipe.warmup_steps:
+        return optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
+    # From one part of the way and not from 0, with which the first step would do nothing.
+    first = recipe.learning_rate / (recipe.warmup_steps + 1)
+    return optax.warmup_cosine_decay_schedule(first, recipe.learning_rate, recipe.warmup_steps,
+                                              recipe.steps)
+
+
+def decayed(params: Tree) -> Tree:
+    """Which weights decay: all but the scale and bias of batch norm. Shaped like params, bool."""
+    if not isinstance(params, dict):
+        return True
+    if "scale" in params:
+        return {name: name == "kernel" for name in params}
+    return {name: decayed(child) for name, child in params.items()}
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """SGD of the recipe: masked weight decay, Nesterov momentum, scheduled learning rate."""
+    return optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
+        optax.sgd(learning_rate(recipe), momentum=recipe.momentum, nesterov=True))
+
+
+def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
+    """A training that starts at the network's weights, of which it takes a copy."""
+    _, params, stats = blocks.split(network)
+    params, stats = jax.tree.map(jnp.array, (params, stats))
+    average = None
+    if recipe.ema_decay:
+        average = optax.ema(recipe.ema_decay).init({"params": params, "stats": stats})
+    return NetworkState(step=jnp.int32(0), key=jax.random.key_data(jax.random.key(seed)),
+                        params=params, stats=stats, optimizer=optimizer(recipe).init(params),
+                        average=average)
+
+
+def make_steps(network: Network, recipe: Recipe) -> NetworkSteps:
+    """The steps that train networks of this one's specification."""
+    train_graph, eval_graph = blocks.split(network, True)[0], blocks.split(network, False)[0]
+    update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
+    dtype = PRECISIONS[recipe.precision]
+
+    def train(state: NetworkState, batch: dict[str, Array]):
+        _check_batch(batch)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def objective(params):
+            network = nnx.merge(train_graph, nnx.State(params), nnx.State(state.stats))
+            logits = _logits(network, batch["image"].astype(dtype), recipe.dropout, key)
+            ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
+            return ce, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
+
+        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(
+            objective, has_aux=True)(state.params)
+        updates, optimizer_state = update_weights(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        stats = optax.incremental_update(batch_stats, state.stats, 1 - STATISTICS_MOMENTUM)
+        average = state.average
+        if average is not None:
+            _, average = optax.ema(recipe.ema_decay).update(
+                {"params": params, "stats": stats}, average)
+        metrics = {"ce": ce, "top1": jnp.mean(logits.argmax(-1) == batch["label"]),
+                   "learning_rate": rate(state.step)}
+        return NetworkState(state.step + 1, state.key, params, stats, optimizer_state,
+                            average), metrics
+
+    def delivered(state: NetworkState) -> tuple[Tree, Tree]:
+        if state.average is None:
+            return state.params, state.stats
+        # EmaState holds the plain sum; optax corrects it in what `update` returns alone.
+        average = optax.tree.bias_correction(state.average.ema, recipe.ema_decay,
+                                             state.average.count)
+        return average["params"], average["stats"]
+
+    def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> dict[str, Array]:
+        _check_batch(batch)
+        logits, _ = blocks.run(eval_graph, params, stats, batch["image"])
+        hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
+        return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
+
+    return NetworkSteps(jax.jit(train, donate_argnums=0), jax.jit(delivered), jax.jit(evaluate))
+
+
+def _logits(network: Network, images: Array, dropout: float, key: Array) -> Array:
+    """`Network.__call__` with features dropped between pooling and linear layer."""
+    x = network.stem(images)
+    for block in network.blocks:
+        x = block(x)
+    classifier = network.classifier
+    features = jnp.mean(classifier.head(x).astype(jnp.float32), (1, 2))
+    kept = jax.random.bernoulli(key, 1 - dropout, features.shape)
+    features = jnp.where(kept, features / (1 - dropout), 0)
+    return features @ classifier.kernel[...] + classifier.bias[...]
+
+
+def _check_batch(batch: dict[str, Array]) -> None:
+    chex.assert_rank(batch["image"], 4)
+    chex.assert_axis_dimension(batch["image"], 3, 3)
+    chex.assert_shape(batch["label"], batch["image"].shape[:1])
+    chex.assert_type([batch["image"], batch["label"]], [jnp.floating, jnp.int32])

@@ -1,0 +1,155 @@
+"""One network's training step, against references computed by hand."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnas import blocks, loss, network_steps
+from jaxnas.network import Network, network_of
+from jaxnas.network_steps import Recipe
+from tests.conftest import NUM_CLASSES, SMALL, same_bits
+
+SPEC = network_of(SMALL, SMALL.parse("k5e2 k3e2 - - -"), NUM_CLASSES)
+
+
+PLAIN = Recipe(steps=30, dropout=0.0)
+AVERAGED = dataclasses.replace(PLAIN, ema_decay=0.8)
+
+
+@functools.cache
+def steps_of(recipe: Recipe) -> network_steps.NetworkSteps:
+    """Each recipe's steps once, since compiling them is what takes time here."""
+    return network_steps.make_steps(Network(SPEC, rng=np.random.default_rng(0)), recipe)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network(SPEC, rng=np.random.default_rng(0))
+
+
+def trained(network, recipe, batch, count):
+    """The state after each of `count` steps, as host arrays, the metrics of each, and the steps."""
+    steps = steps_of(recipe)
+    state = network_steps.init_state(network, recipe, seed=0)
+    states, metrics = [], []
+    for _ in range(count):
+        state, one = steps.train(state, batch)
+        states.append(jax.tree.map(np.array, state))
+        metrics.append({name: float(value) for name, value in one.items()})
+    assert steps.train._cache_size() == 1
+    return states, metrics, steps
+
+
+def test_warmup_rises_evenly_to_the_peak_and_the_cosine_ends_at_zero():
+    rate = network_steps.learning_rate(Recipe(steps=12, warmup_steps=4, learning_rate=0.05))
+    np.testing.assert_allclose([rate(i) for i in range(5)], [0.01, 0.02, 0.03, 0.04, 0.05],
+                               rtol=1e-6)
+    assert float(rate(8)) == pytest.approx(0.025)  # half-way down
+    assert float(rate(12)) == pytest.approx(0, abs=1e-9)
+    plain = network_steps.learning_rate(Recipe(steps=12, learning_rate=0.05))
+    assert float(plain(0)) == pytest.approx(0.05) and float(plain(6)) == pytest.approx(0.025)
+
+
+def test_decay_leaves_batch_norm_alone(network):
+    _, params, _ = blocks.split(network)
+    flags = jax.tree_util.tree_flatten_with_path(network_steps.decayed(params))[0]
+    spared = {jax.tree_util.keystr(path, simple=True, separator="/") for path, yes in flags
+              if not yes}
+    assert all(name.rsplit("/")[-1] in ("scale", "bias") for name in spared)
+    # Stem, the first block's two layers, three of two others, head: a scale and a bias each.
+    assert len(spared) == 2 * (1 + 2 + 2 * 3 + 1)
+    assert "classifier/head/bias" in spared and "classifier/bias" not in spared
+
+
+def test_three_steps_of_the_optimizer_are_nesterov_sgd_with_masked_decay():
+    recipe = Recipe(steps=3, learning_rate=0.5, momentum=0.9, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    params = {"layer": {name: rng.normal(size=3) for name in ("kernel", "scale", "bias")},
+              "bias": rng.normal(size=3)}
+    gradients = [jax.tree.map(lambda leaf: rng.normal(size=3), params) for _ in range(3)]
+    decays = {"layer": {"kernel": 0.1, "scale": 0.0, "bias": 0.0}, "bias": 0.1}
+
+    expected = params
+    trace = jax.tree.map(np.zeros_like, params)
+    for step, gradient in enumerate(gradients):
+        rate = 0.5 * 0.5 * (1 + np.cos(np.pi * step / 3))
+        gradient = jax.tree.map(lambda g, d, p: g + d * p, gradient, decays, expected)
+        trace = jax.tree.map(lambda t, g: 0.9 * t + g, trace, gradient)
+        expected = jax.tree.map(lambda p, t, g, rate=rate: p - rate * (0.9 * t + g), expected,
+                                trace, gradient)
+
+    optimizer = network_steps.optimizer(recipe)
+    found = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    state = optimizer.init(found)
+    for gradient in gradients:
+        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state, found)
+        found = optax.apply_updates(found, updates)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5)
+
+
+def test_average_is_the_weighted_mean_of_all_weights_and_statistics(network, batch):
+    decay = AVERAGED.ema_decay
+    states, _, steps = trained(network, AVERAGED, batch, 3)
+    weights = np.array([decay ** 2, decay, 1.0]) / (1 + decay + decay ** 2)
+    for part, found in zip(("params", "stats"), steps.delivered(
+            jax.tree.map(jnp.asarray, states[-1])), strict=True):
+        expected = jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(
+            weights, leaves, strict=True)), *(getattr(state, part) for state in states))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_without_an_average_the_weights_are_delivered_as_they_are(network):
+    state = network_steps.init_state(network, PLAIN, seed=0)
+    assert same_bits(steps_of(PLAIN).delivered(state), (state.params, state.stats))
+
+
+def test_loss_without_dropout_is_the_network_s_own(network, batch):
+    _, metrics, _ = trained(network, AVERAGED, batch, 1)
+    network.train()
+    expected = loss.cross_entropy(network(batch["image"]), batch["label"], 0.1)
+    assert metrics[0]["ce"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_dropout_is_drawn_anew_each_step_and_keeps_the_mean(network, batch):
+    """With no learning all steps see the same weights; what differs is what was dropped."""
+    _, (plain, *_), _ = trained(network, AVERAGED, batch, 1)
+    with_dropout = dataclasses.replace(PLAIN, steps=200, learning_rate=0.0, dropout=0.5)
+    _, first, _ = trained(network, with_dropout, batch, 40)
+    _, again, _ = trained(network, with_dropout, batch, 2)
+    losses = [one["ce"] for one in first]
+    assert len(set(losses)) == len(losses)
+    assert [one["ce"] for one in again] == losses[:2]
+    # Logits are near 0 at the start, where the loss is nearly linear in them.
+    assert np.mean(losses) == pytest.approx(plain["ce"], abs=4 * np.std(losses) / 40 ** 0.5)
+
+
+def test_bf16_learns_as_f32_does_and_keeps_a_float32_state(network, batch):
+    losses = {}
+    for precision in network_steps.PRECISIONS:
+        recipe = dataclasses.replace(AVERAGED, precision=precision)
+        states, metrics, _ = trained(network, recipe, batch, 30)
+        losses[precision] = [one["ce"] for one in metrics]
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
+        trees = (states[-1].params, states[-1].stats, states[-1].average.ema)
+        assert {leaf.dtype for leaf in jax.tree.leaves(trees)} == {np.dtype(np.float32)}
+    assert losses["bf16"] != losses["f32"]
+    assert losses["bf16"][0] == pytest.approx(losses["f32"][0], rel=0.01)
+    for values in losses.values():
+        assert values[-1] < 0.8 * values[0]
+
+
+def test_evaluation_leaves_padding_out(network, batch):
+    steps = steps_of(PLAIN)
+    _, params, stats = blocks.split(network, False)
+    mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], np.float32)
+    sums = steps.evaluate(params, stats, {**batch, "mask": mask})
+    network.eval()
+    hits = np.asarray(network(batch["image"])).argmax(-1) == batch["label"]
+    assert float(sums["count"]) == 5 and float(sums["correct"]) == hits[mask == 1].sum()
