@@ -112,7 +112,7 @@ def test_what_was_estimated_is_not_estimated_again(compared, command):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--devices=CPU,TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
-    (["--device=CPU"], "--device=CPU: a comparison has a column for each device"),
+    (["--device=CPU"], "Unknown command line flag 'device'. Did you mean: devices"),
     (["--output=README.md"], "--output=README.md cannot be made"),
 ])
 def test_refuses_bad_input_with_one_line(arguments, message, tmp_path):
