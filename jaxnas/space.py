@@ -8,8 +8,12 @@ keeps its shape. An architecture is one candidate for each block:
 """
 
 import dataclasses
+import inspect
 import itertools
+import json
+import pathlib
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -193,7 +197,43 @@ SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY)}
 
 
 def find_space(name: str) -> Space:
-    """The space of this name; raises ValueError naming those there are."""
-    if name not in SPACES:
-        raise ValueError(f"unknown space {name!r}, allowed are {', '.join(SPACES)}")
-    return SPACES[name]
+    """The space of this name, or the one that a JSON file describes.
+
+    Args:
+      name: one of SPACES, or the path of a file that ends in `.json` and holds an object of
+        `staged_space`'s arguments. Its space is named after the file and what is in it, so that a
+        latency table made before a change is refused after it.
+
+    Raises:
+      ValueError: an unknown name, or a file that describes no space.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    if not name.endswith(".json"):
+        raise ValueError(f"unknown space {name!r}, allowed are {', '.join(SPACES)}, or a JSON file "
+                         f"that describes one")
+    return _read_space(pathlib.Path(name))
+
+
+def _read_space(file: pathlib.Path) -> Space:
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--space={file} cannot be read ({error}); give a JSON file, or one of "
+                         f"{', '.join(SPACES)}") from error
+    parameters = inspect.signature(staged_space).parameters
+    keys = [key for key in parameters if key != "name"]
+    optional = [key for key in keys if parameters[key].default is not inspect.Parameter.empty]
+    required = set(keys) - set(optional)
+    if not isinstance(document, dict) or not required <= set(document) <= set(keys):
+        raise ValueError(f"--space={file} describes no space: give an object with "
+                         f"{', '.join(keys)} and nothing else; {' and '.join(optional)} may be "
+                         f"left out")
+    for key, value in document.items():
+        numbers = value if isinstance(value, list) else [value]
+        if isinstance(value, list) != (key not in ("stem", "first", "head")) or not numbers or any(
+                type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(f"--space={file}: {key} is {value!r}; give stem, first and head as "
+                             f"whole numbers above 0 and the others as lists of them")
+    text = json.dumps(document, sort_keys=True)
+    return staged_space(f"{file.stem}-{zlib.crc32(text.encode()):08x}", **document)

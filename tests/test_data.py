@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxnas import data
+from jaxnas.data import digits_hard
 from jaxnas.data.augment import ResizedCrop, ShiftZoom, centre_crop
 from jaxnas.data.digits import Digits
 
@@ -86,6 +87,28 @@ def test_normalisation_is_that_of_the_train_split(parts):
     np.testing.assert_allclose(parts.test.spec.std, pixels.std() / 255, atol=5e-5)
 
 
+def test_hard_digits_are_the_digits_each_drawn_otherwise(tmp_path):
+    parts = data.load("digits_hard", tmp_path, seed=0)
+    assert [len(part) for part in parts] == [1138, 300, 3590]
+    assert np.bincount(labels(parts.test)).tolist() == [
+        360, 360, 350, 370, 360, 360, 360, 360, 350, 360]  # fmt: skip
+    pixels = np.stack(
+        [np.asarray(part[i]["image"]) for part in parts[:2] for i in range(len(part))]
+    )
+    assert pixels.shape == (1438, 64, 64)
+    np.testing.assert_allclose(parts.test.spec.mean, pixels.mean() / 255, atol=5e-5)
+    np.testing.assert_allclose(parts.test.spec.std, pixels.std() / 255, atol=5e-5)
+    drawings = [np.asarray(parts.test[i]["image"], np.float64) for i in range(10)]
+    assert all((a != b).mean() > 0.9 for a, b in zip(drawings, drawings[1:], strict=False))
+    # Ink is brighter than its ground: where the plain digit has most, the mean of many has too.
+    zeros = np.mean([np.asarray(parts.test[i]["image"], np.float64)
+                     for i in np.flatnonzero(labels(parts.test) == 0)], 0)
+    assert zeros[28:36, 28:36].mean() < zeros[16:48, 16:48].mean()
+    again = digits_hard.draw(np.full((8, 8), 255, np.uint8), np.random.default_rng([3, 1]))
+    np.testing.assert_array_equal(
+        again, digits_hard.draw(np.full((8, 8), 255, np.uint8), np.random.default_rng([3, 1])))
+
+
 def test_two_processes_may_prepare_at_once(tmp_path):
     code = "import sys; from jaxnas import data; print(data.prepare('digits', sys.argv[1]))"
     processes = [
@@ -130,7 +153,7 @@ def test_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
 
 
 def test_unknown_data_set():
-    with pytest.raises(ValueError, match="'mnist'; known are cifar10, digits, imagenet2012"):
+    with pytest.raises(ValueError, match="'mnist'; known are cifar10, digits, digits_hard, "):
         data.load("mnist", seed=0)
 
 

@@ -1,7 +1,19 @@
+import dataclasses
+import json
+import re
+
 import numpy as np
 import pytest
 
-from jaxnas.space import PROXYLESS, SKIP, Candidate, find_space, format_arch, staged_space
+from jaxnas.space import (
+    PROXYLESS,
+    PROXYLESS_TINY,
+    SKIP,
+    Candidate,
+    find_space,
+    format_arch,
+    staged_space,
+)
 
 
 def test_proxyless_is_the_published_space():
@@ -66,3 +78,39 @@ def test_refuses_stages_of_different_lengths():
     with pytest.raises(ValueError, match="3, 2 and 3 stages"):
         staged_space("s", stem=4, first=4, widths=(8, 8, 8), counts=(1, 1), strides=(1, 1, 1),
                      head=8)
+
+
+STAGES = {"stem": 8, "first": 8, "widths": [16, 24], "counts": [2, 3], "strides": [2, 2],
+          "head": 64}
+
+
+def test_a_json_file_describes_a_space(tmp_path):
+    file = tmp_path / "camera.json"
+    file.write_text(json.dumps(STAGES))
+    found = find_space(str(file))
+    assert dataclasses.replace(found, name="proxyless_tiny") == PROXYLESS_TINY
+    file.write_text(json.dumps({**STAGES, "kernels": [3], "expansions": [2, 4]}))
+    other = find_space(str(file))
+    assert [str(c) for c in other.candidates] == ["k3e2", "k3e4", "-"]
+    # A table of the one is none of the other.
+    assert re.fullmatch(r"camera-[0-9a-f]{8}", found.name) and found.name != other.name
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "cannot be read"),
+    ("[]", "describes no space: give an object with stem, first, widths, counts, strides, head, "),
+    (json.dumps({**STAGES, "depth": 3}), "describes no space"),
+    (json.dumps({**STAGES, "stem": [8]}), r"stem is \[8\]; give stem, first and head as whole"),
+    (json.dumps({**STAGES, "widths": [16, "24"]}), r"widths is \[16, '24'\]"),
+    (json.dumps({**STAGES, "counts": [2]}), "widths, counts and strides are given for 2, 1 and 2"),
+])
+def test_refuses_a_file_that_describes_no_space(text, message, tmp_path):
+    file = tmp_path / "space.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        find_space(str(file))
+
+
+def test_refuses_a_space_file_that_is_not_there():
+    with pytest.raises(ValueError, match="--space=nowhere.json cannot be read"):
+        find_space("nowhere.json")

@@ -10,8 +10,8 @@ A run loads the parts once and draws batches that depend on (seed, part, step) a
 
 from jaxnas.data.parts import Part, Parts, load
 from jaxnas.data.pipeline import Batch, batches, evaluation_batches
-from jaxnas.data.prepare import DatasetNotPrepared, prepare
-from jaxnas.data.specs import SPECS, DatasetSpec, dataset
+from jaxnas.data.prepare import DatasetNotPrepared, dataset, prepare
+from jaxnas.data.specs import SPECS, DatasetSpec
 
 __all__ = [
     "SPECS",

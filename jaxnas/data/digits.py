@@ -63,21 +63,27 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Imported here: scikit-learn takes a second, and only the first run of all prepares.
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = np.round(digits.images * (255 / _GREY_LEVELS)).astype(np.uint8)
-        seen = np.zeros(10, np.int64)
-        for key, (image, label) in enumerate(zip(images, digits.target, strict=True)):
-            in_test = seen[label] % _TEST_PERIOD == _TEST_PHASE
-            seen[label] += 1
-            if in_test == test:
-                yield key, {"image": _png(image), "label": int(label)}
+        for key, image, label in digits_of(test):
+            yield key, {"image": png(image), "label": label}
 
 
-def _png(image: np.ndarray) -> io.BytesIO:
-    # TFDS encodes arrays with TensorFlow, which is not required here, but takes encoded bytes.
+def digits_of(test: bool) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Number, image uint8 [8, 8] and label of each digit of a split, in scikit-learn's order."""
+    # Imported here: scikit-learn takes a second, and only the first run of all prepares.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / _GREY_LEVELS)).astype(np.uint8)
+    seen = np.zeros(10, np.int64)
+    for key, (image, label) in enumerate(zip(images, digits.target, strict=True)):
+        in_test = seen[label] % _TEST_PERIOD == _TEST_PHASE
+        seen[label] += 1
+        if in_test == test:
+            yield key, image, int(label)
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+    """The image as a file: TFDS encodes arrays with TensorFlow, which is not required here."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     buffer.seek(0)

@@ -12,8 +12,9 @@ from absl import logging
 from PIL import Image
 
 from jaxnas.data.augment import Augmentation
-from jaxnas.data.prepare import prepare
-from jaxnas.data.specs import DatasetSpec, dataset
+from jaxnas.data.folder import FolderRecords, is_folder
+from jaxnas.data.prepare import dataset, prepare
+from jaxnas.data.specs import DatasetSpec
 
 # Records read at once while the held-out examples are chosen: 100 MB of ImageNet.
 _SELECTION_CHUNK = 1024
@@ -89,7 +90,7 @@ class Part:
 
     name: str
     spec: DatasetSpec
-    records: _Records
+    records: _Records | FolderRecords
     indices: np.ndarray
     augmentation: Augmentation | None = None
 
@@ -126,8 +127,8 @@ def load(
     tenth of ImageNet's train split.
 
     Args:
-        name: one of `SPECS`.
-        data_dir: as for `prepare`.
+        name: one of `SPECS`, or a folder of pictures.
+        data_dir: as for `prepare`; a folder of pictures needs none.
         seed: non-negative; fixes which examples are held out.
         held_out: examples for α, a multiple of the number of classes; 0 leaves the whole train
             split to the weights; unset takes the data set's default.
@@ -144,9 +145,11 @@ def load(
             f"held_out is {held_out}; it must be a non-negative multiple of the "
             f"{spec.num_classes} classes of {name}"
         )
-    folder = prepare(name, data_dir)
-    train = _Records(spec, folder, spec.train_split)
-    test = _Records(spec, folder, spec.test_split)
+    if is_folder(name):
+        train, test = (FolderRecords(spec, s) for s in (spec.train_split, spec.test_split))
+    else:
+        folder = prepare(name, data_dir)
+        train, test = (_Records(spec, folder, s) for s in (spec.train_split, spec.test_split))
     alpha = _balanced(train, spec, held_out // spec.num_classes, seed)
     weights = np.setdiff1d(np.arange(len(train)), alpha, assume_unique=True)
     logging.info(
@@ -160,7 +163,9 @@ def load(
     )
 
 
-def _balanced(records: _Records, spec: DatasetSpec, per_class: int, seed: int) -> np.ndarray:
+def _balanced(
+    records: _Records | FolderRecords, spec: DatasetSpec, per_class: int, seed: int
+) -> np.ndarray:
     order = np.random.default_rng([seed, len(records)]).permutation(len(records))
     wanted = np.full(spec.num_classes, per_class)
     chosen: list[int] = []

@@ -7,21 +7,46 @@ import sys
 import tensorflow_datasets as tfds
 
 from jaxnas.data.digits import Digits
-from jaxnas.data.specs import DatasetSpec, dataset
+from jaxnas.data.digits_hard import DigitsHard
+from jaxnas.data.folder import folder_spec, is_folder
+from jaxnas.data.specs import SPECS, DatasetSpec
 
 # The one format of tensorflow-datasets with random access that needs no TensorFlow to read.
 _FORMAT = "array_record"
+# What needs no download is prepared where it is missing.
+_CARRIED = {builder.name: builder for builder in (Digits, DigitsHard)}
 
 
 class DatasetNotPrepared(ValueError):
     """A data set is not on disk in the form it is read in; the message says how to prepare it."""
 
 
-def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Makes sure that a data set can be read; touches neither the network nor the other sets.
+def dataset(name: str) -> DatasetSpec:
+    """The specification of a data set.
 
-    `digits` is prepared where it is missing, in seconds, and any number of processes may do so
-    at once. The others are only looked for.
+    Args:
+        name: one of `SPECS`, or the path of a folder of pictures with `train/CLASS/*.jpg` and
+            `test/CLASS/*.jpg`.
+
+    Raises:
+        ValueError: neither, or a folder that is not laid out so.
+    """
+    if name in SPECS:
+        return SPECS[name]
+    if is_folder(name):
+        return folder_spec(name)
+    raise ValueError(
+        f"unknown data set {name!r}; known are {', '.join(sorted(SPECS))}, and folders of pictures "
+        "with train/CLASS/*.jpg and test/CLASS/*.jpg"
+    )
+
+
+def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Makes sure that a data set of tensorflow-datasets can be read.
+
+    Touches neither the network nor the other sets.
+    `digits` and `digits_hard` are prepared where they are missing, in seconds, and any number of
+    processes may do so at once. The others are only looked for.
 
     Args:
         name: one of `SPECS`.
@@ -39,8 +64,8 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
     spec = dataset(name)
     root = pathlib.Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
     folder = _newest_version(root / name)
-    if folder is None and name == Digits.name:
-        _prepare_digits(root)
+    if folder is None and name in _CARRIED:
+        _prepare_carried(name, root)
         folder = _newest_version(root / name)
     if folder is None:
         raise DatasetNotPrepared(
@@ -59,9 +84,9 @@ def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def _prepare_digits(root: pathlib.Path) -> None:
+def _prepare_carried(name: str, root: pathlib.Path) -> None:
     tfds.disable_progress_bar()
-    builder = Digits(data_dir=root)
+    builder = _CARRIED[name](data_dir=root)
     try:
         # TFDS reports on standard output, which belongs to the program's own results.
         with contextlib.redirect_stdout(sys.stderr):

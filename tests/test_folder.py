@@ -1,0 +1,78 @@
+"""A folder of pictures as a data set: labels, parts, batches, refusals."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnas import data
+from jaxnas.data.folder import folder_spec
+
+COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Six pictures a class to train on, two to test on; all of a class in its colour."""
+    for split, count in (("train", 6), ("val", 2)):
+        for name, colour in COLOURS.items():
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 30 + i), colour).save(folder / f"{i}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_labels_follow_the_names_of_the_classes(pictures):
+    spec = data.dataset(str(pictures))
+    assert (spec.num_classes, spec.train_split, spec.test_split) == (3, "train", "val")
+    parts = data.load(str(pictures), seed=0)
+    assert [len(part) for part in parts] == [15, 3, 6]  # one of each class is held out
+    for part in parts:
+        for i in range(len(part)):
+            colour = list(COLOURS.values())[part[i]["label"]]
+            assert part[i]["image"].convert("RGB").getpixel((5, 5)) == colour
+    assert sorted(parts.alpha[i]["label"] for i in range(3)) == [0, 1, 2]
+
+
+def test_batches_are_normalised_squares(pictures):
+    parts = data.load(str(pictures), seed=0)
+    (batch,) = data.evaluation_batches(parts.test, batch_size=6, image_size=16)
+    assert batch["image"].shape == (6, 16, 16, 3) and batch["label"].tolist() == [0, 0, 1, 1, 2, 2]
+    red = (np.array([1, 0, 0]) - folder_spec(str(pictures)).mean) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(batch["image"][0], np.broadcast_to(red, (16, 16, 3)), rtol=1e-5)
+    iterator = data.batches(parts.weights, batch_size=4, image_size=16, seed=0)
+    assert next(iterator)["image"].shape == (4, 16, 16, 3)
+    iterator.close()
+
+
+def test_refuses_folders_that_are_laid_out_otherwise(pictures):
+    name = str(pictures)
+
+    def refused(message):
+        folder_spec.cache_clear()
+        with pytest.raises(ValueError, match=message):
+            data.dataset(name)
+
+    (pictures / "val" / "fox").mkdir()
+    refused("val/fox is of a class that .*train does not have")
+    (pictures / "val" / "fox").rmdir()
+    for i in range(1, 6):
+        (pictures / "train" / "dog" / f"{i}.png").unlink()
+    refused(r"train/dog has 1 pictures \(.jpg, .jpeg, .png, .bmp, .webp\); each class needs two")
+    (pictures / "val").rename(pictures / "later")
+    refused("has no folder test or validation or val beside train")
+
+
+def test_a_damaged_picture_is_named(pictures):
+    damaged = pictures / "train" / "cat" / "0.png"
+    damaged.write_bytes(b"not a picture")
+    parts = data.load(str(pictures), seed=0, held_out=0)
+    with pytest.raises(ValueError, match="cat/0.png is no picture: .* replace or remove it"):
+        parts.weights[0]
+
+
+def test_unknown_names_say_how_a_folder_looks():
+    with pytest.raises(ValueError, match=r"'nowhere'; known are .*, and folders of pictures with "
+                                         r"train/CLASS/\*.jpg and test/CLASS/\*.jpg"):
+        data.dataset("nowhere")
