@@ -6,12 +6,18 @@ choice is made when the program is lowered, by platform.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Array = jax.Array
+
+# Added up in one step of the kernel gradient: fewer leave the loop's overhead, more take longer to
+# compile than they save.
+WINDOWS = 48
 
 
 def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -27,11 +33,12 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     """
     return lax.platform_dependent(
         x, kernel,
-        cpu=functools.partial(_depthwise_shifted, stride),
-        default=functools.partial(_depthwise_xla, stride))
+        cpu=functools.partial(depthwise_shifted, stride),
+        default=functools.partial(depthwise_xla, stride))
 
 
-def _depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
+def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
+    """`depthwise_conv` as XLA has it."""
     k, _, channels = kernel.shape
     return lax.conv_general_dilated(
         x, kernel[:, :, None, :], (stride, stride), [(k // 2, k // 2)] * 2,
@@ -57,7 +64,8 @@ def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _depthwise_shifted(stride: int, x: Array, kernel: Array) -> Array:
+def depthwise_shifted(stride: int, x: Array, kernel: Array) -> Array:
+    """`depthwise_conv` as a sum of shifted slices times taps."""
     return _depthwise_forward(stride, x, kernel)[0]
 
 
@@ -72,35 +80,75 @@ def _depthwise_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tup
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array],
                         dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    k = kernel.shape[0]
-    pad = k // 2
-    batch, height, width, channels = x.shape
-    _, out_height, out_width, _ = dy.shape
-
-    # Input gradient: the same sum over the flipped kernel, dy spread out by the stride.
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), (
-        (0, 0, 0),
-        (k - 1 - pad, height + pad - (out_height - 1) * stride - 1, stride - 1),
-        (k - 1 - pad, width + pad - (out_width - 1) * stride - 1, stride - 1),
-        (0, 0, 0)))
-    dx = _shifted_sum(spread, kernel[::-1, ::-1], 1, (height, width))
-
-    # Kernel gradient: one reduction a tap. Mapped over kernel rows, or a 7x7 takes seconds to
-    # compile.
-    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
-
-    def row(i: Array) -> Array:
-        rows = lax.dynamic_slice_in_dim(padded, i, (out_height - 1) * stride + 1, axis=1)
-        return jnp.stack([
-            jnp.sum(dy * lax.slice(rows, (0, 0, j, 0), (
-                batch, rows.shape[1], j + (out_width - 1) * stride + 1, channels),
-                (1, stride, stride, 1)), (0, 1, 2))
-            for j in range(k)])
-
-    return dx, lax.map(row, jnp.arange(k))
+    return (_input_gradient(stride, x.shape[1:3], kernel, dy),
+            _kernel_gradient(stride, kernel.shape[0], x, dy))
 
 
-_depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, dy: Array) -> Array:
+    """The transposed convolution of dy, for an input of this height and width.
+
+    Each phase of the input's pixels, of which there are stride², has taps of its own, so that no
+    zero between dy's pixels is multiplied.
+    """
+    k, pad = kernel.shape[0], kernel.shape[0] // 2
+    batch, out_height, out_width, channels = dy.shape
+    # Pixel u of phase p is made of dy's pixel u + (p + pad - tap) / stride, where that is whole.
+    taps = [[(tap, (p + pad - tap) // stride) for tap in range(k)
+             if (p + pad - tap) % stride == 0] for p in range(stride)]
+    margin = -(-(k - 1) // stride)
+    padded = lax.optimization_barrier(
+        jnp.pad(dy, ((0, 0), (margin, margin), (margin, margin), (0, 0))))
+
+    def phase(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
+        total = jnp.zeros(dy.shape, dy.dtype)
+        for (i, down), (j, right) in itertools.product(rows, columns):
+            total += kernel[i, j] * lax.slice(
+                padded, (0, margin + down, margin + right, 0),
+                (batch, margin + down + out_height, margin + right + out_width, channels))
+        return lax.optimization_barrier(total)
+
+    phases = jnp.stack([jnp.stack([phase(rows, columns) for columns in taps], 3)
+                        for rows in taps], 2)
+    height, width = height_width
+    return phases.reshape(batch, out_height * stride, out_width * stride,
+                          channels)[:, :height, :width]
+
+
+def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
+    """Σ over the pixels of dy of the pixel times the [k, k] window of x that it was made of.
+
+    Summed by pixels and not by taps, each step adds a few dozen windows to [k, k, channels], which
+    stay in the nearest cache: a tap at a time, x and dy come from memory k² times.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, whatever its terms are
+    batch, height, width, channels = dy.shape
+    columns = _divisor(width, WINDOWS)
+    rows = _divisor(height, WINDOWS // columns) if columns == width else 1
+    images = _divisor(batch, WINDOWS // (rows * columns)) if rows == height else 1
+    padded = lax.optimization_barrier(
+        jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0))))
+    extent = (images, (rows - 1) * stride + k, (columns - 1) * stride + k, channels)
+
+    def add(total: Array, start: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        image, row, column = start
+        pixels = lax.dynamic_slice(dy, (image, row, column, 0), (images, rows, columns, channels))
+        windows = lax.dynamic_slice(padded, (image, row * stride, column * stride, 0), extent)
+        for i, r, c in np.ndindex(images, rows, columns):
+            window = windows[i, r * stride:r * stride + k, c * stride:c * stride + k]
+            total += window.astype(wide) * pixels[i, r, c].astype(wide)
+        return total, None
+
+    starts = np.mgrid[:batch:images, :height:rows, :width:columns].reshape(3, -1)
+    total, _ = lax.scan(add, jnp.zeros((k, k, channels), wide), tuple(jnp.asarray(starts)))
+    return total.astype(x.dtype)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most `most`."""
+    return max(d for d in range(1, max(1, most) + 1) if number % d == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
