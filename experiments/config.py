@@ -6,6 +6,7 @@ on two cores. `imagenet.flags` sets the published schedule over them.
 
 import dataclasses
 import math
+import pathlib
 
 from absl import flags
 
@@ -30,12 +31,14 @@ class Config:
     space: str
     image_size: int
     target_ms: float
+    pareto_ms: tuple[float, ...] | None
     latency_weight: float
     latency_control: str
     estimator: str
     gumbel_temperature: float | None
     latency_table: str | None
     derive: str
+    finalists: int
     tolerance: float
     require_target: bool
     dataset: str
@@ -51,6 +54,7 @@ class Config:
     finetune_learning_rate: float
     weight_decay: float
     label_smoothing: float
+    precision: steps.Precision
     initialisation: str
     alpha_learning_rate: float
     alpha_every: int
@@ -79,10 +83,15 @@ def define_flags() -> None:
     integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
     command.define_device_flags()
     command.define_store_flag()
-    text("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
+    text("space", "proxyless", f"Search space: {', '.join(SPACES)}, or a JSON file "
+         f"that describes one.")
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)
     real("target_ms", 17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
+    flags.DEFINE_list("pareto_ms", None, "Further budgets in ms, comma-separated; unset is none. "
+                      "From the one α each gets a network with the supernet's weights, its device "
+                      "figure and its accuracy on held-out data: pareto.json, pareto.svg, "
+                      "pareto.png.")
     real("latency_weight", 0.1, "λ of latency_control=fixed, 0 searching for accuracy alone; where "
          "λ of dual starts; the exponent β of mul_log (published: 0.3); with estimator=reinforce "
          "the exponent of the reward.")
@@ -102,12 +111,16 @@ def define_flags() -> None:
                       "budget, at most target_ms and at least (1 - tolerance / 2) of it where "
                       "there is one. argmax: the likeliest candidate of each block, whatever it "
                       "takes.")
+    integer("finalists", 1, "Likeliest paths that spend the budget, of which the one most accurate "
+            "on held-out data is derived, each with the supernet's weights. 1 takes the likeliest.",
+            lower_bound=1, upper_bound=50)
     real("tolerance", 0.02, "Fraction of the latency by which prediction and device may differ "
          "before the table is rescaled and the network derived again.", lower_bound=0.001,
          upper_bound=0.5)
     flags.DEFINE_bool("require_target", False, "Exit with status 1 if the device's figure is above "
                       "target_ms or the device is not there.")
-    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}.")
+    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
+         f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
     text("data_dir", None, "Folder of the prepared data sets; unset is that of "
          "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
     integer("held_out", None, "Training examples kept for α, a multiple of the number of classes; "
@@ -129,6 +142,9 @@ def define_flags() -> None:
          lower_bound=0)
     real("label_smoothing", 0.1, "Of weight steps; architecture steps have none.", lower_bound=0,
          upper_bound=0.5)
+    flags.DEFINE_enum("precision", "f32", tuple(steps.PRECISIONS), "Of the layers' products in "
+                      "weight and architecture steps; weights, loss and evaluation are float32. "
+                      "bf16 is for accelerators.")
     flags.DEFINE_enum("initialisation", "shared", supernet.INITIALISATIONS, "Of the supernet. "
                       "independent: as published, for long schedules. shared: the candidates of a "
                       "block start as one function, so that short schedules learn.")
@@ -151,8 +167,11 @@ def config_from_flags() -> Config:
     command.device_options()  # refuses what no device can be asked for
     values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
     values["workdir"] = values["workdir"] or (
-        f"runs/{values['space']}-{values['dataset']}-{values['device'].split(',')[0].lower()}"
-        f"-{values['target_ms']:g}ms-seed{values['seed']}")
+        f"runs/{pathlib.Path(values['space']).stem}-{pathlib.Path(values['dataset']).stem}-"
+        f"{values['device'].split(',')[0].lower()}-{values['target_ms']:g}ms-"
+        f"seed{values['seed']}")
+    if values["pareto_ms"] is not None:
+        values["pareto_ms"] = _budgets(values["pareto_ms"])
     config = Config(**values)
     check(config)
     return config
@@ -165,6 +184,11 @@ def check(config: Config) -> None:
     spec = data.dataset(config.dataset)
     if not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise ValueError(f"--target_ms={config.target_ms}: give a positive latency in ms")
+    if config.pareto_ms is not None:
+        _check_budgets(config.pareto_ms)
+    if config.derive == "argmax" and config.finalists > 1:
+        raise ValueError(f"--finalists={config.finalists} --derive=argmax: argmax has one network "
+                         f"to offer; leave it out or give --derive=budget")
     if not (math.isfinite(config.latency_weight) and config.latency_weight >= 0):
         raise ValueError(f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
                          f"would reward slow networks")
@@ -178,6 +202,25 @@ def check(config: Config) -> None:
     if config.held_out is not None and config.held_out % spec.num_classes:
         raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
                          f"{spec.num_classes} classes of {spec.name}, the part for α is balanced")
+
+
+def _budgets(texts: list[str]) -> tuple[float, ...]:
+    """The numbers of --pareto_ms, in order; raises ValueError."""
+    try:
+        return tuple(sorted(map(float, texts)))
+    except ValueError as error:
+        raise ValueError(f"--pareto_ms={','.join(texts)}: {error}; give budgets in ms, such as "
+                         f"12,14,16") from None
+
+
+def _check_budgets(budgets_ms: tuple[float, ...]) -> None:
+    text = ",".join(f"{ms:g}" for ms in budgets_ms)
+    if not budgets_ms:
+        raise ValueError("--pareto_ms is empty: give one budget in ms or more, or leave it out")
+    if not all(math.isfinite(ms) and ms > 0 for ms in budgets_ms):
+        raise ValueError(f"--pareto_ms={text}: give positive latencies in ms")
+    if len(set(budgets_ms)) < len(budgets_ms):
+        raise ValueError(f"--pareto_ms={text} names a budget twice: give each once")
 
 
 def _check_estimator(config: Config) -> None:

@@ -1,6 +1,7 @@
 """From α to a network that meets the budget on the device, closing the loop by what it measures."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jaxnas.space import format_arch
 from profiling.measurement import Device, Measurement, measure_in_passes
 
 MAX_ROUNDS = 3
+Round = dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +24,19 @@ class Derived:
       architecture: its text form.
       predicted_ms: by the table as it stood when it was derived.
       rounds: of each derivation the architecture, predicted_ms, device_ms (None: not there), and
-        table_scale, by which the entries of latency_table.json were multiplied to predict.
+        table_scale, by which the entries of latency_table.json were multiplied to predict; with
+        `--finalists` above 1 also finalists, of each, the likeliest first, the architecture,
+        predicted_ms, and top1 on the part held out for α.
     """
 
     architecture: str
     predicted_ms: float
-    rounds: list[dict[str, object]]
+    rounds: list[Round]
 
 
-def choose_path(config: Config, alpha: np.ndarray, table: LatencyTable,
-                allowed: np.ndarray) -> np.ndarray:
-    """The path that `--derive` asks for.
+def candidate_paths(config: Config, alpha: np.ndarray, table: LatencyTable,
+                    allowed: np.ndarray) -> np.ndarray:
+    """The paths that `--derive` and `--finalists` ask for, int32 [n, blocks], the likeliest first.
 
     A budget is there to be spent: the latency term pulls towards faster networks whether or not
     E[LAT] is under the target, so that the likeliest path below the target alone may lie far below.
@@ -42,12 +46,13 @@ def choose_path(config: Config, alpha: np.ndarray, table: LatencyTable,
       ValueError: no path is within the budget.
     """
     if config.derive == "argmax":
-        return paths.likeliest_path(alpha, allowed)
+        return paths.likeliest_path(alpha, allowed)[None]
     log_p = np.asarray(paths.log_probabilities(alpha, allowed))
     try:
-        return paths.budgeted_path(log_p, table, config.target_ms, least_ms(config))
+        return paths.k_best_paths(log_p, table, config.target_ms, least_ms(config),
+                                  config.finalists)
     except ValueError:
-        return paths.budgeted_path(log_p, table, config.target_ms)
+        return paths.k_best_paths(log_p, table, config.target_ms, 0.0, config.finalists)
 
 
 def least_ms(config: Config) -> float:
@@ -64,52 +69,93 @@ def measure_path(trainer: Trainer, path: np.ndarray, device: Device) -> Measurem
 
 
 def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Derived:
-    """Derives, measures, rescales the table by what was measured, and derives again.
+    """The network of the run, by `approach` and `nearest`.
 
-    A round is accepted where device and prediction differ by at most the tolerance and, with
-    `--derive=budget`, the device's figure spends the budget and is within it. After MAX_ROUNDS, or
-    where the rescaled table has no path within the budget, the one nearest to the budget from below
-    is taken, or else the last. The answer stands in architecture.json, whence a run that was
-    stopped later takes it.
+    The answer stands in architecture.json, whence a run that was stopped later takes it.
     """
     config, progress, workdir = trainer.config, trainer.progress, trainer.workdir
     known = workdir.read_json("architecture.json")
     if known is not None and trainer.may_keep(known["rounds"][-1]["device_ms"], device):
         trainer.path = trainer.space.path(trainer.space.parse(known["architecture"]))
         return Derived(known["architecture"], known["predicted_ms"], known["rounds"])
-    alpha = np.asarray(trainer.state.alpha)
-    rounds: list[dict[str, object]] = []
-    scale = 1.0
+    rounds: list[Round] = []
     with progress.phase("derive", total=MAX_ROUNDS) as phase:
-        while len(rounds) < MAX_ROUNDS:
-            try:
-                path = choose_path(config, alpha, table, trainer.space.allowed)
-            except ValueError as error:
-                if not rounds:
-                    raise
-                progress.print(f"after rescaling, {error}", "yellow")
-                break
-            predicted_ms = table.path_ms(path)
-            device_ms = measure_path(trainer, path, device).latency_ms if device else None
-            rounds.append({"architecture": format_arch(trainer.space.arch(path)),
-                           "table_scale": scale, "predicted_ms": predicted_ms,
-                           "device_ms": device_ms})
-            workdir.log(trainer.step, "derive", round=len(rounds), **rounds[-1])
-            if device_ms is None or accepted(config, predicted_ms, device_ms):
-                break
-            phase.update(len(rounds), _note(rounds[-1]))
-            table = table.scaled(device_ms, predicted_ms)
-            scale *= device_ms / predicted_ms
+        for one in approach(config, trainer, table, device):
+            rounds.append(one)
+            workdir.log(trainer.step, "derive", round=len(rounds), **one)
+            phase.update(len(rounds), _note(one))
         phase.end("; ".join(map(_note, rounds)))
-    chosen = rounds[-1]
-    if config.derive == "budget" and device is not None:
-        met = [r for r in rounds if r["device_ms"] <= config.target_ms]
-        chosen = max(met, key=lambda r: r["device_ms"], default=chosen)
+    chosen = nearest(config, rounds)
     derived = Derived(chosen["architecture"], chosen["predicted_ms"], rounds)
     trainer.path = trainer.space.path(trainer.space.parse(derived.architecture))
     workdir.write_json("architecture.json", {
-        "schema": 1, "space": trainer.space.name, **dataclasses.asdict(derived)})
+        "schema": 1, "space": config.space, **dataclasses.asdict(derived)})
     return derived
+
+
+def approach(config: Config, trainer: Trainer, table: LatencyTable,
+             device: Device | None) -> Iterator[Round]:
+    """Derives, measures, rescales the table by what was measured, and derives again.
+
+    The last round is one where device and prediction differ by at most the tolerance and, with
+    `--derive=budget`, the device's figure spends the budget and is within it; or the MAX_ROUNDS-th;
+    or the one after which the rescaled table has no path within the budget.
+
+    Args:
+      config: whose derive, finalists, target_ms and tolerance hold; the trainer's own, or one that
+        differs in these.
+      trainer: at the end of its search; its state stays as it is.
+      table: by which the first round predicts.
+      device: which measures each round's network; where it is None, the first round is the last.
+
+    Yields:
+      at least one round, as `Derived.rounds` has them.
+
+    Raises:
+      ValueError: no path is within the budget by the table as given.
+    """
+    alpha = np.asarray(trainer.state.alpha)
+    scale = 1.0
+    for number in range(MAX_ROUNDS):
+        try:
+            candidates = candidate_paths(config, alpha, table, trainer.space.allowed)
+        except ValueError as error:
+            if number == 0:
+                raise
+            trainer.progress.print(f"after rescaling, {error}", "yellow")
+            return
+        path, scores = candidates[0], {}
+        if config.finalists > 1:
+            path, scores["finalists"] = _most_accurate(trainer, candidates, table)
+        predicted_ms = table.path_ms(path)
+        device_ms = measure_path(trainer, path, device).latency_ms if device else None
+        yield {"architecture": format_arch(trainer.space.arch(path)), "table_scale": scale,
+               "predicted_ms": predicted_ms, "device_ms": device_ms, **scores}
+        if device_ms is None or accepted(config, predicted_ms, device_ms):
+            return
+        table = table.scaled(device_ms, predicted_ms)
+        scale *= device_ms / predicted_ms
+
+
+def _most_accurate(trainer: Trainer, candidates: np.ndarray,
+                   table: LatencyTable) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """Of paths [n, blocks] the most accurate, of equals the first; and what a round says of all."""
+    top1 = []
+    with trainer.progress.phase("finalists", total=len(candidates)) as phase:
+        for path in candidates:
+            top1.append(trainer.inherited_top1(path))
+            phase.update(len(top1), f"top-1 {top1[-1]:.4f}")
+    said = [{"architecture": format_arch(trainer.space.arch(path)),
+             "predicted_ms": table.path_ms(path), "top1": score}
+            for path, score in zip(candidates, top1, strict=True)]
+    return candidates[int(np.argmax(top1))], said
+
+
+def nearest(config: Config, rounds: Sequence[Round]) -> Round:
+    """Of rounds on a device towards a budget the nearest from below; else the last."""
+    met = [r for r in rounds if config.derive == "budget" and r["device_ms"] is not None
+           and r["device_ms"] <= config.target_ms]
+    return max(met, key=lambda r: r["device_ms"], default=rounds[-1])
 
 
 def accepted(config: Config, predicted_ms: float, device_ms: float) -> bool:
@@ -123,6 +169,6 @@ def accepted(config: Config, predicted_ms: float, device_ms: float) -> bool:
     return device_ms <= config.target_ms and (spent or nothing_nearer)
 
 
-def _note(one: dict[str, object]) -> str:
+def _note(one: Round) -> str:
     device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.3f} ms"
     return f"predicted {one['predicted_ms']:.3f} ms, device {device}"

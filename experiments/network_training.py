@@ -64,7 +64,7 @@ class NetworkTrainer:
         self.epoch_steps = steps_an_epoch(config, len(parts.weights))
         recipe = config.recipe(self.epoch_steps)
         self.end = recipe.steps
-        self._steps = network_steps.make_steps(network, recipe)
+        self.steps = network_steps.make_steps(network, recipe)
         self.state = network_steps.init_state(network, recipe, config.seed)
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
         self._best = Checkpoints(workdir.path / "best", config.identity())
@@ -93,11 +93,11 @@ class NetworkTrainer:
         with self.progress.phase("compile", total=len(programs)) as phase:
             for name, arguments in programs.items():
                 phase.update(len(compiled), f"tracing the {name} step")
-                lowered = getattr(self._steps, name).lower(*arguments)
+                lowered = getattr(self.steps, name).lower(*arguments)
                 compiled[name] = in_background(lowered.compile, lambda name=name: phase.update(
                     len(compiled), f"compiling the {name} step"))
             phase.end(f"the steps: {', '.join(programs)}")
-        self._steps = dataclasses.replace(self._steps, **compiled)
+        self.steps = dataclasses.replace(self.steps, **compiled)
 
     def run(self) -> None:
         """Takes the steps that are still to be taken; ends with a checkpoint.
@@ -114,7 +114,7 @@ class NetworkTrainer:
         note = ""
         with self.progress.phase("train", self.end, self.step) as phase, stop_requests() as asked:
             while self.step < self.end:
-                self.state, metrics = self._steps.train(self.state, next(batches))
+                self.state, metrics = self.steps.train(self.state, next(batches))
                 self.step += 1
                 epoch_ends = self.step % self.epoch_steps == 0
                 due = time.monotonic() - self._saved_at > config.checkpoint_seconds
@@ -157,7 +157,7 @@ class NetworkTrainer:
         self._best.close()
 
     def _evaluate_epoch(self) -> None:
-        params, stats = self._steps.delivered(self.state)
+        params, stats = self.steps.delivered(self.state)
         top1 = self._top1(params, stats, self.parts.alpha)
         self.workdir.log(self.step, "evaluate", epoch=self.step // self.epoch_steps,
                          held_out_top1=top1)
@@ -175,7 +175,7 @@ class NetworkTrainer:
         correct = count = 0.0
         for batch in data.evaluation_batches(part, batch_size=self.config.batch_size,
                                              image_size=self.config.train_image_size):
-            sums = self._steps.evaluate(params, stats, batch)
+            sums = self.steps.evaluate(params, stats, batch)
             correct, count = correct + float(sums["correct"]), count + float(sums["count"])
         return correct / count
 

@@ -72,8 +72,9 @@ def find_architecture(text: str, space: str | None = None) -> Architecture:
         raise ValueError(f"unknown network {text!r}: give one of {', '.join(ZOO)}, the folder of "
                          f"a run, or an architecture such as 'k3e6 - k5e3 ...', one token a block "
                          f"of --space")
-    chosen = find_space("proxyless" if space is None else space)
-    return Architecture(format_arch(chosen.parse(text)), chosen.name)
+    space = "proxyless" if space is None else space
+    chosen = find_space(space)
+    return Architecture(format_arch(chosen.parse(text)), space)
 
 
 def read_architecture(folder: pathlib.Path) -> Architecture:

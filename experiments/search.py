@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import delivery, derivation, summary
+from experiments import delivery, derivation, pareto, summary
 from experiments.compilation import keep_compiled_programs
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.delivery import ParityBroken
@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
                 result = run(config, parts, table, store, workdir, progress)
         else:
             print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+        summary.show(result, config)
     except (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
             ParityBroken, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
         # Threads that still compile cannot be interrupted, and leaving would wait for them.
         sys.stderr.flush()
         os._exit(command.FAILED)
-    summary.show(result, config)
     failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
 
@@ -83,9 +83,14 @@ def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: St
         trainer.compile(LatencyModel.of(table))
         trainer.search(LatencyModel.of(table))
         derived = derivation.derive(trainer, table, device)
+        # Before fine-tuning, which changes the weights that networks share.
+        front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
         trainer.finetune()
         result = delivery.deliver(trainer, derived, table, device)
         trainer.close()
+    if front is not None:
+        pareto.save_figure(front, result["references"], workdir.path)
+        result["files"]["pareto"] = pareto.FILE
     workdir.write_json("result.json", result)
     return result
 
@@ -112,20 +117,22 @@ def given_table(config: Config) -> LatencyTable | None:
 
 
 def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> None:
-    """Raises ValueError where no network of the space takes the target."""
-    space = config.search_space
+    """Raises ValueError where no network of the space takes the target or another budget."""
     fastest, slowest = table.range_ms
-    even = np.where(space.allowed, 0.0, -np.inf)
-    try:
-        paths.budgeted_path(even, table, config.target_ms + slack_ms)
-        reachable = config.target_ms <= slowest
-    except ValueError:
-        reachable = False
-    if not reachable:
-        raise ValueError(
-            f"--target_ms={config.target_ms:g}: on {table.device} at {table.image_size} px the "
-            f"fastest network of the {table.space} space takes {fastest:.2f} ms and the slowest "
-            f"{slowest:.2f} ms; give a target between them")
+    even = np.where(config.search_space.allowed, 0.0, -np.inf)
+    budgets = [("target_ms", config.target_ms),
+               *(("pareto_ms", budget_ms) for budget_ms in config.pareto_ms or ())]
+    for name, budget_ms in budgets:
+        try:
+            paths.budgeted_path(even, table, budget_ms + slack_ms)
+            reachable = budget_ms <= slowest
+        except ValueError:
+            reachable = False
+        if not reachable:
+            raise ValueError(
+                f"--{name}={budget_ms:g}: on {table.device} at {table.image_size} px the fastest "
+                f"network of the {table.space} space takes {fastest:.2f} ms and the slowest "
+                f"{slowest:.2f} ms; give a target between them")
     if config.latency_control == "mul_log" and fastest <= 1:
         raise ValueError(
             f"--latency_control=mul_log: the fastest network of the {table.space} space takes "

@@ -5,6 +5,7 @@ on two cores. `train_imagenet.flags` sets the published schedule over them.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import zlib
@@ -82,18 +83,19 @@ class TrainConfig:
 
 def define_flags() -> None:
     """Defines the flags of a training."""
-    integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
+    integer, text = flags.DEFINE_integer, flags.DEFINE_string
     command.define_device_flags()
     command.define_store_flag()
     text("network", None, f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
          f"architecture, one token a block of --space.", required=True)
-    text("space", None, f"Space of an architecture: {', '.join(SPACES)}; unset is proxyless. "
-         f"A folder knows its own.")
+    text("space", None, f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that "
+         f"describes one; unset is proxyless. A folder knows its own.")
     flags.DEFINE_enum("start", "scratch", STARTS, "scratch: weights drawn anew. supernet: those of "
                       "the search in the folder that --network names.")
     integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
             lower_bound=32)
-    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}.")
+    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
+         f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
     text("data_dir", None, "Folder of the prepared data sets; unset is that of "
          "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
     integer("held_out", None, "Training examples that choose the best epoch, a multiple of the "
@@ -101,6 +103,17 @@ def define_flags() -> None:
     integer("train_image_size", 32, "Size in px that is trained at; image_size is apart.",
             lower_bound=8)
     integer("batch_size", 64, "Examples in a step.", lower_bound=2)
+    define_recipe_flags()
+    integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
+    integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)
+    text("workdir", None, "Folder of the run; unset is runs/train- and a name made of network, "
+         "data set and seed.")
+
+
+def define_recipe_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of the recipe, the fields of `Recipe` with its epochs."""
+    integer = functools.partial(flags.DEFINE_integer, flag_values=flag_values)
+    real = functools.partial(flags.DEFINE_float, flag_values=flag_values)
     integer("epochs", 20, "Epochs in all, each followed by an evaluation on held-out data.",
             lower_bound=1)
     integer("warmup_epochs", 0, "Of these, the first, with a linear learning rate up to its peak; "
@@ -115,11 +128,17 @@ def define_flags() -> None:
          "evaluated and delivered, such as 0.9999; 0 takes the weights as they are.",
          lower_bound=0, upper_bound=0.999999)
     flags.DEFINE_enum("precision", "f32", tuple(PRECISIONS), "Of the layers' products in training; "
-                      "weights, loss and evaluation are float32.")
-    integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
-    integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)
-    text("workdir", None, "Folder of the run; unset is runs/train- and a name made of network, "
-         "data set and seed.")
+                      "weights, loss and evaluation are float32.", flag_values=flag_values)
+
+
+def recipe_defaults() -> dict[str, object]:
+    """The recipe's fields of `TrainConfig` with their flags' defaults.
+
+    For a program that trains by this recipe and whose own flags have some of these names.
+    """
+    values = flags.FlagValues()
+    define_recipe_flags(values)
+    return {name: values[name].default for name in values}
 
 
 def config_from_flags() -> TrainConfig:
@@ -134,9 +153,9 @@ def config_from_flags() -> TrainConfig:
               if f.name not in resolved}
     chosen = find_architecture(values["network"], flags.FLAGS.space)
     name = chosen.text if chosen.space is None else (
-        f"{chosen.space}-{zlib.crc32(chosen.text.encode()):08x}")
+        f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}")
     values["workdir"] = values["workdir"] or (
-        f"runs/train-{name}-{values['dataset']}-seed{values['seed']}")
+        f"runs/train-{name}-{pathlib.Path(values['dataset']).stem}-seed{values['seed']}")
     config = TrainConfig(**values, architecture=chosen.text, space=chosen.space)
     check(config)
     return config

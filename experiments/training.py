@@ -8,6 +8,7 @@ fall in between. A batch depends on seed and step alone, so a run goes on from i
 import dataclasses
 import math
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ from experiments.workdir import Workdir
 from jaxnas import data, steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.latency import LatencyModel
-from profiling.progress import Progress
+from profiling.progress import Phase, Progress
 
+Tree = Any  # nested dicts of arrays
 LOG_EVERY = 10
 # XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
 COMPILE_TO_TRACE = 7.0
@@ -52,7 +54,11 @@ class Schedule:
 
 
 class Trainer:
-    """Holds the state of a run and takes it through its phases."""
+    """Holds the state of a run and takes it through its phases.
+
+    Attributes:
+      steps: of the run; compiled ones of an equal configuration may take their place.
+    """
 
     def __init__(self, config: Config, parts: data.Parts, workdir: Workdir, progress: Progress):
         """Starts at the workdir's newest checkpoint, or afresh.
@@ -69,8 +75,8 @@ class Trainer:
             alpha_learning_rate=config.alpha_learning_rate,
             initialisation=config.initialisation, estimator=config.estimator,
             gumbel_temperature=config.gumbel_temperature or steps.GUMBEL_TEMPERATURE,
-            latency_control=config.latency_control)
-        self._steps = steps.make_steps(self.space, hyper)
+            latency_control=config.latency_control, precision=config.precision)
+        self.steps = steps.make_steps(self.space, hyper)
         self.state = steps.init_state(self.space, self.num_classes, hyper, config.seed)
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
         self.path: np.ndarray | None = None  # int32 [blocks], once it is derived
@@ -97,17 +103,20 @@ class Trainer:
         shape = self._batch_shape()
         path = jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32)
         scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        programs = {"weight": (self.state, shape, path, scalar, scalar)}
+        # Shapes alone: a restored state says on which device it is, which would make another
+        # program of the same step, compiled anew where a stopped run goes on.
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
+        programs = {"weight": (state, shape, path, scalar, scalar)}
         if not self.finetuning:
-            programs["arch"] = (self.state, shape, latency, scalar, scalar)
+            programs["arch"] = (state, shape, latency, scalar, scalar)
         masked = shape | {"mask": jax.ShapeDtypeStruct(shape["label"].shape, jnp.float32)}
-        programs["evaluate"] = (self.state.params, self.state.stats, path, masked)
+        programs["evaluate"] = (state.params, state.stats, path, masked)
         with self.progress.phase("compile", total=1.0) as phase:
             start = time.monotonic()
             lowered = {}
             for name, arguments in programs.items():
                 phase.update(0.0, f"tracing the {name} step")
-                lowered[name] = getattr(self._steps, name).lower(*arguments)
+                lowered[name] = getattr(self.steps, name).lower(*arguments)
             traced_s = time.monotonic() - start
             # One after the other: two at once take 5 GB and save little on two cores.
             compiled = {}
@@ -115,7 +124,7 @@ class Trainer:
                 compiled[name] = in_background(program.compile, lambda name=name: phase.update(
                     min(0.98, (time.monotonic() - start) / (traced_s * (1 + COMPILE_TO_TRACE))),
                     f"compiling the {name} step"))
-            self._steps = dataclasses.replace(self._steps, **compiled)
+            self.steps = dataclasses.replace(self.steps, **compiled)
             phase.end(f"the steps: {', '.join(programs)}")
 
     def search(self, latency: LatencyModel) -> None:
@@ -148,18 +157,22 @@ class Trainer:
 
     def test(self) -> float:
         """Top-1 of the derived path on the test part, running statistics; a fraction."""
-        correct = count = 0.0
-        batches = data.evaluation_batches(self.parts.test, batch_size=self.config.batch_size,
-                                          image_size=self.config.train_image_size)
-        total = math.ceil(len(self.parts.test) / self.config.batch_size)
-        with self.progress.phase("test", total=total) as phase:
-            for index, batch in enumerate(batches):
-                sums = self._steps.evaluate(self.state.params, self.state.stats,
-                                            jnp.asarray(self.path), batch)
-                correct, count = correct + float(sums["correct"]), count + float(sums["count"])
-                phase.update(index + 1, f"top-1 {correct / count:.4f}")
-            phase.end(f"top-1 {correct / count:.4f} on {count:.0f} examples")
-        return correct / count
+        with self.progress.phase("test", total=1.0) as phase:
+            top1 = self._top1(phase, self.parts.test, self.path, self.state.stats)
+            phase.end(f"top-1 {top1:.4f} on {len(self.parts.test)} examples")
+        return top1
+
+    def inherited_top1(self, path: np.ndarray) -> float:
+        """Top-1, a fraction, of a path with the weights as they stand on the part held out for α.
+
+        Its batch statistics are its own, recalibrated; the trainer's state stays as it is.
+
+        Args:
+          path: int32 [blocks].
+        """
+        stats = self._calibrated_stats(path)
+        with self.progress.phase("held out", total=1.0) as phase:
+            return self._top1(phase, self.parts.alpha, path, stats)
 
     def save(self, wait: bool = False) -> None:
         """Writes a checkpoint, unless one of this step is there."""
@@ -200,10 +213,10 @@ class Trainer:
         with (self.progress.phase(name, length, self.step - start) as phase,
               stop_requests() as asked):
             while self.step < end:
-                path = (self._steps.sample(self.state) if self.path is None
+                path = (self.steps.sample(self.state) if self.path is None
                         else jnp.asarray(self.path))
                 rate = jnp.float32(learning_rate(self.step - start))
-                self.state, metrics = self._steps.weight(
+                self.state, metrics = self.steps.weight(
                     self.state, next(weight_batches), path, rate,
                     jnp.float32(steps.STATISTICS_MOMENTUM))
                 self.step += 1
@@ -227,28 +240,43 @@ class Trainer:
             arch_batches.close()
 
     def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
-        changes, metrics = self._steps.arch(
+        changes, metrics = self.steps.arch(
             self.state, batch, latency, jnp.float32(self.config.target_ms),
             jnp.float32(self.config.latency_weight))
         self.state = dataclasses.replace(self.state, **changes)
         return metrics
 
+    def _top1(self, phase: Phase, part: data.Part, path: np.ndarray, stats: Tree) -> float:
+        """Top-1 of a path on a part, a fraction; the phase's total is 1."""
+        correct = count = 0.0
+        for batch in data.evaluation_batches(part, batch_size=self.config.batch_size,
+                                             image_size=self.config.train_image_size):
+            sums = self.steps.evaluate(self.state.params, stats, jnp.asarray(path), batch)
+            correct, count = correct + float(sums["correct"]), count + float(sums["count"])
+            phase.update(count / len(part), f"top-1 {correct / count:.4f}")
+        return correct / count
+
     def _calibrate(self) -> None:
-        """Running statistics of the derived path = mean over batches of what its batches have."""
+        """Gives the derived path statistics of its own and a momentum that begins at 0."""
+        self.state = dataclasses.replace(
+            self.state, stats=self._calibrated_stats(self.path),
+            momentum=jax.tree.map(jnp.zeros_like, self.state.momentum))
+
+    def _calibrated_stats(self, path: np.ndarray) -> Tree:
+        """Running statistics with a path's set to the mean over batches of what its batches have.
+
+        These are no training steps: of the state they give nothing but the statistics is kept.
+        """
         batches = self._batches(self.parts.weights, 0)
-        moving = self.state
+        moving = jax.tree.map(jnp.copy, self.state)  # a weight step consumes what it is given
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
-                moving, _ = self._steps.weight(
-                    moving, next(batches), jnp.asarray(self.path), jnp.float32(0),
+                moving, _ = self.steps.weight(
+                    moving, next(batches), jnp.asarray(path), jnp.float32(0),
                     jnp.float32(i / (i + 1)))
                 phase.update(i + 1)
         batches.close()
-        # These were no training steps: the count stays, and with it every later draw; what they
-        # added to the momentum goes.
-        self.state = dataclasses.replace(
-            moving, step=jnp.int32(self.step),
-            momentum=jax.tree.map(jnp.zeros_like, moving.momentum))
+        return moving.stats
 
     def _finite(self, metrics: steps.Metrics) -> dict[str, float]:
         values = {key: float(value) for key, value in metrics.items()}

@@ -144,7 +144,9 @@ def _gated_backward(space, shape, residuals, dy):
     pulls = [lambda x, dy, b=b: jax.vjp(lambda x: b(params, stats, x)[0], x)[1](dy)[0]
              for b in _branches(space, shape, True)]
     dx = lax.switch(choices[0], pulls, x, dy)
-    dgates = jnp.sum(outputs * dy, tuple(range(1, outputs.ndim)))
+    # In float32 whatever the blocks compute in: sums over a whole batch.
+    dgates = jnp.sum(outputs.astype(jnp.float32) * dy.astype(jnp.float32),
+                     tuple(range(1, outputs.ndim)))
     return jax.tree.map(jnp.zeros_like, slices), None, dgates, dx
 
 

@@ -9,7 +9,7 @@ and products in the training step.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import chex
 import jax
@@ -19,12 +19,10 @@ from flax import nnx
 
 from jaxnas import blocks, loss
 from jaxnas.network import Network
-from jaxnas.steps import STATISTICS_MOMENTUM
+from jaxnas.steps import PRECISIONS, STATISTICS_MOMENTUM, Precision
 
 Array = jax.Array
 Tree = Any  # nested dicts of arrays
-Precision = Literal["f32", "bf16"]
-PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)

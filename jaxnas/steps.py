@@ -22,6 +22,8 @@ Array = jax.Array
 Metrics = dict[str, Array]
 
 STATISTICS_MOMENTUM = 0.9
+Precision = Literal["f32", "bf16"]
+PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 GUMBEL_TEMPERATURE = 1.0
 
 
@@ -40,6 +42,8 @@ class Hyperparameters:
         itself; lower ones are less biased and noisier (Jang et al. 2017, §2.2).
       latency_control: the latency's part of the loss; `jaxnas.loss` says when to use which.
         `reinforce` knows `fixed` alone, as the exponent of its reward.
+      precision: of the layers' inputs and products in weight and architecture steps. Weights,
+        statistics, loss, gates' gradients and what is evaluated are float32.
     """
 
     momentum: float = 0.9
@@ -50,6 +54,7 @@ class Hyperparameters:
     estimator: str = "two"
     gumbel_temperature: float = GUMBEL_TEMPERATURE
     latency_control: loss.Control = "fixed"
+    precision: Precision = "f32"
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -153,6 +158,7 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
     loss.check_control(hyper.latency_control, hyper.estimator)
     optimizer, alpha_optimizer = _optimizer(hyper), _alpha_optimizer(hyper)
     allowed = jnp.asarray(space.allowed)
+    dtype = PRECISIONS[hyper.precision]
     estimate_gradient = estimators.make_estimator(hyper.estimator, space.allowed,
                                                   hyper.gumbel_temperature)
     gather = functools.partial(supernet.gather, space)
@@ -168,8 +174,8 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
         momentum = _map_trace(lambda trace: gather(trace, path), state.momentum)
 
         def objective(params):
-            logits, batch_stats = supernet.apply(space, params, stats, path, batch["image"],
-                                                 train=True)
+            logits, batch_stats = supernet.apply(space, params, stats, path,
+                                                 batch["image"].astype(dtype), train=True)
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
             return ce, (logits, batch_stats)
 
@@ -190,6 +196,7 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
     def arch(state: SearchState, batch: dict[str, Array], latency: LatencyModel,
              target_ms: Array, latency_weight: Array) -> tuple[dict[str, Any], Metrics]:
         _check_batch(batch)
+        images = batch["image"].astype(dtype)
         before_ms = latency.expected_ms(paths.probabilities(state.alpha, allowed))
         weight = latency_weight
         if hyper.latency_control == "dual":
@@ -200,7 +207,7 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
             params, stats = gather(state.params, choices), gather(state.stats, choices)
 
             def objective(gates):
-                logits = supernet.apply_gated(space, params, stats, choices, gates, batch["image"])
+                logits = supernet.apply_gated(space, params, stats, choices, gates, images)
                 return loss.cross_entropy(logits, batch["label"])
 
             ce, ce_gradients = jax.value_and_grad(objective)(jnp.zeros(choices.shape))
@@ -210,7 +217,7 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
 
         def reward(path: Array) -> tuple[Array, Array]:
             logits, _ = supernet.apply(space, gather(state.params, path),
-                                       gather(state.stats, path), path, batch["image"], train=True)
+                                       gather(state.stats, path), path, images, train=True)
             top1 = jnp.mean(logits.argmax(-1) == batch["label"])
             return (loss.cross_entropy(logits, batch["label"]),
                     loss.reward(top1, latency.path_ms(path), target_ms, weight))

@@ -24,7 +24,7 @@ from jaxnas.network import Network, NetworkSpec, network_of
 from jaxnas.space import SPACES, Space, find_space
 from profiling import command, report
 from profiling.device import device_kind, device_names, open_device
-from profiling.measurement import Device, Measurement, Options, measure_in_passes, pooled
+from profiling.measurement import Measurement, Options, pooled
 from profiling.progress import Progress
 from profiling.recording import Recording
 
@@ -54,11 +54,6 @@ def exported(spec: NetworkSpec, image_size: int) -> bytes:
     """ONNX of a specification's network with drawn weights; the same bytes every time."""
     network = Network(spec, rng=np.random.default_rng(0))
     return export.to_onnx(network, image_size).SerializeToString()
-
-
-def measure_spec(device: Device, spec: NetworkSpec, image_size: int) -> Measurement:
-    """A specification's network, with drawn weights, on the device."""
-    return measure_in_passes(device, exported(spec, image_size))
 
 
 def measure_specs(device: Recording, specs: Sequence[NetworkSpec], image_size: int, *,
@@ -239,7 +234,8 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     command.define_device_flags()
     command.define_store_flag()
-    flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}.")
+    flags.DEFINE_string("space", "proxyless", f"One of {', '.join(SPACES)}, or a JSON file that "
+                        f"describes one.")
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
     flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
     flags.DEFINE_integer("held_out_networks", 4, "Random networks that test the table.",

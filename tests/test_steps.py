@@ -313,3 +313,45 @@ def test_dual_brings_expected_latency_to_the_target(simulated_searches):
 def test_fixed_does_not_settle_at_the_target(simulated_searches):
     fixed = simulated_searches[0]
     assert (np.abs(fixed[..., -1] - 1) > 0.03).mean() > 0.8
+
+
+def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch):
+    path = SMALL.random_path(np.random.default_rng(0))
+    latency = LatencyModel.of(random_table(SMALL, 0))
+    bf16 = steps.make_steps(SMALL, steps.Hyperparameters(alpha_learning_rate=0.05,
+                                                         precision="bf16"))
+    losses, arch_ce = {}, {}
+    for name, compiled in (("f32", small_steps), ("bf16", bf16)):
+        state = steps.init_state(SMALL, NUM_CLASSES, steps.Hyperparameters(), 0)
+        changes, metrics = compiled.arch(state, batch, latency, TARGET_MS, 0.1)
+        arch_ce[name], state = float(metrics["arch_ce"]), dataclasses.replace(state, **changes)
+        values = []
+        for _ in range(30):
+            state, metrics = compiled.weight(state, batch, path, 0.05, steps.STATISTICS_MOMENTUM)
+            values.append(float(metrics["ce"]))
+        losses[name] = values
+        trees = (state.params, state.stats, state.momentum, state.alpha)
+        assert {leaf.dtype for leaf in jax.tree.leaves(trees)} == {np.dtype(np.float32)}
+    assert losses["bf16"] != losses["f32"]
+    assert losses["bf16"][0] == pytest.approx(losses["f32"][0], rel=0.01)
+    assert arch_ce["bf16"] == pytest.approx(arch_ce["f32"], rel=0.01)
+    for values in losses.values():
+        assert values[-1] < 0.9 * values[0]
+
+
+def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
+    space = staged_space("gates", stem=4, first=4, widths=(4,), counts=(2,), strides=(1,), head=8,
+                         kernels=(3,), expansions=(2, 3))
+    choices = np.array([[0, 1], [1, 0]], np.int32)
+    slices = [supernet.gather(space, tree, choices)
+              for tree in supernet.init(space, NUM_CLASSES, 0, "independent")]
+
+    @jax.jit
+    def gradient(images):
+        return jax.grad(lambda gates: loss.cross_entropy(supernet.apply_gated(
+            space, *slices, choices, gates, images), batch["label"]))(jnp.zeros(choices.shape))
+
+    exact, rounded = (np.asarray(gradient(batch["image"].astype(dtype)))
+                      for dtype in (jnp.float32, jnp.bfloat16))
+    assert rounded.dtype == np.float32 and np.any(rounded != exact)
+    assert np.linalg.norm(rounded - exact) < 0.25 * np.linalg.norm(exact)

@@ -1,0 +1,52 @@
+"""Part `export`: the time of exporting a network, and of the exported IR on OpenVINO's CPU."""
+
+import pathlib
+import time
+
+import numpy as np
+import openvino
+
+from experiments.benchmark.timing import in_turn, summary
+from jaxnas import export
+from jaxnas.network import Network
+from jaxnas.zoo import find_network
+
+NETWORKS = ("mobilenet_v2", "proxyless_mobile")
+PRECISIONS = ("f32", "bf16")
+_HINTS = {"PERFORMANCE_HINT": "LATENCY"}
+_SETTLE = 20  # untimed inferences of each
+
+
+def exported(folder: pathlib.Path, image_size: int, rounds: int,
+             networks: tuple[str, ...] = NETWORKS) -> dict[str, object]:
+    """Exports published networks and times single requests of their IR, all of them in turn.
+
+    The files stay in the folder, so that another exporter's can be timed beside them.
+
+    Args:
+      folder: is made where it is not there.
+      image_size: deployment size in px.
+      rounds: timed inferences of each network in each precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    core, calls, rows = openvino.Core(), {}, {}
+    image = np.random.default_rng(0).standard_normal((1, 3, image_size, image_size), np.float32)
+    for name in networks:
+        network = Network(find_network(name), rng=np.random.default_rng(0))
+        start = time.perf_counter()
+        model = export.to_onnx(network, image_size)
+        exported_at = time.perf_counter()
+        xml = folder / f"{name}.xml"
+        export.save(model, folder / f"{name}.onnx", xml)
+        rows[name] = {"to_onnx_s": exported_at - start,
+                      "to_ir_s": time.perf_counter() - exported_at}
+        for precision in PRECISIONS:
+            request = core.compile_model(xml, "CPU", {
+                **_HINTS, "INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+            request.set_tensor(export.INPUT, openvino.Tensor(image))
+            for _ in range(_SETTLE):
+                request.infer()
+            calls[name, precision] = lambda request=request: request.infer() and None
+    for (name, precision), times_ms in in_turn(calls, rounds).items():
+        rows[name][precision] = summary(times_ms)
+    return {"image_size": image_size, "networks": rows}

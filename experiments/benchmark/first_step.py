@@ -1,0 +1,58 @@
+"""One start of a search's steps in a process of its own, up to the first of them and beyond.
+
+    python -m experiments.benchmark.first_step --workload='{"batch_size": 16}' --rounds=5
+
+Started by the benchmark. The first line on standard output comes when the first weight step is
+done, the second when `--rounds` more of each step are timed. $JAX_COMPILATION_CACHE_DIR is the
+folder of compiled programs; without it nothing is taken from one nor put there.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags
+
+from experiments.benchmark.timing import in_turn, summary
+from experiments.benchmark.workload import Supernet, Workload, memory_mb
+from experiments.compilation import keep_compiled_programs
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the two documents."""
+    del argv
+    args = flags.FLAGS
+    workload = Workload(**json.loads(args.workload))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        keep_compiled_programs()
+    clock = time.perf_counter()
+    supernet = Supernet(workload)
+    jax.block_until_ready(supernet.state)
+    seconds = {"init_s": time.perf_counter() - clock}
+    programs = {}
+    for name in ("weight", "arch"):
+        clock = time.perf_counter()
+        traced = supernet.traced(name)
+        traced_at = time.perf_counter()
+        lowered = traced.lower()
+        lowered_at = time.perf_counter()
+        setattr(supernet, name, lowered.compile())
+        programs[name] = {"trace_s": traced_at - clock, "lower_s": lowered_at - traced_at,
+                          "compile_s": time.perf_counter() - lowered_at}
+    clock = time.perf_counter()
+    jax.block_until_ready(supernet.weight_step(workload.largest_path))
+    seconds["first_step_s"] = time.perf_counter() - clock
+    print(json.dumps({**seconds, "programs": programs}), flush=True)
+    if args.rounds:
+        times_ms = in_turn({"weight": lambda: supernet.weight_step(workload.largest_path),
+                            "arch": supernet.arch_step}, args.rounds)
+        print(json.dumps({name: summary(times) | memory_mb(getattr(supernet, name))
+                          for name, times in times_ms.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workload", "{}", "JSON object of the fields of `Workload`.")
+    flags.DEFINE_integer("rounds", 0, "Timed steps of each kind after the first.", lower_bound=0)
+    app.run(main)

@@ -1,0 +1,116 @@
+"""Part `kernels`: depthwise convolutions both ways, and what a `lax.switch` costs by itself."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from experiments.benchmark.timing import in_turn, summary
+from experiments.benchmark.workload import Workload
+from jaxnas import kernels
+from jaxnas.steps import PRECISIONS
+
+Array = jax.Array
+
+KERNELS = (3, 7)
+_SWITCHES = (16, 128)
+_BRANCHES = 7  # as the proxyless space has where it may skip
+
+
+def depthwise(workload: Workload, rounds: int) -> list[dict[str, object]]:
+    """Both implementations at the depthwise layers of the workload's widest candidates.
+
+    `shifted` is the sum of shifted slices that the CPU gets here, `xla` is
+    `lax.conv_general_dilated`, which other platforms get.
+
+    Args:
+      rounds: timed calls of each.
+
+    Returns:
+      For each shape, stride and kernel: forward, and forward with both gradients.
+    """
+    rows = []
+    for size, channels, stride in _shapes(workload):
+        for k in KERNELS:
+            x, kernel, dy = _operands(workload, size, channels, stride, k)
+            calls = {}
+            for name, convolve in (("shifted", kernels.depthwise_shifted),
+                                   ("xla", kernels.depthwise_xla)):
+                forward = jax.jit(functools.partial(convolve, stride))
+                calls[f"{name}_forward"] = functools.partial(forward, x, kernel)
+                calls[f"{name}_gradient"] = functools.partial(
+                    jax.jit(functools.partial(_gradient, forward)), x, kernel, dy)
+            times_ms = in_turn(calls, rounds)
+            rows.append({"size": size, "channels": channels, "stride": stride, "kernel": k,
+                         **{name: summary(times) for name, times in times_ms.items()}})
+    return rows
+
+
+def switches(rounds: int) -> dict[str, float]:
+    """Time of one `lax.switch` among seven trivial branches, in µs.
+
+    From programs that have 16 and 128 of them in a row, each deciding by its own index, against
+    programs with as many plain branches: what is left is the choice itself, and on an accelerator
+    the host's waiting for the index.
+    """
+    branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_BRANCHES)]
+    calls = {}
+    x = jnp.ones((8, 128))
+    for count in _SWITCHES:
+        choices = jnp.asarray(np.random.default_rng(0).integers(0, _BRANCHES, count), jnp.int32)
+
+        def switched(x: Array, choices: Array, count: int = count) -> Array:
+            for i in range(count):
+                x = lax.optimization_barrier(lax.switch(choices[i], branches, x))
+            return x
+
+        def plain(x: Array, choices: Array, count: int = count) -> Array:
+            for i in range(count):
+                x = lax.optimization_barrier(branches[0](x + choices[i]))
+            return x
+
+        for name, function in (("switch", switched), ("plain", plain)):
+            calls[f"{name} {count}"] = functools.partial(jax.jit(function), x, choices)
+    times_ms = in_turn(calls, rounds)
+    few, many = _SWITCHES
+    slopes = {name: 1e3 * (np.median(times_ms[f"{name} {many}"])
+                           - np.median(times_ms[f"{name} {few}"])) / (many - few)
+              for name in ("switch", "plain")}
+    return {"switch_us": float(slopes["switch"]), "plain_us": float(slopes["plain"]),
+            "choice_us": float(slopes["switch"] - slopes["plain"]), "rounds": rounds}
+
+
+def _scaled(factor: float, x: Array) -> Array:
+    return x * factor
+
+
+def _shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
+    """(input size, channels, stride) of the depthwise layers, each once, at the top expansion."""
+    space = workload.search_space
+    expansion = max(candidate.expansion for candidate in space.convolutions)
+    size, seen = workload.image_size // 2, set()
+    for block in space.blocks:
+        shape = (size, block.in_channels * expansion, block.stride)
+        if shape not in seen:
+            seen.add(shape)
+            yield shape
+        size = -(-size // block.stride)
+
+
+def _operands(workload: Workload, size: int, channels: int, stride: int,
+              k: int) -> tuple[Array, Array, Array]:
+    rng, dtype = np.random.default_rng(0), PRECISIONS[workload.precision]
+    out = -(-size // stride)
+    shapes = ((workload.batch_size, size, size, channels), (k, k, channels),
+              (workload.batch_size, out, out, channels))
+    return tuple(jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
+
+
+def _gradient(convolve: Callable[[Array, Array], Array], x: Array, kernel: Array,
+              dy: Array) -> tuple[Array, tuple[Array, Array]]:
+    """The output, and dy's gradients to input and kernel."""
+    y, pull = jax.vjp(convolve, x, kernel)
+    return y, pull(dy)

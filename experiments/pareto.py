@@ -1,0 +1,121 @@
+"""One search, every budget: from one α a network for each latency.
+
+Nothing is trained here. Each network has the weights of the supernet as the search left it, gets
+batch statistics of its own, and is scored on the examples held out for α, never on the test split.
+α was found on the same examples: the scores put these networks in order and are no test.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments import derivation
+from experiments.published import PUBLISHED
+from experiments.training import Trainer
+from jaxnas import data, draw
+from jaxnas.latency import LatencyTable
+from profiling.measurement import Device
+
+FILE = "pareto.json"
+_FIGURES = {"figure": "pareto.svg", "figure_png": "pareto.png"}
+_FOUND_COLOUR, _REFERENCE_COLOUR = "#2f6fb0", "#777777"
+
+
+def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) -> dict[str, object]:
+    """The document of pareto.json, a network for each of `--pareto_ms`; it is written, too.
+
+    The trainer's state and path stay as they are. A run that is stopped on the way does this part
+    again; one that is stopped later takes it from the file.
+
+    Args:
+      trainer: at the end of its search, or further if the file is there.
+      table: from which each budget's derivation starts; see `derivation.approach`.
+      device: which measures each network; where it is None, device_ms and kind are None.
+
+    Raises:
+      FileNotFoundError: fine-tuning has begun and the file is gone.
+    """
+    config, workdir = trainer.config, trainer.workdir
+    known = workdir.read_json(FILE)
+    if known is not None and trainer.may_keep(known["networks"][0]["device_ms"], device):
+        return known
+    if trainer.step > trainer.schedule.warmup + trainer.schedule.search:
+        raise FileNotFoundError(
+            f"{workdir.path / FILE} is gone, and fine-tuning has changed the weights that it was "
+            f"made from: give another --workdir")
+    train_split = data.dataset(config.dataset).train_split
+    networks = []
+    with trainer.progress.phase("pareto", total=len(config.pareto_ms)) as phase:
+        for target_ms in config.pareto_ms:
+            budget = dataclasses.replace(config, derive="budget", target_ms=target_ms)
+            found = derivation.nearest(
+                budget, list(derivation.approach(budget, trainer, table, device)))
+            path = trainer.space.path(trainer.space.parse(found["architecture"]))
+            networks.append({
+                "target_ms": target_ms, "architecture": found["architecture"],
+                "predicted_ms": found["predicted_ms"], "device_ms": found["device_ms"],
+                "kind": device.setup.kind if device else None,
+                "device": device.setup.device if device else table.device,
+                "top1": trainer.inherited_top1(path),
+                "split": f"held out of {train_split} for α",
+                "examples": len(trainer.parts.alpha)})
+            phase.update(len(networks), _note(networks[-1]))
+        phase.end("; ".join(map(_note, networks)))
+    document = {"schema": 1, "space": config.space, "dataset": config.dataset,
+                "image_size": config.image_size, "train_image_size": config.train_image_size,
+                "settings": dict(table.settings), "networks": networks, "files": _FIGURES}
+    workdir.write_json(FILE, document)
+    return document
+
+
+def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Latency against accuracy, a point for each network; a line for each published network.
+
+    Args:
+      document: of pareto.json.
+      references: of result.json, device_ms by the published network's name; none without a device.
+    """
+    networks = document["networks"]
+    first = networks[0]
+    latency, said = "device_ms", f"{first['device']}, {first['kind']}"
+    if first["device_ms"] is None:
+        latency, said = "predicted_ms", f"the table of {first['device']}, not checked on the device"
+    fig = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(fig)
+    axes = fig.add_subplot()
+    axes.plot([one[latency] for one in networks], [100 * one["top1"] for one in networks],
+              marker="o", color=_FOUND_COLOUR)
+    for index, one in enumerate(networks):
+        # Above and below in turn, so that near ones do not cover each other.
+        axes.annotate(f"≤ {one['target_ms']:g} ms", (one[latency], 100 * one["top1"]),
+                      xytext=(0, -16 if index % 2 else 9), textcoords="offset points",
+                      ha="center", fontsize=9, color=_FOUND_COLOUR,
+                      bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "linewidth": 0})
+    for name, reference in references.items():
+        axes.axvline(reference["device_ms"], color=_REFERENCE_COLOUR, linestyle="--", linewidth=1)
+        axes.annotate(f"{PUBLISHED[name].title}, {reference['device_ms']:.1f} ms",
+                      (reference["device_ms"], 0.03), xycoords=axes.get_xaxis_transform(),
+                      xytext=(-4, 0), textcoords="offset points", rotation=90, ha="right",
+                      va="bottom", fontsize=9, color=_REFERENCE_COLOUR)
+    axes.margins(0.08, 0.15)
+    axes.set_xlabel(f"latency at {document['image_size']} px, batch 1, ms ({said})")
+    axes.set_ylabel(f"top-1, % ({first['examples']} examples {first['split']})")
+    axes.set_title(f"{document['space']} on {document['dataset']}: one search, each budget's "
+                   f"network with the supernet's weights", fontsize=11)
+    axes.grid(alpha=0.3)
+    return fig
+
+
+def save_figure(document: Mapping[str, object], references: Mapping[str, Mapping[str, float]],
+                folder: pathlib.Path) -> None:
+    """Writes `figure` as pareto.svg and pareto.png."""
+    for name in _FIGURES.values():
+        draw.save(figure(document, references), folder / name)
+
+
+def _note(one: Mapping[str, object]) -> str:
+    device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
+    return f"{one['target_ms']:g} ms: device {device}, top-1 {one['top1']:.3f}"

@@ -1,0 +1,163 @@
+"""What a device likes: depth, expansions and kernels of networks that spend its budget.
+
+The same space is searched with two latency tables at budgets that are equally tight. Beside the
+networks found stand random networks of the same budget, which say what a budget does by itself,
+and figures of the tables alone, which say why.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.study.intervals import Interval, difference_interval, mean_interval, side
+from experiments.study.random_networks import Draw
+from jaxnas.latency import LatencyTable
+from jaxnas.space import Candidate, Space
+
+STATISTICS = ("blocks", "e6", "k3", "k5", "k7")
+ALMOST_ALWAYS = 0.8  # of the blocks: at most one in five otherwise
+
+REPRODUCES, DOES_NOT, UNDECIDED = "reproduces", "does not reproduce", "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What one search ended with.
+
+    Attributes:
+      seed: of the search.
+      architecture: its text form.
+      predicted_ms: by the device's table.
+      expected: of softmax(α), the statistics of `expected_statistics`.
+    """
+
+    seed: int
+    architecture: str
+    predicted_ms: float
+    expected: Mapping[str, float]
+
+
+def statistics(space: Space, path: np.ndarray) -> dict[str, float]:
+    """Of a path int32 [blocks]: blocks that are not skip, and of these the share of each choice."""
+    return expected_statistics(space, np.eye(len(space.candidates))[path])
+
+
+def expected_statistics(space: Space, probabilities: np.ndarray) -> dict[str, float]:
+    """The same where each block's candidate is drawn: expected blocks and expected shares.
+
+    Args:
+      probabilities: [blocks, candidates], a row's sum 1. A share is the expected number of its
+        blocks over the expected number of all, those that are not skip.
+    """
+    by_candidate = np.asarray(probabilities, np.float64).sum(0)
+    blocks = sum(n for n, c in zip(by_candidate, space.candidates, strict=True) if not c.is_skip)
+
+    def share(field: str, value: int) -> float:
+        return float(sum(n for n, c in zip(by_candidate, space.candidates, strict=True)
+                         if getattr(c, field) == value) / blocks)
+
+    return {"blocks": float(blocks), "e6": share("expansion", 6),
+            **{f"k{kernel}": share("kernel", kernel) for kernel in (3, 5, 7)}}
+
+
+def table_reasons(space: Space, table: LatencyTable, reference: np.ndarray) -> dict[str, float]:
+    """What a table alone says of depth, expansions and kernels; means are over all blocks.
+
+    Args:
+      reference: int32 [blocks], the path whose parts are weighed.
+
+    Returns:
+      k7_over_k3_e6, k7_over_k3_e3: time of a 7×7 block over that of the 3×3 one of its expansion.
+      e6_over_two_e3: time of an expansion 6 over that of two blocks of expansion 3, mean of the
+        three kernels. Below 1, one wide block is faster than two narrow ones of its width.
+      least_over_most: time of a block's fastest convolution over that of its slowest: what a block
+        takes merely for being there.
+      fixed_share, skippable_share: of the reference's time, what every network pays, and what its
+        blocks that may be skipped take.
+    """
+    ms = {c: table.candidate_ms[:, i] for i, c in enumerate(space.candidates) if not c.is_skip}
+    every = np.stack(list(ms.values()))
+    wide, narrow = (np.stack([ms[Candidate(k, e)] for k in (3, 5, 7)]) for e in (6, 3))
+    total_ms = table.path_ms(reference)
+    blocks_ms = table.candidate_ms[np.arange(len(reference)), reference]
+    skippable = np.array([block.allows_skip for block in space.blocks])
+    return {
+        "k7_over_k3_e6": float((wide[2] / wide[0]).mean()),
+        "k7_over_k3_e3": float((narrow[2] / narrow[0]).mean()),
+        "e6_over_two_e3": float((wide / (2 * narrow)).mean()),
+        "least_over_most": float((every.min(0) / every.max(0)).mean()),
+        "fixed_share": sum(table.fixed_ms.values()) / total_ms,
+        "skippable_share": float(blocks_ms[skippable].sum() / total_ms)}
+
+
+def device_document(space: Space, table: LatencyTable, target_ms: float, reference: np.ndarray,
+                    found: Sequence[Found], chance: Draw) -> dict[str, object]:
+    """One device's part of study.json: what was found, chance, and what its table says."""
+    of_found = [statistics(space, space.path(space.parse(f.architecture))) for f in found]
+    of_chance = [statistics(space, path) for path in chance.paths]
+    return {
+        "device": table.device, "kind": table.kind, "precision": table.precision,
+        "num_classes": table.num_classes, "provenance": dict(table.provenance),
+        "reference_ms": table.path_ms(reference), "target_ms": target_ms,
+        "networks": [{"seed": f.seed, "architecture": f.architecture,
+                      "predicted_ms": f.predicted_ms, "statistics": of_one,
+                      "expected": dict(f.expected)}
+                     for f, of_one in zip(found, of_found, strict=True)],
+        "found": _intervals(of_found), "expected": _intervals([f.expected for f in found]),
+        "chance": {"networks": len(chance.paths), "drawn": chance.drawn,
+                   "accepted": chance.accepted, "statistics": _intervals(of_chance)},
+        "over_chance": _differences(of_found, of_chance),
+        "table": table_reasons(space, table, reference)}
+
+
+def document(first: Mapping[str, object], second: Mapping[str, object]) -> dict[str, object]:
+    """study.json's `affinities` of two devices' documents, the poster's device first."""
+    of_first, of_second = ([network["statistics"] for network in device["networks"]]
+                           for device in (first, second))
+    differences = _paired_differences(of_first, of_second)
+    return {"devices": [dict(first), dict(second)], "differences": differences,
+            "statements": statements(first["found"], differences)}
+
+
+def statements(found: Mapping[str, Interval],
+               differences: Mapping[str, Interval]) -> list[dict[str, str]]:
+    """The poster's three statements, each with its rule and the verdict of its interval.
+
+    Args:
+      found: of the networks of the poster's device, by statistic.
+      differences: that device's less the mobile device's, by statistic.
+    """
+    return [
+        {"statement": "a far shallower network", "statistic": "blocks", "of": "difference",
+         "rule": "the interval of the difference in blocks lies below 0; how far is far the poster "
+                 "does not say",
+         "verdict": _verdict(side(differences["blocks"], 0), "below")},
+        {"statement": "expansion 6 almost always", "statistic": "e6", "of": "found",
+         "rule": f"the interval of the share of expansion 6 lies above {ALMOST_ALWAYS:g}",
+         "verdict": _verdict(side(found["e6"], ALMOST_ALWAYS), "above")},
+        {"statement": "7×7 kernels more often than networks found for mobiles", "statistic": "k7",
+         "of": "difference",
+         "rule": "the interval of the difference in the share of 7×7 lies above 0",
+         "verdict": _verdict(side(differences["k7"], 0), "above")}]
+
+
+def _verdict(found: str | None, wanted: str) -> str:
+    return UNDECIDED if found is None else REPRODUCES if found == wanted else DOES_NOT
+
+
+def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    return {name: mean_interval([row[name] for row in rows]) for name in STATISTICS}
+
+
+def _differences(first: Sequence[Mapping[str, float]],
+                 second: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    return {name: difference_interval([a[name] for a in first], [b[name] for b in second])
+            for name in STATISTICS}
+
+
+def _paired_differences(first: Sequence[Mapping[str, float]],
+                        second: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """Seed by seed: two searches of one seed start from the same weights and see the same data."""
+    return {name: mean_interval([a[name] - b[name] for a, b in zip(first, second, strict=True)])
+            for name in STATISTICS}

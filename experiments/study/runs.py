@@ -1,0 +1,167 @@
+"""The runs of a study: searches and trainings, each in a folder of its own, none done twice.
+
+Several processes may work in one study: a run that another process is at is left to it.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from experiments import derivation
+from experiments.config import Config
+from experiments.network_training import NetworkTrainer
+from experiments.study.affinities import Found, expected_statistics
+from experiments.study.worth import Contender, Trained
+from experiments.train_config import TrainConfig, recipe_defaults
+from experiments.training import Trainer
+from experiments.workdir import Workdir, check_workdir
+from jaxnas import data, paths
+from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.network import Network
+from jaxnas.network_steps import NetworkSteps
+from jaxnas.steps import Steps
+from profiling import command
+from profiling.progress import Progress
+
+
+class Runs:
+    """Runs in folders of the study's --workdir.
+
+    Attributes:
+      missing: names of the runs that another process was at, in the order they were asked for.
+    """
+
+    def __init__(self, config: Config, train_epochs: int | None, progress: Progress):
+        """A study's runs.
+
+        Args:
+          config: of the study; searches differ from it in device, target, seed and folder.
+          train_epochs: of every training; None is the recipe's own.
+        """
+        self.missing: list[str] = []
+        self._config, self._progress = config, progress
+        self._recipe = recipe(train_epochs)
+        self._parts: dict[int, data.Parts] = {}
+        # Compiled once: all searches take the same steps, and all trainings of one network.
+        self._search_steps: Steps | None = None
+        self._network_steps: tuple[str, NetworkSteps] | None = None
+
+    def search(self, table: LatencyTable, target_ms: float, seed: int) -> Found | None:
+        """What a search with this table found; None where another process is at it.
+
+        Raises:
+          Stopped, NonFiniteLoss, CheckpointUnreadable.
+        """
+        name = f"{table.device.lower()}-seed{seed}"
+        config = dataclasses.replace(
+            self._config, device=table.device, latency_table=None, target_ms=target_ms, seed=seed,
+            workdir=str(pathlib.Path(self._config.workdir, name)))
+        document = self._once(name, config, "searched.json",
+                              lambda workdir: self._searched(config, table, workdir))
+        if document is None:
+            return None
+        found = Found(**document)
+        space = config.search_space
+        now_ms = table.path_ms(space.path(space.parse(found.architecture)))
+        if abs(now_ms - found.predicted_ms) > 1e-6:
+            with command.usage_errors():
+                raise ValueError(f"{config.workdir} was searched with another latency table of "
+                                 f"{table.device}: its network took {found.predicted_ms:.3f} ms "
+                                 f"there and takes {now_ms:.3f} ms now; name a new --workdir")
+        return found
+
+    def train(self, contender: Contender, seed: int) -> Trained | None:
+        """What a training from scratch came to; None where another process is at it.
+
+        Raises:
+          Stopped, NonFiniteLoss, CheckpointUnreadable.
+        """
+        name = f"train-{contender.name}-seed{seed}"
+        study = self._config
+        config = TrainConfig(
+            network=contender.name, architecture=contender.architecture, space=contender.space,
+            start="scratch", seed=seed, workdir=str(pathlib.Path(study.workdir, name)),
+            **self._recipe, **{field: getattr(study, field) for field in (
+                "device", "shaves", "threads", "worker_prefix", "store", "image_size", "dataset",
+                "data_dir", "held_out", "train_image_size", "batch_size", "checkpoint_seconds")})
+        document = self._once(name, config, "trained.json",
+                              lambda workdir: self._trained(config, contender, workdir))
+        return None if document is None else Trained(**document)
+
+    def _once(self, name: str, config: Config | TrainConfig, file: str,
+              work: Callable[[Workdir], dict[str, object]]) -> dict[str, object] | None:
+        """What `work` gives, kept in the run's folder, or gave before."""
+        with command.usage_errors():
+            check_workdir(config)
+        done = pathlib.Path(config.workdir, file)
+        if done.exists():
+            return json.loads(done.read_text())
+        try:
+            workdir = Workdir(config)
+        except ValueError as error:
+            # Of what Workdir refuses, only a lock that is held is no fault of the command.
+            if not isinstance(error.__context__, BlockingIOError):
+                raise
+            self._progress.print(f"{name} is left to the process that is at it", "yellow")
+            self.missing.append(name)
+            return None
+        with workdir:
+            document = workdir.read_json(file)  # that process may have ended just now
+            if document is None:
+                self._progress.print(name, "bold")
+                document = work(workdir)
+                workdir.write_json(file, document)
+        return document
+
+    def _searched(self, config: Config, table: LatencyTable, workdir: Workdir) -> dict[str, object]:
+        table.save(workdir.path / "latency_table.json", config.search_space)
+        latency = LatencyModel.of(table)
+        trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
+        if self._search_steps is not None:
+            trainer.steps = self._search_steps
+        elif not trainer.finetuning:  # one that is over has no steps to take
+            trainer.compile(latency)
+            self._search_steps = trainer.steps
+        trainer.search(latency)
+        derived = derivation.derive(trainer, table, None)
+        allowed = config.search_space.allowed
+        expected = expected_statistics(
+            config.search_space, np.asarray(paths.probabilities(trainer.state.alpha, allowed)))
+        trainer.close()
+        return dataclasses.asdict(Found(config.seed, derived.architecture, derived.predicted_ms,
+                                        expected))
+
+    def _trained(self, config: TrainConfig, contender: Contender,
+                 workdir: Workdir) -> dict[str, object]:
+        num_classes = data.dataset(config.dataset).num_classes
+        network = Network(dataclasses.replace(contender.spec, num_classes=num_classes),
+                          rng=np.random.default_rng(config.seed))
+        trainer = NetworkTrainer(config, network, self._parts_of(config.seed), workdir,
+                                 self._progress)
+        if self._network_steps is not None and self._network_steps[0] == contender.name:
+            trainer.steps = self._network_steps[1]
+        else:
+            trainer.compile()
+            self._network_steps = contender.name, trainer.steps
+        trainer.run()
+        best = trainer.best()
+        top1 = trainer.test(best)
+        trainer.close()
+        return dataclasses.asdict(Trained(config.seed, top1, best.top1,
+                                          best.step // trainer.epoch_steps))
+
+    def _parts_of(self, seed: int) -> data.Parts:
+        """The data as this seed divides it, as a run of its own would have them."""
+        if seed not in self._parts:
+            self._parts[seed] = data.load(self._config.dataset, self._config.data_dir, seed=seed,
+                                          held_out=self._config.held_out)
+        return self._parts[seed]
+
+
+def recipe(train_epochs: int | None) -> dict[str, object]:
+    """How every network of a study is trained: `experiments.train`'s defaults, epochs apart."""
+    chosen = recipe_defaults()
+    return chosen if train_epochs is None else {**chosen, "epochs": train_epochs}

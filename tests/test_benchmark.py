@@ -1,0 +1,241 @@
+"""The benchmark's parts on a search of one block, its program as run, and the page made of it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.benchmark import growth, kernels, performance, profile, report, timing
+from experiments.benchmark.pipeline import pipeline
+from experiments.benchmark.start import ProcessFailed, first_step
+from experiments.benchmark.steps import Steps
+from experiments.benchmark.workload import Workload
+from tests.conftest import ROOT, run_program
+
+TINY = Workload("proxyless_tiny", batch_size=2, image_size=16, num_classes=10, blocks=1,
+                candidates=2)
+RANDOM_PATHS = 4  # the first of another architecture than the largest is the fourth
+SUMMARY = {"median_ms", "p10_ms", "p90_ms", "count"}
+
+
+@pytest.fixture(scope="module")
+def tiny_steps() -> Steps:
+    return Steps(TINY)
+
+
+def one(median_ms: float) -> dict:
+    return {"median_ms": median_ms, "p10_ms": median_ms - 1, "p90_ms": median_ms + 2, "count": 20}
+
+
+DOCUMENT = {
+    "schema": 1, "date": "2026-01-02", "command": "python -m experiments.benchmark",
+    "settings": {"space": "proxyless", "batch_size": 16, "train_image_size": 96,
+                 "num_classes": 1000, "precision": "f32", "steps": 20, "paths": 1},
+    "machine": {"cpu": "A CPU", "cores": 2, "accelerator": None, "load": 0.25,
+                "versions": {"jax": "0.10.2"}},
+    "skipped": {"export": "No module named 'openvino'"},
+    "parts": {
+        "step": {"median_ratio": 1.3, "arch": one(60.0), "paths": [
+            {"architecture": "k3e3", "largest": False, "weight": one(28.0), "static": one(20.0),
+             "ratio": {"ratio": 1.4, "low": 1.3, "high": 1.5}},
+            {"architecture": "k7e6", "largest": True, "weight": one(48.0), "static": one(40.0),
+             "ratio": {"ratio": 1.2, "low": 1.1, "high": 1.3}}]},
+        "memory": {"temp_ratio": 1.05, "programs": {
+            name: {"temp_mb": mb, "argument_mb": 1.0, "output_mb": 2.0, "aliased_mb": 0.5}
+            for name, mb in (("weight", 210.0), ("arch", 300.0), ("static_largest", 200.0))}},
+        "growth": {"batch_size": {
+            "points": [{"batch_size": size, "weight_ms": size ** 2.0, "arch_ms": 2.0 * size,
+                        "temp_mb": 3.0, "compile_s": 30.0} for size in (8, 16, 32)],
+            "exponents": {"weight_ms": 2.0, "arch_ms": 1.0, "temp_mb": 0.0, "compile_s": 0.0}}}}}
+
+
+def test_calls_are_timed_in_turn_after_two_rounds():
+    called = []
+    times_ms = timing.in_turn({name: lambda name=name: called.append(name) for name in "ab"}, 3)
+    assert called == ["a", "b"] * 5
+    assert {name: times.shape for name, times in times_ms.items()} == {"a": (3,), "b": (3,)}
+
+
+def test_summary_and_ratio():
+    assert timing.summary(np.arange(11.0)) == {
+        "median_ms": 5.0, "p10_ms": 1.0, "p90_ms": 9.0, "count": 11}
+    base = np.array([1.0, 2.0, 4.0, 8.0])
+    assert timing.ratio(base * 3, base)["ratio"] == 3.0
+    # Rounds are drawn together: what is three times the base in all rounds is so in every draw
+    # whose median is one of the rounds; even draws average two neighbours, alike in both.
+    assert timing.ratio(base * 3, base) == {"ratio": 3.0, "low": 3.0, "high": 3.0}
+    noisy = timing.ratio(np.array([3.0, 1.0, 5.0, 2.0]), np.full(4, 2.0))
+    assert noisy["low"] < noisy["ratio"] < noisy["high"]
+
+
+def test_a_workload_is_a_space_cut_down():
+    space = TINY.search_space
+    assert [str(c) for c in space.candidates] == ["k7e3", "k7e6", "-"]
+    assert [block.name for block in space.blocks] == ["block00"]
+    assert TINY.largest_path.tolist() == [1]
+    full = Workload()
+    assert " ".join(map(str, full.search_space.arch(full.largest_path))) == (
+        " ".join(["k7e6"] * 21))
+    with pytest.raises(ValueError, match="--train_image_size=90: give a multiple of 32 px"):
+        Workload(image_size=90).check()
+
+
+def test_step_times_every_path_with_its_static_network(tiny_steps):
+    part = tiny_steps.time(RANDOM_PATHS, rounds=3)
+    assert [row["architecture"] for row in part["paths"]] == [
+        "k7e6", "k7e6", "k7e6", "k7e3", "k7e6"]
+    assert [row["largest"] for row in part["paths"]] == [True, True, True, False, True]
+    for row in part["paths"]:
+        assert set(row["weight"]) == set(row["static"]) == SUMMARY
+        assert row["weight"]["count"] == 3
+        assert row["ratio"]["ratio"] == pytest.approx(
+            row["weight"]["median_ms"] / row["static"]["median_ms"])
+    assert part["median_ratio"] == pytest.approx(
+        np.median([row["ratio"]["ratio"] for row in part["paths"]]))
+    assert int(tiny_steps.supernet.state.step) == 5 * (timing.WARMUP_ROUNDS + 3)
+
+
+def test_memory_is_the_programs_own(tiny_steps):
+    part = tiny_steps.memory()
+    weight = tiny_steps.supernet.weight.memory_analysis()
+    assert part["programs"]["weight"]["temp_mb"] == weight.temp_size_in_bytes / 1e6
+    assert part["temp_ratio"] == pytest.approx(
+        part["programs"]["weight"]["temp_mb"] / part["programs"]["static_largest"]["temp_mb"])
+    # The state is given to the step: nearly all of its result lies where the state lay.
+    assert part["programs"]["weight"]["aliased_mb"] == pytest.approx(
+        part["programs"]["weight"]["output_mb"], rel=0.01)
+
+
+def test_profile_attributes_a_step(tiny_steps):
+    part = profile.profile(tiny_steps, TINY, rounds=2)
+    for one in part.values():
+        assert one["kinds_ms"]["depthwise convolutions"] > 0
+        assert one["kinds_ms"]["matrix products"] > 0
+        assert one["busy_ms"] == pytest.approx(sum(one["kinds_ms"].values()))
+    assert part["weight"]["kinds_ms"]["gather and scatter"] > 0
+
+
+def test_kinds_of_operations_are_read_from_the_program():
+    assert profile.kinds("""\
+HloModule jit_weight, is_scheduled=true
+  %a.1 = f32[2]{0} fusion(f32[2]{0} %x), metadata={op_name="jit(weight)/jit(_shifted_sum)/add"}
+  b = f32[2]{0} custom-call(x), custom_call_target="__cudnn$convForward", feature_group_count=96
+  c = f32[2]{0} custom-call(x), custom_call_target="__cudnn$convForward"
+  d = f32[2]{0} custom-call(x), metadata={op_name="jit(weight)/dot_general"}
+  ROOT %e = (f32[2]{0}, f32[2]{0}) conditional(s32[] %i, f32[2]{0} %x), branch_computations={%f}
+""") == {"a.1": "depthwise convolutions", "b": "depthwise convolutions",
+         "c": "dense convolutions", "d": "matrix products", "e": None}
+
+
+def test_kernels_are_those_of_the_space():
+    rows = kernels.depthwise(TINY, rounds=2)
+    assert [(row["size"], row["channels"], row["stride"], row["kernel"]) for row in rows] == [
+        (8, 48, 2, 3), (8, 48, 2, 7)]
+    for row in rows:
+        for name in ("shifted_forward", "xla_forward", "shifted_gradient", "xla_gradient"):
+            assert row[name]["count"] == 2
+
+
+def test_pipeline_counts_its_waiting(tiny_steps):
+    part = pipeline(tiny_steps.supernet, TINY, steps=12)
+    assert (part["dataset"], part["batch_size"], part["image_size"]) == ("digits", 2, 16)
+    assert 0 < part["waited_share"] < 1
+    # Twelve weight steps and six architecture steps of two pictures.
+    assert part["pictures_per_s_in_loop"] == pytest.approx(
+        2 * 18 / (12 * part["step_ms"] / 1e3))
+
+
+def test_a_process_tells_its_first_step_over_two_devices(tmp_path):
+    workload = Workload("proxyless_tiny", 4, 16, 10, blocks=1, candidates=2, devices=2)
+    first, second = first_step(workload, cache=str(tmp_path), rounds=2)
+    assert set(first["programs"]) == {"weight", "arch"}
+    told = first["init_s"] + first["first_step_s"] + first["interpreter_and_imports_s"] + sum(
+        seconds for program in first["programs"].values() for seconds in program.values())
+    assert first["to_first_step_s"] == pytest.approx(told)
+    assert second["weight"]["count"] == 2 and second["weight"]["temp_mb"] > 0
+    assert list(tmp_path.iterdir()), "the compiled programs are kept in the cache given"
+
+
+def test_a_process_that_fails_is_heard():
+    with pytest.raises(ProcessFailed, match="unknown space 'nowhere'"):
+        first_step(Workload("nowhere"))
+
+
+def test_growth_has_one_axis_at_a_time():
+    axes = growth.axes(Workload())
+    assert {axis: [getattr(one, axis) for one in some] for axis, some in axes.items()} == {
+        "blocks": [6, 11, 16, 21], "candidates": [1, 2, 4, 6], "batch_size": [8, 16, 32, 64],
+        "image_size": [64, 96, 160, 192], "devices": [1, 2, 4, 8]}
+    assert {one.batch_size for one in axes["blocks"]} == {16}
+    assert growth.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert growth.faster_than_linear(DOCUMENT["parts"]["growth"]) == [
+        ("batch_size", "weight_ms", 2.0)]
+
+
+def test_figures_stand_with_their_bounds():
+    figures = {one.name: one for one in report.figures(DOCUMENT["parts"])}
+    ratio = figures["weight step ÷ the same path compiled statically, median of paths"]
+    assert (ratio.value, ratio.bound, ratio.met) == (
+        "1.30 (1.20 to 1.40 over 2 paths)", "≤ 1.25", False)
+    memory = figures["temporaries of the weight step ÷ the largest static path's"]
+    assert (memory.value, memory.bound, memory.met) == ("1.05 (210 MB ÷ 200 MB)", "≤ 1.10", True)
+    assert figures["grows faster than linear (exponent)"].value == (
+        "weight step, ms with batch (2.00)")
+
+
+def test_the_page_is_made_of_the_documents(tmp_path):
+    file = tmp_path / "benchmark.json"
+    file.write_text(json.dumps(DOCUMENT))
+    done = run_program("experiments.benchmark.performance", f"--results={file},{file}",
+                       f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "performance.md").read_text()
+    for line in ("## A CPU, f32, batch 16, 96 px", "Skipped: export, No module named 'openvino'.",
+                 "| `k7e6` (largest) | 48 ms (47 to 50) | 40 ms (39 to 42) | "
+                 "1.20 (1.10 to 1.30) |",
+                 "| static largest | 200 | 1 | 2 | 0.5 |", "| 32 | 1024 | 64 | 3 | 30 |",
+                 "| exponent | 2.00 | 1.00 | 0.00 | 0.00 |"):
+        assert line in page.splitlines(), line
+    for name in ("performance_growth.png", "performance_growth1.png"):
+        assert f"![Growth]({name})" in page
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text, said", [
+    ("[]", "is no benchmark"), ('{"schema": 9}', "has schema 9, this version reads 1")])
+def test_the_page_is_made_of_nothing_else(tmp_path, text, said):
+    file = tmp_path / "other.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        performance.load(file)
+
+
+def bare_benchmark(output: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The program on a machine that has no more than JAX and Flax and what they need."""
+    absent = ("grain", "tensorflow_datasets", "onnx", "jax2onnx", "onnxruntime", "openvino",
+              "matplotlib", "sklearn", "networkx", "pydot")
+    code = (f"import sys, runpy\nsys.modules.update(dict.fromkeys({absent}))\n"
+            "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)")
+    return subprocess.run([sys.executable, "-c", code, f"--output={output}", *arguments], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_a_bare_machine_skips_what_it_cannot(tmp_path):
+    done = bare_benchmark(tmp_path, "--parts=export,search,pipeline", "--space=proxyless_tiny")
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "benchmark.json").read_text())
+    assert document["parts"] == {} and set(document["skipped"]) == {"export", "search", "pipeline"}
+    assert document["settings"]["space"] == "proxyless_tiny"
+    assert document["machine"]["cores"] >= 1 and "jax" in document["machine"]["versions"]
+    for name, reason in document["skipped"].items():
+        assert f"Skipped: {name}, {reason}." in done.stdout
+
+
+def test_wrong_usage_is_one_line():
+    done = run_program("experiments.benchmark", "--parts=step,stpe")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --parts: unknown part 'stpe', allowed are compile, start")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,260 @@
+"""The study: its statistics by hand, the Pixel 1's table, and a tiny study as a user runs it."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments.study import affinities, intervals, results, worth
+from experiments.study.__main__ import MOBILE_TABLE, REFERENCE
+from experiments.study.random_networks import draw_within_budget
+from jaxnas import zoo
+from jaxnas.latency import LatencyTable
+from jaxnas.network import count_macs, count_parameters
+from jaxnas.space import PROXYLESS, PROXYLESS_TINY
+from profiling import tables
+from profiling.measurement import Options
+from tests.conftest import ROOT, SMALL, make_table, random_table, run_program
+
+TINY_REFERENCE = "k5e3 - k3e3 k7e3 -"
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """A study of 4 searches and 12 trainings of a few steps, by two tables of random entries."""
+    folder = tmp_path_factory.mktemp("tables")
+    for seed, device in ((1, "MYRIADX_COMPILER"), (2, "PIXEL_1")):
+        table = dataclasses.replace(random_table(PROXYLESS_TINY, seed), device=device,
+                                    image_size=64)
+        table.save(folder / f"{device}.json", PROXYLESS_TINY)
+    return ["experiments.study", "--space=proxyless_tiny", "--image_size=64", "--target_ms=4.5",
+            f"--latency_table={folder / 'MYRIADX_COMPILER.json'}",
+            f"--mobile_table={folder / 'PIXEL_1.json'}", f"--reference={TINY_REFERENCE}",
+            "--seeds=0,1", "--random_networks=3", "--warmup_epochs=1", "--search_epochs=2",
+            "--train_epochs=2", "--batch_size=256", "--train_image_size=8",
+            "--mobilenet_width=0.1", "--mobilenet_ms=4.4"]
+
+
+@pytest.fixture(scope="module")
+def environment(compilation_cache) -> dict[str, str]:
+    # What is compiled runs for a few steps: less time goes into making it fast.
+    return {"JAX_COMPILATION_CACHE_DIR": compilation_cache,
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+                         "--xla_llvm_disable_expensive_passes=true"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, arguments, environment) -> pathlib.Path:
+    """An undisturbed study's folder."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    done = run_program(*arguments, f"--workdir={folder}", **environment)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def study_of(folder: pathlib.Path) -> dict:
+    return json.loads((folder / "study.json").read_text())
+
+
+def test_a_study_says_what_each_device_likes(finished):
+    document = study_of(finished)
+    first, second = document["affinities"]["devices"]
+    assert (first["device"], second["device"]) == ("MYRIADX_COMPILER", "PIXEL_1")
+    assert first["target_ms"] == 4.5
+    assert second["target_ms"] / second["reference_ms"] == pytest.approx(
+        first["target_ms"] / first["reference_ms"])
+    for device in (first, second):
+        assert [n["seed"] for n in device["networks"]] == [0, 1]
+        for network in device["networks"]:
+            assert 0.99 * device["target_ms"] <= network["predicted_ms"] <= device["target_ms"]
+            path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(network["architecture"]))
+            assert network["statistics"] == affinities.statistics(PROXYLESS_TINY, path)
+        assert device["chance"]["networks"] == 200
+        assert device["chance"]["statistics"]["blocks"]["count"] == 200
+    assert [s["statistic"] for s in document["affinities"]["statements"]] == ["blocks", "e6", "k7"]
+
+
+def test_a_study_trains_all_networks_alike(finished):
+    part = study_of(finished)["worth"]
+    names = [n["name"] for n in part["networks"]]
+    assert names == ["mobilenet_v2", "found0", "found1", "random00", "random01", "random02"]
+    for network in part["networks"]:
+        assert [run["seed"] for run in network["runs"]] == [0, 1]
+        assert network["top1"] == pytest.approx(np.mean([r["top1"] for r in network["runs"]]))
+        assert network["latency_ms"] <= 4.5
+    same = ("epochs", "learning_rate", "weight_decay", "label_smoothing", "dropout", "ema_decay",
+            "precision", "dataset", "batch_size", "train_image_size", "held_out", "start")
+    configs = [json.loads((finished / f"train-{name}-seed1" / "config.json").read_text())
+               for name in names]
+    assert all({k: c[k] for k in same} == {k: configs[0][k] for k in same} for c in configs)
+    assert configs[0]["epochs"] == 2 and configs[0]["learning_rate"] == 0.05
+    difference = part["found"]["mean"] - part["random"]["mean"]
+    assert part["difference"]["mean"] == pytest.approx(difference)
+
+
+def test_the_document_is_made_from_study_json_alone(finished, tmp_path):
+    document = study_of(finished)
+    files = results.write(document, tmp_path)
+    assert set(files) == {f.name for f in tmp_path.iterdir()} and len(files) == 8
+    text = (tmp_path / "results.md").read_text()
+    assert text == (finished / "results.md").read_text()
+    for name in ("study_affinities.png", "study_networks.png", "study_worth.png"):
+        assert f"]({name})" in text
+    for statement in document["affinities"]["statements"]:
+        assert f"“{statement['statement']}”: **{statement['verdict']}**" in text
+
+
+def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments, environment):
+    """Killed among the trainings, then gone on with while another process is at one of them."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", *arguments, f"--workdir={folder}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL,
+                               env={**os.environ, **environment})
+    deadline = time.monotonic() + 300
+    while not (folder / "train-found0-seed0/metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "study.json").exists()
+    done_before = {f: f.stat().st_mtime_ns for f in folder.glob("*/*ed.json")}
+    assert len(done_before) >= 6
+
+    (folder / "train-random01-seed1").mkdir()
+    with (folder / "train-random01-seed1/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run_program(*command[2:], **environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "1 runs are missing that other processes were at: train-random01-seed1" in done.stderr
+    assert not (folder / "study.json").exists()
+
+    done = run_program(*command[2:], **environment)
+    assert done.returncode == 0, done.stderr
+    assert {f: f.stat().st_mtime_ns for f in done_before} == done_before
+    assert study_of(folder) == study_of(finished)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (["--seeds=0,0"], "--seeds=0,0 names a seed twice"),
+    (["--target_ms=5"], "0 of 200 random networks of the proxyless space that take 4.950 to"),
+])
+def test_refuses_bad_input_before_any_run(change, message, tmp_path):
+    done = run_program("experiments.study", f"--workdir={tmp_path / 'run'}",
+                       f"--output={tmp_path}", *change)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_intervals_are_student_s_and_welch_s():
+    # t of 0.975 at 2 degrees is 4.3027; the standard error of 1, 2, 3 is 1/√3.
+    one = intervals.mean_interval([1, 2, 3])
+    assert one == {"mean": 2, "low": pytest.approx(2 - 2.4841, abs=1e-4),
+                   "high": pytest.approx(2 + 2.4841, abs=1e-4), "count": 3}
+    assert intervals.mean_interval([5]) == {"mean": 5, "low": None, "high": None, "count": 1}
+    # Two groups of three with variance 1 each: 4 degrees, t 2.7764, error √(2/3).
+    two = intervals.difference_interval([1, 2, 3], [4, 5, 6])
+    assert two["mean"] == -3 and two["high"] == pytest.approx(-3 + 2.2669, abs=1e-4)
+    assert intervals.side(two, 0) == "below" and intervals.side(two, -3) is None
+    assert intervals.side(intervals.mean_interval([5]), 0) is None
+    with pytest.raises(ValueError, match="no values"):
+        intervals.mean_interval([])
+
+
+def test_statistics_count_blocks_and_shares():
+    path = PROXYLESS.path(PROXYLESS.parse(REFERENCE))
+    assert affinities.statistics(PROXYLESS, path) == pytest.approx(
+        {"blocks": 19, "e6": 5 / 19, "k3": 2 / 19, "k5": 10 / 19, "k7": 7 / 19})
+    # Each of 7 (or 6) candidates alike: 15 blocks are there with 6/7; half is wide, a third 7×7.
+    even = PROXYLESS.allowed / PROXYLESS.allowed.sum(1, keepdims=True)
+    assert affinities.expected_statistics(PROXYLESS, even) == pytest.approx(
+        {"blocks": 6 + 15 * 6 / 7, "e6": 1 / 2, "k3": 1 / 3, "k5": 1 / 3, "k7": 1 / 3})
+
+
+def test_reasons_of_a_table_known_by_hand():
+    """k ms for expansion 3, 1.5 times that for 6; two of five blocks may not be skipped."""
+    ms = np.array([[c.kernel * (1.5 if c.expansion == 6 else 1) for c in
+                    PROXYLESS_TINY.candidates]] * 5)
+    table = make_table(PROXYLESS_TINY, ms, fixed_ms=2.0)
+    path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse("k3e3 - k5e3 k7e3 k5e3"))
+    assert affinities.table_reasons(PROXYLESS_TINY, table, path) == pytest.approx({
+        "k7_over_k3_e6": 7 / 3, "k7_over_k3_e3": 7 / 3, "e6_over_two_e3": 0.75,
+        "least_over_most": 3 / 10.5, "fixed_share": 2 / 22, "skippable_share": 12 / 22})
+
+
+@pytest.mark.parametrize(("blocks", "e6", "k7", "verdicts"), [
+    ((-5, -4), (0.85, 1.0), (0.1, 0.3), ["reproduces"] * 3),
+    ((1, 3), (0.2, 0.5), (-0.3, -0.1), ["does not reproduce"] * 3),
+    ((-3, 1), (0.6, 1.0), (-0.1, 0.1), ["undecided"] * 3),
+    ((None, None), (None, None), (None, None), ["undecided"] * 3),
+])
+def test_verdicts_follow_the_intervals(blocks, e6, k7, verdicts):
+    def of(low, high):
+        return {"mean": 0.0, "low": low, "high": high, "count": 3}
+
+    found = affinities.statements({"e6": of(*e6)}, {"blocks": of(*blocks), "k7": of(*k7)})
+    assert [s["verdict"] for s in found] == verdicts
+
+
+def test_random_networks_are_drawn_evenly_from_those_that_spend_the_budget():
+    """Against all paths of a small space, counted."""
+    table = random_table(SMALL, 3)
+    every = np.stack(np.meshgrid(*[np.flatnonzero(row) for row in SMALL.allowed]), -1)
+    every = every.reshape(-1, len(SMALL.blocks))
+    ms = np.array([table.path_ms(path) for path in every])
+    low, high = np.quantile(ms, [0.4, 0.41])
+    within = every[(ms >= low) & (ms <= high)]
+    draw = draw_within_budget(SMALL, table, low, high, 20 * len(within), seed=0)
+    counts = {path.tobytes(): 0 for path in within.astype(np.int32)}
+    for path in draw.paths:
+        counts[path.tobytes()] += 1  # a KeyError for a path of another latency
+    # Poisson of 20 each: six standard deviations.
+    assert max(counts.values()) < 47 and min(counts.values()) > 0
+    assert draw.accepted / draw.drawn == pytest.approx(len(within) / len(every), rel=0.05)
+    again = draw_within_budget(SMALL, table, low, high, 5, seed=0)
+    np.testing.assert_array_equal(again.paths, draw.paths[:5])
+    with pytest.raises(ValueError, match="0 of 1 random networks of the small space"):
+        draw_within_budget(SMALL, table, 90, 91, 1, seed=0)
+
+
+def test_a_rank_is_among_the_others():
+    assert worth.rank(0.9, [0.8, 0.7]) == 1
+    assert worth.rank(0.7, [0.8, 0.7, 0.6]) == 2
+    assert worth.rank(0.1, [0.8, 0.7]) == 3
+
+
+def test_mobilenet_v2_of_other_widths():
+    assert worth.mobilenet_v2(1.0, 1000) == zoo.mobilenet_v2(1000)
+    # Published (Sandler et al., the authors' checkpoints): 0.75 has 2.61 M and 209 M, 1.4 6.06 M
+    # and 582 M.
+    for width, parameters, macs in ((0.75, 2.61e6, 209e6), (1.4, 6.06e6, 582e6)):
+        spec = worth.mobilenet_v2(width, 1000)
+        assert count_parameters(spec) == pytest.approx(parameters, rel=0.02)
+        assert count_macs(spec, 224) == pytest.approx(macs, rel=0.01)
+    assert [b.out_channels for b in worth.mobilenet_v2(0.35, 10).blocks][:4] == [8, 8, 8, 16]
+
+
+def test_the_pixel_1_table_holds_the_published_entries():
+    table = LatencyTable.load(MOBILE_TABLE, PROXYLESS)
+    assert (table.device, table.kind, table.precision) == ("PIXEL_1", "measured", "FP32")
+    at = {str(c): i for i, c in enumerate(PROXYLESS.candidates)}
+    assert table.fixed_ms["stem"] == 4.083755600814664
+    assert table.fixed_ms["first"] == 3.8821352201257864
+    assert table.candidate_ms[0, at["k3e6"]] == 16.766225433526014
+    assert table.candidate_ms[9, at["k7e3"]] == 2.500315662650602  # 14×14, 80 channels
+    assert table.candidate_ms[20, at["k5e6"]] == 5.264772727272727  # 7×7, 192 to 320 channels
+    path = PROXYLESS.path(PROXYLESS.parse(REFERENCE))
+    assert table.path_ms(path) == pytest.approx(82.52386, abs=1e-5)
+
+
+def test_the_pixel_1_is_no_device_that_can_be_asked_for():
+    with pytest.raises(ValueError, match="unknown device 'PIXEL_1'"):
+        tables.shipped("PIXEL_1", PROXYLESS, 224, Options())
