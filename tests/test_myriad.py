@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.myriad import environment
 from profiling.myriad.client import DEADLINES_S, Worker
-from profiling.myriad.process import Process
+from profiling.myriad.process import Process, interrupts_deferred
 from profiling.myriad.stages import parse
 
 depthai = pytest.importorskip("depthai")
@@ -291,6 +291,15 @@ def test_the_whole_process_group_is_killed(tmp_path):
         with pytest.raises(WorkerError, match="within 5 s"):
             compiler.hello()
     wait_until_gone(int((tmp_path / "child").read_text()))
+
+
+def test_an_interrupt_waits_until_a_started_process_is_known():
+    known = []
+    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        known.append(True)
+    assert known and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_leaves_no_worker(tmp_path):

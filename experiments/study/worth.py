@@ -110,8 +110,8 @@ def document(contenders: Sequence[tuple[Contender, Sequence[Trained]]], image_si
     """study.json's `worth`."""
     networks = [{
         "name": one.name, "group": one.group, "architecture": one.architecture,
-        "latency_ms": one.latency_ms, "parameters": count_parameters(one.spec),
-        "macs": count_macs(one.spec, image_size),
+        "latency_ms": one.latency_ms, "blocks": len(one.spec.blocks),
+        "parameters": count_parameters(one.spec), "macs": count_macs(one.spec, image_size),
         "top1": float(np.mean([run.top1 for run in runs])),
         "runs": [dataclasses.asdict(run) for run in runs],
     } for one, runs in contenders]

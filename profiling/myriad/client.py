@@ -25,7 +25,7 @@ from profiling.myriad.answers import (
     read_inferences,
 )
 from profiling.myriad.environment import ensure_environment
-from profiling.myriad.process import Fault, Process
+from profiling.myriad.process import Fault, Process, interrupts_deferred
 
 OPENVINO = "2021.4.2"
 
@@ -188,7 +188,8 @@ class Worker:
         """Starts a worker and checks that it is one, and of the version that is spoken here."""
         if self._command is None:
             self._command = ensure_environment().command()
-        self._process = Process(self._command)
+        with interrupts_deferred():
+            self._process = Process(self._command)
         if self._prefix is not None:
             line = self._process.transfer(remote.start(), self._deadlines_s["hello"])
             if line != remote.READY:

@@ -4,13 +4,15 @@ The worker may crash, hang or print rubbish; each of these is a `Fault` here, wi
 tell what happened. Whether to try again is for the client to say.
 """
 
+import contextlib
 import os
 import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _MAX_ANSWER_BYTES = 512 * 2**20
 _CHUNK_BYTES = 2**20
@@ -20,6 +22,22 @@ _STDERR_TAIL_BYTES = 2000
 
 class Fault(Exception):
     """The worker did not do its part."""
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Control-C takes effect at the end: for what would be lost half-way, such as a new process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # interrupts are the main thread's
+        return
+    asked: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if asked:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Process:
