@@ -293,6 +293,15 @@ def test_the_whole_process_group_is_killed(tmp_path):
     wait_until_gone(int((tmp_path / "child").read_text()))
 
 
+@pytest.fixture
+def interruptible():
+    """Control-C as in a terminal: a shell's background jobs begin with it ignored."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_until_a_started_process_is_known():
     known = []
     with pytest.raises(KeyboardInterrupt), interrupts_deferred():
@@ -302,6 +311,7 @@ def test_an_interrupt_waits_until_a_started_process_is_known():
     assert known and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_no_worker(tmp_path):
     fault = (
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"

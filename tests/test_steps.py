@@ -323,11 +323,13 @@ def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch)
     losses, arch_ce = {}, {}
     for name, compiled in (("f32", small_steps), ("bf16", bf16)):
         state = steps.init_state(SMALL, NUM_CLASSES, steps.Hyperparameters(), 0)
-        changes, metrics = compiled.arch(state, batch, latency, TARGET_MS, 0.1)
+        changes, metrics = compiled.arch(state, batch, latency, jnp.float32(TARGET_MS),
+                                         jnp.float32(0.1))
         arch_ce[name], state = float(metrics["arch_ce"]), dataclasses.replace(state, **changes)
         values = []
         for _ in range(30):
-            state, metrics = compiled.weight(state, batch, path, 0.05, steps.STATISTICS_MOMENTUM)
+            state, metrics = compiled.weight(state, batch, path, jnp.float32(0.05),
+                                             jnp.float32(steps.STATISTICS_MOMENTUM))
             values.append(float(metrics["ce"]))
         losses[name] = values
         trees = (state.params, state.stats, state.momentum, state.alpha)
