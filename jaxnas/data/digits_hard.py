@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxnas.data.digits import digits_of, png
+from jaxnas.data.digits import Digits, digits_of, png
 
 _DESCRIPTION = """\
 The digits of `digits`, with its split, each turned, shifted, scaled, lowered in contrast on a grey
@@ -29,7 +29,7 @@ CONTRAST = (0.3, 0.8)  # of ink to background, in parts of black to white
 NOISE = {1: 0.15, 8: 0.1}
 
 
-class DigitsHard(tfds.core.GeneratorBasedBuilder):
+class DigitsHard(Digits):
     """`digits_hard`: image uint8 [64, 64, 1] PNG, label 0..9; 1,438 train and 3,590 test."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -50,15 +50,6 @@ class DigitsHard(tfds.core.GeneratorBasedBuilder):
             ),
             supervised_keys=("image", "label"),
         )
-
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # scikit-learn carries the data
-        return {
-            tfds.Split.TRAIN: self._generate_examples(test=False),
-            tfds.Split.TEST: self._generate_examples(test=True),
-        }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, digit, label in digits_of(test):
