@@ -316,7 +316,7 @@ def test_fixed_does_not_settle_at_the_target(simulated_searches):
 
 
 def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch):
-    path = SMALL.random_path(np.random.default_rng(0))
+    path = jnp.asarray(SMALL.random_path(np.random.default_rng(0)))
     latency = LatencyModel.of(random_table(SMALL, 0))
     bf16 = steps.make_steps(SMALL, steps.Hyperparameters(alpha_learning_rate=0.05,
                                                          precision="bf16"))
