@@ -1,12 +1,12 @@
 """One searchable block: its candidates at their true sizes, on slices padded to the largest.
 
-`lax.switch` picks the candidate. Differentiated plainly it would keep what every branch needs for
-its backward pass; under the custom rules here the backward pass switches again and recomputes, so
-that only the block's input is kept.
+`lax.switch` picks the candidate's expansion, another its kernel. Differentiated plainly they would
+keep what every branch needs for its backward pass. Under the custom rules here the backward pass
+switches again, and one padded buffer a convolution is kept for all candidates: the outputs, from
+which the rest is recomputed elementwise.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,11 +15,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas.layers import MBConv
+from jaxnas.layers import KernelChoice, MBConv, Tape
 from jaxnas.space import Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
-Branch = Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
 
 
 def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
@@ -42,10 +41,10 @@ def split_of(shape: Block, candidate: Candidate,
     return split(module(shape, candidate, np.random.default_rng(0)), train)
 
 
-def run(graph: nnx.GraphDef, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-    """What `split` took apart, applied to x: the output and the statistics after it."""
+def run(graph: nnx.GraphDef, params: Tree, stats: Tree, *inputs: Any) -> tuple[jax.Array, Tree]:
+    """What `split` took apart, applied to inputs: the output and the statistics after it."""
     module = nnx.merge(graph, nnx.State(params), nnx.State(stats))
-    y = module(x)
+    y = module(*inputs)
     return y, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
@@ -60,20 +59,99 @@ def pad(leaf: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array | np.n
     return module.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
-def _branches(space: Space, shape: Block, train: bool) -> list[Branch]:
-    """One function (params, stats, x) → (y, stats) for each candidate, on padded slices."""
-    def convolution(candidate):
-        graph, true_params, true_stats = split_of(shape, candidate, train)
+def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, ...]]], np.ndarray]:
+    """What a block's switches choose from.
 
-        def branch(params, stats, x):
-            y, new = run(graph, crop(params, true_params), crop(stats, true_stats), x)
-            return y, jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats)
+    The outer picks the expansion or skip, the inner one the kernel, so that whatever depends on the
+    expansion alone is compiled once and not for every candidate.
+
+    Returns:
+      For each expansion, itself and its kernels' sizes; int32 [candidates, 2], a candidate's place
+      among the expansions, behind which stands skip's, and its kernel's place among the sizes.
+    """
+    sizes: dict[int, list[int]] = {}
+    for c in space.convolutions:
+        sizes.setdefault(c.expansion, []).append(c.kernel)
+    places = [(list(sizes).index(c.expansion), sizes[c.expansion].index(c.kernel))
+              for c in space.convolutions]
+    skip = [(len(sizes), 0)] * shape.allows_skip
+    return [(e, tuple(some)) for e, some in sizes.items()], np.array(places + skip, np.int32)
+
+
+def _largest(space: Space, expansion: int | None = None) -> Candidate:
+    """The largest kernel, of this expansion or the largest one."""
+    return Candidate(max(c.kernel for c in space.convolutions),
+                     expansion or max(c.expansion for c in space.convolutions))
+
+
+def _forward(space: Space, shape: Block, train: bool, keeps: bool, params: Tree, stats: Tree,
+             choice: jax.Array, x: jax.Array) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
+    """The output, the statistics after it, and if `keeps` the convolutions' outputs, padded."""
+    expansions, places = _expansions(space, shape)
+    like = _kept_shapes(space, shape, x.shape) if keeps else ()
+
+    def convolutions(expansion, sizes):
+        graph, true_params, true_stats = split_of(shape, _largest(space, expansion), train)
+
+        def branch(params, stats, kernel, x):
+            tape = Tape() if keeps else None
+            y, new = run(graph, crop(params, true_params), crop(stats, true_stats), x,
+                         KernelChoice(sizes, kernel), tape)
+            kept = [pad(leaf, size) for leaf, size in zip(tape.outputs, like, strict=True)
+                    ] if keeps else ()
+            return y, jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats), (*kept,)
         return branch
 
-    branches = [convolution(c) for c in space.convolutions]
-    if shape.allows_skip:
-        branches.append(lambda params, stats, x: (x, stats))
-    return branches
+    branches = [convolutions(*one) for one in expansions]
+    branches.append(lambda params, stats, kernel, x: (
+        x, stats, tuple(jnp.zeros(size, x.dtype) for size in like)))
+    branch, kernel = jnp.asarray(places)[choice]
+    return lax.switch(branch, branches[:places[:, 0].max() + 1], params, stats, kernel, x)
+
+
+@functools.cache
+def _kept_shapes(space: Space, shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Of what `_forward` keeps for an input of this shape."""
+    graph, params, stats = split_of(shape, _largest(space))
+
+    def outputs(params, stats, x):
+        tape = Tape()
+        run(graph, params, stats, x, None, tape)
+        return tape.outputs
+    return [leaf.shape for leaf in jax.eval_shape(
+        outputs, params, stats, jax.ShapeDtypeStruct(x, jnp.float32))]
+
+
+def _backward(space: Space, shape: Block, params: Tree, batch_stats: Tree, choice: jax.Array,
+              kept: tuple[jax.Array, ...], x: jax.Array, dy: jax.Array,
+              with_params: bool = True) -> tuple[Tree | None, jax.Array]:
+    """The gradients of params, if asked for, and x, from what `_forward` returned."""
+    expansions, places = _expansions(space, shape)
+
+    def convolutions(expansion, sizes):
+        graph, true_params, true_stats = split_of(shape, _largest(space, expansion))
+        widths = [leaf.shape[-1] for leaf in (
+            true_params["expand"]["scale"], true_params["depthwise"]["scale"],
+            true_params["project"]["scale"])]
+
+        def branch(params, batch_stats, kernel, kept, x, dy):
+            outputs = [leaf[..., :width] for leaf, width in zip(kept, widths, strict=True)]
+
+            def output(params, x):
+                return run(graph, crop(params, true_params), crop(batch_stats, true_stats), x,
+                           KernelChoice(sizes, kernel), Tape(outputs))[0]
+
+            if with_params:
+                return jax.vjp(output, params, x)[1](dy)
+            return None, *jax.vjp(functools.partial(output, params), x)[1](dy)
+        return branch
+
+    branches = [convolutions(*one) for one in expansions]
+    branches.append(lambda params, batch_stats, kernel, kept, x, dy: (
+        jax.tree.map(jnp.zeros_like, params) if with_params else None, dy))
+    branch, kernel = jnp.asarray(places)[choice]
+    return lax.switch(branch, branches[:places[:, 0].max() + 1], params, batch_stats, kernel, kept,
+                      x, dy)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -81,30 +159,24 @@ def block(space: Space, shape: Block, train: bool, params: Tree, stats: Tree, ch
           x: jax.Array) -> tuple[jax.Array, Tree]:
     """The chosen candidate's output, and its statistics as `supernet.apply` has them.
 
+    Gradients, which want `train`, are those of the output alone.
+
     Args:
       params, stats: one candidate's, padded.
       choice: int32 [], its index.
       x: [batch, height, width, channels].
     """
-    return lax.switch(choice, _branches(space, shape, train), params, stats, x)
+    return _forward(space, shape, train, False, params, stats, choice, x)[:2]
 
 
 def _block_forward(space, shape, train, params, stats, choice, x):
-    return block(space, shape, train, params, stats, choice, x), (params, stats, choice, x)
+    y, batch_stats, kept = _forward(space, shape, train, True, params, stats, choice, x)
+    return (y, batch_stats), (params, batch_stats, choice, kept, x)
 
 
 def _block_backward(space, shape, train, residuals, cotangents):
-    params, stats, choice, x = residuals
-
-    def pull(branch):
-        def run(params, x, dy):
-            _, vjp = jax.vjp(lambda p, x: branch(p, stats, x)[0], params, x)
-            return vjp(dy)
-        return run
-
-    pulls = [pull(branch) for branch in _branches(space, shape, train)]
-    dparams, dx = lax.switch(choice, pulls, params, x, cotangents[0])
-    return dparams, jax.tree.map(jnp.zeros_like, stats), None, dx
+    dparams, dx = _backward(space, shape, *residuals, cotangents[0])
+    return dparams, jax.tree.map(jnp.zeros_like, residuals[1]), None, dx
 
 
 block.defvjp(_block_forward, _block_backward)
@@ -116,7 +188,7 @@ def gated_block(space: Space, shape: Block, slices: tuple[Tree, Tree], choices: 
     """The active candidate's output, with gradients for the gates; see `supernet.apply_gated`.
 
     The candidates are computed one after the other. Their outputs, k times the block's, are kept
-    for the backward pass; what is inside them is not.
+    for the backward pass; of what is inside them, the active one's convolutions' outputs.
 
     Args:
       slices: params and stats of k candidates, leaves [k, ...], padded, the active one first.
@@ -128,25 +200,26 @@ def gated_block(space: Space, shape: Block, slices: tuple[Tree, Tree], choices: 
 
 
 def _gated_forward(space, shape, slices, choices, gates, x):
-    branches = _branches(space, shape, True)
-
     def output(inputs):
         (params, stats), choice = inputs
-        return lax.switch(choice, branches, params, stats, x)[0]
+        return block(space, shape, True, params, stats, choice, x)[0]
 
-    outputs = lax.map(output, (slices, choices))
-    return outputs[0], (slices, choices, outputs, x)
+    active = jax.tree.map(lambda leaf: leaf[0], slices)
+    (y, _), residuals = _block_forward(space, shape, True, *active, choices[0], x)
+    others = lax.map(output, jax.tree.map(lambda leaf: leaf[1:], (slices, choices)))
+    return y, (slices, y, others, residuals)
 
 
-def _gated_backward(space, shape, residuals, dy):
-    slices, choices, outputs, x = residuals
-    params, stats = jax.tree.map(lambda leaf: leaf[0], slices)
-    pulls = [lambda x, dy, b=b: jax.vjp(lambda x: b(params, stats, x)[0], x)[1](dy)[0]
-             for b in _branches(space, shape, True)]
-    dx = lax.switch(choices[0], pulls, x, dy)
-    # In float32 whatever the blocks compute in: sums over a whole batch.
-    dgates = jnp.sum(outputs.astype(jnp.float32) * dy.astype(jnp.float32),
-                     tuple(range(1, outputs.ndim)))
+def _gated_backward(space, shape, saved, dy):
+    slices, y, others, residuals = saved
+    _, dx = _backward(space, shape, *residuals, dy, with_params=False)
+
+    def gradient(outputs):
+        # In float32 whatever the blocks compute in: sums over a whole batch.
+        return jnp.sum(outputs.astype(jnp.float32) * dy.astype(jnp.float32),
+                       tuple(range(outputs.ndim - 4, outputs.ndim)))
+
+    dgates = jnp.concatenate([gradient(y)[None], gradient(others)])
     return jax.tree.map(jnp.zeros_like, slices), None, dgates, dx
 
 

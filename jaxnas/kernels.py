@@ -37,6 +37,42 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         default=functools.partial(depthwise_xla, stride))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def depthwise_conv_of(sizes: tuple[int, ...], stride: int, x: Array, kernel: Array,
+                      index: Array) -> Array:
+    """`depthwise_conv` with a kernel whose size is known only when the program runs.
+
+    Args:
+      sizes: the kernel's possible k, odd.
+      stride: of both axes.
+      x: [batch, height, width, channels].
+      kernel: [k, k, channels] for the largest k or more; a smaller one is its first rows and
+        columns.
+      index: int32 [], of the size.
+    """
+    return lax.switch(index, [functools.partial(_corner_conv, size, stride) for size in sizes],
+                      x, kernel)
+
+
+def _corner_conv(size: int, stride: int, x: Array, kernel: Array) -> Array:
+    return depthwise_conv(x, kernel[:size, :size], stride)
+
+
+def _of_forward(sizes, stride, x, kernel, index):
+    return depthwise_conv_of(sizes, stride, x, kernel, index), (x, kernel, index)
+
+
+def _of_backward(sizes, stride, residuals, dy):
+    x, kernel, index = residuals
+    pulls = [lambda x, kernel, dy, size=size: jax.vjp(
+        functools.partial(_corner_conv, size, stride), x, kernel)[1](dy) for size in sizes]
+    return *lax.switch(index, pulls, x, kernel, dy), None
+
+
+# Differentiated plainly, the switch would keep what every branch needs for its backward pass.
+depthwise_conv_of.defvjp(_of_forward, _of_backward)
+
+
 def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
     """`depthwise_conv` as XLA has it."""
     k, _, channels = kernel.shape
@@ -56,11 +92,21 @@ def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) 
     total = jnp.zeros((batch, height, width, channels), x.dtype)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
-            total += kernel[i, j] * lax.slice(
+            total = lax.add(total, _scaled(kernel, (i, j), lax.slice(
                 x, (0, i, j, 0),
                 (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
-                (1, stride, stride, 1))
+                (1, stride, stride, 1))))
     return total
+
+
+# Primitives and no operators from here on: thousands of these are traced, and an operator's way
+# through jax.numpy takes several times as long.
+def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
+    """x times the vector of channels that `vectors` has there."""
+    end = tuple(i + 1 for i in at)
+    vector = lax.squeeze(lax.slice(vectors, (*at, 0), (*end, vectors.shape[-1])),
+                         tuple(range(len(at))))
+    return lax.mul(lax.broadcast_in_dim(vector, x.shape, (x.ndim - 1,)), x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -105,9 +151,9 @@ def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, d
     def phase(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
         total = jnp.zeros(dy.shape, dy.dtype)
         for (i, down), (j, right) in itertools.product(rows, columns):
-            total += kernel[i, j] * lax.slice(
+            total = lax.add(total, _scaled(kernel, (i, j), lax.slice(
                 padded, (0, margin + down, margin + right, 0),
-                (batch, margin + down + out_height, margin + right + out_width, channels))
+                (batch, margin + down + out_height, margin + right + out_width, channels))))
         return lax.optimization_barrier(total)
 
     phases = jnp.stack([jnp.stack([phase(rows, columns) for columns in taps], 3)
@@ -134,16 +180,19 @@ def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
 
     def add(total: Array, start: tuple[Array, Array, Array]) -> tuple[Array, None]:
         image, row, column = start
-        pixels = lax.dynamic_slice(dy, (image, row, column, 0), (images, rows, columns, channels))
-        windows = lax.dynamic_slice(padded, (image, row * stride, column * stride, 0), extent)
+        pixels = lax.dynamic_slice(dy, (image, row, column, 0),
+                                   (images, rows, columns, channels)).astype(wide)
+        windows = lax.dynamic_slice(padded, (image, row * stride, column * stride, 0),
+                                    extent).astype(wide)
         for i, r, c in np.ndindex(images, rows, columns):
-            window = windows[i, r * stride:r * stride + k, c * stride:c * stride + k]
-            total += window.astype(wide) * pixels[i, r, c].astype(wide)
+            window = lax.slice(windows, (i, r * stride, c * stride, 0),
+                               (i + 1, r * stride + k, c * stride + k, channels))
+            total = lax.add(total, _scaled(pixels, (i, r, c), window))
         return total, None
 
     starts = np.mgrid[:batch:images, :height:rows, :width:columns].reshape(3, -1)
-    total, _ = lax.scan(add, jnp.zeros((k, k, channels), wide), tuple(jnp.asarray(starts)))
-    return total.astype(x.dtype)
+    total, _ = lax.scan(add, jnp.zeros((1, k, k, channels), wide), tuple(jnp.asarray(starts)))
+    return total[0].astype(x.dtype)
 
 
 def _divisor(number: int, most: int) -> int:
@@ -181,9 +230,15 @@ def _batch_norm_forward(epsilon, x, scale, bias):
 
 
 def _batch_norm_backward(epsilon, residuals, cotangents):
+    return _batch_norm_gradients(residuals, cotangents[0])
+
+
+def _batch_norm_gradients(residuals: tuple[Array, ...],
+                          dy: Array) -> tuple[Array, Array, Array]:
+    """Of x, scale and bias, through the batch's statistics too."""
     x, scale, mean, inverse = residuals
     axes = tuple(range(x.ndim - 1))
-    dy = cotangents[0].astype(jnp.float32)
+    dy = dy.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
     dbias = jnp.sum(dy, axes)
     dscale = jnp.sum(dy * normal, axes)
@@ -193,3 +248,28 @@ def _batch_norm_backward(epsilon, residuals, cotangents):
 
 
 batch_norm_train.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def batch_norm_known(epsilon: float, x: Array, scale: Array, bias: Array, mean: Array,
+                     variance: Array) -> Array:
+    """The first of `batch_norm_train`, gradients and all, where x's statistics are known already.
+
+    Args:
+      epsilon, x, scale, bias: as there.
+      mean, variance: what it returned for this x.
+    """
+    return _known_forward(epsilon, x, scale, bias, mean, variance)[0]
+
+
+def _known_forward(epsilon, x, scale, bias, mean, variance):
+    inverse = lax.rsqrt(variance + epsilon)
+    y = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _known_backward(epsilon, residuals, dy):
+    return *_batch_norm_gradients(residuals, dy), None, None
+
+
+batch_norm_known.defvjp(_known_forward, _known_backward)

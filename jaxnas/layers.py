@@ -5,7 +5,9 @@ batch's statistics; whoever runs the step blends them into the running ones. Tha
 calibration and the supernet's rule (only sampled candidates' statistics move) in one place each.
 """
 
-from typing import Literal
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas.kernels import batch_norm_train, depthwise_conv
+from jaxnas.kernels import batch_norm_known, batch_norm_train, depthwise_conv, depthwise_conv_of
 
 BATCH_NORM_EPSILON = 1e-3
 
@@ -29,6 +31,57 @@ def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -
 
 def relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
+
+
+class KernelChoice(NamedTuple):
+    """Which of some sizes a depthwise kernel has, where that is known only as the program runs.
+
+    Attributes:
+      sizes: the possible ones.
+      index: int32 [], of the size.
+    """
+
+    sizes: tuple[int, ...]
+    index: jax.Array
+
+
+class Tape:
+    """The outputs of a module's convolutions, by which its backward pass needs no second forward.
+
+    A fresh tape records them. Given those outputs, and the module the statistics that it was left
+    with, the module computes what lies between its convolutions alone, with the same gradients.
+    """
+
+    def __init__(self, known: Sequence[jax.Array] | None = None):
+        self.outputs: list[jax.Array] = []
+        self.replays = known is not None
+        self._known = iter(known or ())
+
+    def take(self, convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array,
+             kernel: jax.Array) -> jax.Array:
+        """convolve(x, kernel), computed and recorded or known."""
+        if self.replays:
+            return _known(convolve, next(self._known), x, kernel)
+        self.outputs.append(convolve(x, kernel))
+        return self.outputs[-1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _known(convolve, value: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`value`, which is convolve(x, kernel), with its gradients."""
+    return value
+
+
+def _known_forward(convolve, value, x, kernel):
+    return value, (x, kernel)
+
+
+def _known_backward(convolve, residuals, dy):
+    # The value is not used for it: a convolution is linear in each of its inputs.
+    return None, *jax.vjp(convolve, *residuals)[1](dy)
+
+
+_known.defvjp(_known_forward, _known_backward)
 
 
 class ConvBatchNorm(nnx.Module):
@@ -54,27 +107,36 @@ class ConvBatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(np.zeros(out_channels, np.float32))
         self.variance = nnx.BatchStat(np.ones(out_channels, np.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, choice: KernelChoice | None = None,
+                 tape: Tape | None = None) -> jax.Array:
+        """The layer on x [batch, height, width, in]; `choice` is for depthwise kernels alone."""
         kernel = self.kernel[...].astype(x.dtype)
-        if self.kind == "dense":
-            pad = kernel.shape[0] // 2
-            x = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, [(pad, pad)] * 2,
-                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        elif self.kind == "depthwise":
-            x = depthwise_conv(x, kernel, self.stride)
-        else:
-            # As a plain matrix product: faster on CPU than a 1x1 convolution, the same elsewhere.
-            x = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+        convolve = functools.partial(self._convolve, choice)
+        x = convolve(x, kernel) if tape is None else tape.take(convolve, x, kernel)
+        scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            inverse = lax.rsqrt(self.variance[...] + BATCH_NORM_EPSILON) * self.scale[...]
-            y = (x.astype(jnp.float32) - self.mean[...]) * inverse + self.bias[...]
-            x = y.astype(x.dtype)
+            inverse = lax.rsqrt(self.variance[...] + BATCH_NORM_EPSILON) * scale
+            x = ((x.astype(jnp.float32) - self.mean[...]) * inverse + bias).astype(x.dtype)
+        elif tape is not None and tape.replays:
+            x = batch_norm_known(BATCH_NORM_EPSILON, x, scale, bias, self.mean[...],
+                                 self.variance[...])
         else:
-            x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, self.scale[...],
-                                                 self.bias[...])
+            x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, scale, bias)
             self.mean.set_value(mean)
             self.variance.set_value(variance)
         return relu6(x) if self.activation else x
+
+    def _convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if self.kind == "dense":
+            pad = kernel.shape[0] // 2
+            return lax.conv_general_dilated(x, kernel, (self.stride,) * 2, [(pad, pad)] * 2,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        if choice is not None:
+            return depthwise_conv_of(choice.sizes, self.stride, x, kernel, choice.index)
+        if self.kind == "depthwise":
+            return depthwise_conv(x, kernel, self.stride)
+        # As a plain matrix product: faster on CPU than a 1x1 convolution, the same elsewhere.
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class MBConv(nnx.Module):
@@ -93,9 +155,10 @@ class MBConv(nnx.Module):
                                        rng=rng)
         self.project = ConvBatchNorm("pointwise", width, out_channels, activation=False, rng=rng)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
+    def __call__(self, x: jax.Array, choice: KernelChoice | None = None,
+                 tape: Tape | None = None) -> jax.Array:
+        y = x if self.expand is None else self.expand(x, tape=tape)
+        y = self.project(self.depthwise(y, choice, tape), tape=tape)
         return x + y if self.shortcut else y
 
 
