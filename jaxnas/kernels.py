@@ -1,8 +1,9 @@
 """Depthwise convolution and batch normalisation, with the gradients written out.
 
 XLA's own depthwise convolution is slow on CPU, by one to two orders of magnitude in the gradient,
-so there it is a sum of shifted slices times taps. Elsewhere `lax.conv_general_dilated` stays. The
-choice is made when the program is lowered, by platform.
+so there it is a sum of shifted slices times taps. Elsewhere `lax.conv_general_dilated` stays, on
+NVIDIA GPUs with another kernel gradient where cuDNN's is slow. The choice is made when the program
+is lowered, by platform.
 """
 
 import functools
@@ -34,6 +35,7 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     return lax.platform_dependent(
         x, kernel,
         cpu=functools.partial(depthwise_shifted, stride),
+        cuda=functools.partial(depthwise_cudnn, stride),
         default=functools.partial(depthwise_xla, stride))
 
 
@@ -79,6 +81,47 @@ def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
     return lax.conv_general_dilated(
         x, kernel[:, :, None, :], (stride, stride), [(k // 2, k // 2)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def depthwise_cudnn(stride: int, x: Array, kernel: Array) -> Array:
+    """`depthwise_xla`, whose kernel gradient is summed tap by tap where cuDNN has no good one.
+
+    On an H100 at batch 256 that is 85 ms against 5 (7x7 with stride 2 at 112 px, bfloat16) and 35
+    against 22, 25 against 8, 9 against 3 (float32 at 56, 28, 7 px); at stride 1 in bfloat16
+    cuDNN's is the faster one, 0.7 against 8 at 56 px.
+    """
+    return depthwise_xla(stride, x, kernel)
+
+
+def _cudnn_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_xla(stride, x, kernel), (x, kernel)
+
+
+def _cudnn_backward(stride: int, residuals: tuple[Array, Array],
+                    dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    _, pull = jax.vjp(functools.partial(depthwise_xla, stride), x, kernel)
+    dx, dkernel = pull(dy)
+    if stride > 1 or x.dtype != jnp.bfloat16:
+        dkernel = _tap_gradient(stride, kernel.shape[0], x, dy)
+    return dx, dkernel
+
+
+depthwise_cudnn.defvjp(_cudnn_forward, _cudnn_backward)
+
+
+def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
+    """For each tap, Σ over pixels of dy times the slice of x that the tap was multiplied with."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    batch, height, width, channels = dy.shape
+    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    taps = [jnp.sum(lax.slice(
+        padded, (0, i, j, 0),
+        (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
+        (1, stride, stride, 1)).astype(wide) * dy.astype(wide), (0, 1, 2))
+        for i, j in np.ndindex(k, k)]
+    return jnp.stack(taps).reshape(k, k, channels).astype(x.dtype)
 
 
 # Jitted for its trace: the supernet calls it a hundred times with a few dozen shapes.

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.kernels import batch_norm_train, depthwise_conv
+from jaxnas.kernels import (
+    batch_norm_known,
+    batch_norm_train,
+    depthwise_conv,
+    depthwise_conv_of,
+    depthwise_cudnn,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +40,47 @@ def test_depthwise_equals_the_reference_in_value_and_gradient(kernel, stride, si
     np.testing.assert_allclose(y, expected, atol=1e-12)
     for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_nvidia_gpus_get_equals_the_reference(stride):
+    """Its formulas, on this machine's own convolutions."""
+    rng = np.random.default_rng(3)
+    x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 7, 9, 3), (5, 5, 3)))
+    y, pull = jax.vjp(lambda x, w: depthwise_cudnn(stride, x, w), x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
+    dy = jnp.asarray(rng.normal(size=expected.shape))
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_chosen_kernel_is_the_corner_of_the_padded_one(index):
+    sizes = (3, 7, 5)
+    rng = np.random.default_rng(4)
+    x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 8, 8, 3), (7, 7, 3)))
+    corner = w[:sizes[index], :sizes[index]]
+    y, pull = jax.vjp(lambda x, w: depthwise_conv_of(sizes, 2, x, w, jnp.int32(index)), x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, 2), x, corner)
+    dy = jnp.asarray(rng.normal(size=expected.shape))
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    (dx, dw), (expected_dx, expected_dw) = pull(dy), expected_pull(dy)
+    np.testing.assert_allclose(dx, expected_dx, atol=1e-12)
+    rest = 7 - sizes[index]
+    np.testing.assert_allclose(dw, np.pad(expected_dw, ((0, rest), (0, rest), (0, 0))), atol=1e-12)
+
+
+def test_batch_norm_with_known_statistics_is_the_one_that_computed_them():
+    rng = np.random.default_rng(5)
+    x, scale, bias = (jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3, 3, 6), 6, 6))
+    (y, mean, variance), pull = jax.vjp(lambda *a: batch_norm_train(1e-3, *a), x, scale, bias)
+    known, known_pull = jax.vjp(
+        lambda *a: batch_norm_known(1e-3, *a, mean, variance), x, scale, bias)
+    np.testing.assert_array_equal(known, y)
+    dy = jnp.asarray(rng.normal(size=y.shape))
+    for mine, theirs in zip(known_pull(dy), pull((dy, mean, variance)), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_batch_norm_equals_the_formula_in_value_and_gradient():
