@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments import delivery, derivation, pareto, summary
-from experiments.allocation import keep_freed_memory
 from experiments.compilation import keep_compiled_programs
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.delivery import ParityBroken
@@ -37,7 +36,6 @@ from profiling.recording import Recording
 def main(argv: Sequence[str]) -> int:
     """Runs a search as the flags say; returns the exit status."""
     del argv
-    keep_freed_memory()
     keep_compiled_programs()
     try:
         with command.usage_errors():

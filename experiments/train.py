@@ -22,7 +22,6 @@ import rich.panel
 from flax import nnx
 
 from experiments import networks
-from experiments.allocation import keep_freed_memory
 from experiments.compilation import keep_compiled_programs
 from experiments.delivery import ParityBroken, check_parity
 from experiments.network_training import Best, NetworkTrainer, steps_an_epoch
@@ -45,7 +44,6 @@ from profiling.recording import Recording
 def main(argv: Sequence[str]) -> int:
     """Trains as the flags say; returns the exit status."""
     del argv
-    keep_freed_memory()
     keep_compiled_programs()
     try:
         with command.usage_errors():

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
-from experiments.allocation import keep_freed_memory
 from experiments.benchmark import report
 from experiments.benchmark.growth import growth
 from experiments.benchmark.kernels import depthwise, switches
@@ -49,7 +48,6 @@ _QUICK_START = {"batch_size": 64, "image_size": 32, "num_classes": 10}  # the di
 def main(argv: Sequence[str]) -> None:
     """Measures the parts, writes after each, and prints the figures."""
     args = flags.FLAGS
-    keep_freed_memory()  # as the search does
     logging.set_verbosity(logging.WARNING)  # JAX and jax2onnx tell their every step at INFO
     try:
         if len(argv) > 1:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags
 
-from experiments.allocation import keep_freed_memory
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Supernet, Workload, memory_mb
 from experiments.compilation import keep_compiled_programs
@@ -26,7 +25,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     workload = Workload(**json.loads(args.workload))
-    keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         keep_compiled_programs()
     clock = time.perf_counter()

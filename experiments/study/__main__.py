@@ -22,7 +22,6 @@ import numpy as np
 from absl import flags
 
 from experiments import derivation
-from experiments.allocation import keep_freed_memory
 from experiments.compilation import keep_compiled_programs
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.stopping import Stopped
@@ -79,7 +78,6 @@ class Budgeted:
 def main(argv: Sequence[str]) -> int:
     """Runs a study as the flags say; returns the exit status."""
     del argv
-    keep_freed_memory()
     keep_compiled_programs()
     try:
         with command.usage_errors():
