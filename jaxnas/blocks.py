@@ -78,7 +78,7 @@ def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, 
     return [(e, tuple(some)) for e, some in sizes.items()], np.array(places + skip, np.int32)
 
 
-def _largest(space: Space, expansion: int | None = None) -> Candidate:
+def largest(space: Space, expansion: int | None = None) -> Candidate:
     """The largest kernel, of this expansion or the largest one."""
     return Candidate(max(c.kernel for c in space.convolutions),
                      expansion or max(c.expansion for c in space.convolutions))
@@ -91,7 +91,7 @@ def _forward(space: Space, shape: Block, train: bool, keeps: bool, params: Tree,
     like = _kept_shapes(space, shape, x.shape) if keeps else ()
 
     def convolutions(expansion, sizes):
-        graph, true_params, true_stats = split_of(shape, _largest(space, expansion), train)
+        graph, true_params, true_stats = split_of(shape, largest(space, expansion), train)
 
         def branch(params, stats, kernel, x):
             tape = Tape() if keeps else None
@@ -112,7 +112,7 @@ def _forward(space: Space, shape: Block, train: bool, keeps: bool, params: Tree,
 @functools.cache
 def _kept_shapes(space: Space, shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Of what `_forward` keeps for an input of this shape."""
-    graph, params, stats = split_of(shape, _largest(space))
+    graph, params, stats = split_of(shape, largest(space))
 
     def outputs(params, stats, x):
         tape = Tape()
@@ -129,7 +129,7 @@ def _backward(space: Space, shape: Block, params: Tree, batch_stats: Tree, choic
     expansions, places = _expansions(space, shape)
 
     def convolutions(expansion, sizes):
-        graph, true_params, true_stats = split_of(shape, _largest(space, expansion))
+        graph, true_params, true_stats = split_of(shape, largest(space, expansion))
         widths = [leaf.shape[-1] for leaf in (
             true_params["expand"]["scale"], true_params["depthwise"]["scale"],
             true_params["project"]["scale"])]

@@ -25,7 +25,7 @@ from jax import lax
 from jaxnas import blocks
 from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
 from jaxnas.network import Network, network_of
-from jaxnas.space import Block, Candidate, Space
+from jaxnas.space import Block, Space
 
 Tree = Any  # nested dicts of arrays
 INITIALISATIONS = ("shared", "independent")
@@ -52,7 +52,7 @@ def init(space: Space, num_classes: int, seed: int,
         _, params[name], stats[name] = blocks.split(module)
     for start, length in space.runs():
         shape = _shape(space, start)
-        full = jax.tree.map(np.shape, blocks.split_of(shape, _largest(space))[1:])
+        full = jax.tree.map(np.shape, blocks.split_of(shape, blocks.largest(space))[1:])
         drawn = [[blocks.split(blocks.module(shape, c, rng))[1:] for c in space.convolutions]
                  for _ in range(length)]
         run = jax.tree.map(
@@ -133,10 +133,8 @@ def apply_gated(space: Space, params: Tree, stats: Tree, paths: jax.Array, gates
     candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for each, and gradients to earlier blocks
     through the active one alone (ProxylessNAS, §3.2.1).
 
-    Beside one path's memory it takes k outputs of every block until the backward pass: 2.5 MB · k
-    an image for the proxyless space in float32 at 224 px, so 4.4 GB at k = 7 and batch 256. XLA's
-    temporaries of the architecture step at 32 px and batch 64: 60 MB at k = 2, 157 MB at k = 7,
-    of which most are the gathered weights.
+    Beside a weight step's memory it takes k outputs of every block until the backward pass: 2.5 MB
+    · k an image for the proxyless space in float32 at 224 px, so 4.4 GB at k = 7 and batch 256.
 
     Args:
       params, stats: gathered for `paths`.
@@ -213,12 +211,6 @@ def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: boo
 def _shape(space: Space, index: int) -> Block:
     """The block without its name: what a run's blocks have in common, and caches go by."""
     return dataclasses.replace(space.blocks[index], name="")
-
-
-def _largest(space: Space) -> Candidate:
-    kernel = max(c.kernel for c in space.convolutions)
-    expansion = max(c.expansion for c in space.convolutions)
-    return Candidate(kernel, expansion)
 
 
 def _share(space: Space, shape: Block, run: Tree) -> None:

@@ -35,7 +35,7 @@ rounds go untimed. Figures are medians with p10 and p90; a ratio is of medians, 
 bootstrap over rounds.
 - **The same path, statically.** The path's network as `experiments.train` trains it: the same \
 layers and kernels in a program of its own. It differs from the weight step in what the supernet \
-adds: gathering and scattering the path's slices, `lax.switch`, and computing a block again in the \
+adds: gathering and scattering the path's slices, `lax.switch`, and padding what is kept for the \
 backward pass. Further, batch norm's scale and bias do not decay, the learning rate is scheduled \
 inside, dropout is 0 and no average is kept. Batches lie on the device beforehand, for both.
 - **Memory** is XLA's own analysis of the compiled programs.

@@ -135,8 +135,8 @@ class Supernet:
 class StaticNetwork:
     """One path as a network of its own, trained by `jaxnas.network_steps`, which compiles it alone.
 
-    Its step differs from the supernet's weight step in these: no gather and scatter, no switch, no
-    recomputation; batch norm's scale and bias do not decay; the learning rate is scheduled inside.
+    Its step differs from the supernet's weight step in these: no gather and scatter, no switch,
+    no padding; batch norm's scale and bias do not decay; the learning rate is scheduled inside.
     Dropout is 0 and no average is kept.
     """
 
