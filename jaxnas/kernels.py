@@ -142,10 +142,10 @@ def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) 
     return total
 
 
-# Primitives and no operators from here on: thousands of these are traced, and an operator's way
-# through jax.numpy takes several times as long.
 def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
     """x times the vector of channels that `vectors` has there."""
+    # Primitives and no operators: thousands of these are traced, and each operator of jax.numpy is
+    # a small jit of its own on the way.
     end = tuple(i + 1 for i in at)
     vector = lax.squeeze(lax.slice(vectors, (*at, 0), (*end, vectors.shape[-1])),
                          tuple(range(len(at))))

@@ -26,6 +26,16 @@ def reference_conv(x, kernel, stride):
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1])
 
 
+def assert_is_the_reference(convolve, stride, x, w):
+    """In value and both gradients."""
+    y, pull = jax.vjp(convolve, x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
+    dy = jnp.asarray(np.random.default_rng(9).normal(size=expected.shape))
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 # The kernel gradient sums parts of a row, rows, and images at a time: (2, 60), (8, 8), (1, 2).
@@ -34,12 +44,7 @@ def test_depthwise_equals_the_reference_in_value_and_gradient(kernel, stride, si
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 3)))
     w = jnp.asarray(rng.normal(size=(kernel, kernel, 3)))
-    y, pull = jax.vjp(lambda x, w: depthwise_conv(x, w, stride), x, w)
-    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
-    dy = jnp.asarray(rng.normal(size=expected.shape))
-    np.testing.assert_allclose(y, expected, atol=1e-12)
-    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    assert_is_the_reference(lambda x, w: depthwise_conv(x, w, stride), stride, x, w)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -47,12 +52,7 @@ def test_what_nvidia_gpus_get_equals_the_reference(stride):
     """Its formulas, on this machine's own convolutions."""
     rng = np.random.default_rng(3)
     x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 7, 9, 3), (5, 5, 3)))
-    y, pull = jax.vjp(lambda x, w: depthwise_cudnn(stride, x, w), x, w)
-    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
-    dy = jnp.asarray(rng.normal(size=expected.shape))
-    np.testing.assert_allclose(y, expected, atol=1e-12)
-    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    assert_is_the_reference(lambda x, w: depthwise_cudnn(stride, x, w), stride, x, w)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
