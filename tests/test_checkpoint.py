@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
+from jaxnas.checkpoint import Checkpoints
+from tests.conftest import ROOT
 
 CONFIG = {"space": "proxyless", "seed": 3, "image": [48, 48]}
 
@@ -61,11 +62,6 @@ def two_saved(tmp_path_factory):
         for step in (5, 10):
             checkpoints.save(step, make_state(step), {"step_ms": 1.5})
     return directory
-
-
-@pytest.fixture
-def damageable(two_saved, tmp_path):
-    return pathlib.Path(shutil.copytree(two_saved, tmp_path / "run"))
 
 
 LIKE = jax.eval_shape(lambda: make_state(0))
@@ -202,32 +198,77 @@ def change_checksum(folder):
 DAMAGES = [truncate_data, truncate_manifest, truncate_metadata, lose_state, change_checksum]
 
 
-# Of orbax's concurrent reads the first to fail closes the event loop under the others.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+RESTORER = f"""
+import json, pathlib, sys
+from typing import NamedTuple
+import jax, jax.numpy as jnp, numpy as np
+from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
+
+{inspect.getsource(State)}
+{inspect.getsource(make_state)}
+CONFIG = {CONFIG!r}
+{inspect.getsource(assert_identical)}
+
+def restored(directory):
+    checkpoints = Checkpoints(directory, CONFIG)
+    try:
+        state, facts = checkpoints.restore(jax.eval_shape(lambda: make_state(0)))
+        assert_identical(state, make_state(facts["step"]))
+        latest = checkpoints.latest_step()
+        if latest < 10:  # the run comes to step 10 again
+            checkpoints.save(10, make_state(10), wait=True)
+        return {{"step": facts["step"], "latest": latest}}
+    except CheckpointUnreadable as error:
+        return {{"error": str(error)}}
+    finally:
+        checkpoints.close()
+
+for directory in map(pathlib.Path, sys.argv[1:]):
+    print(json.dumps(restored(directory)))
+"""
+
+
+@pytest.fixture(scope="module")
+def after_damage(two_saved, tmp_path_factory):
+    """What restoring twice gives after each damage to the newest, and to both; and the log.
+
+    In a process of its own: of orbax's concurrent reads the first to fail closes the event loop
+    under the others, and what these then say may come at any later time.
+    """
+    folders = {damage.__name__: tmp_path_factory.mktemp("damaged") / "run" for damage in DAMAGES}
+    for damage in DAMAGES:
+        damage(shutil.copytree(two_saved, folders[damage.__name__]) / "10")
+    folders["both"] = shutil.copytree(two_saved, tmp_path_factory.mktemp("damaged") / "run")
+    truncate_data(folders["both"] / "5")
+    truncate_metadata(folders["both"] / "10")
+    twice = [folder for folder in folders.values() for _ in range(2)]
+    run = subprocess.run(
+        [sys.executable, "-c", RESTORER, *map(str, twice)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    results = [json.loads(line) for line in run.stdout.splitlines()]
+    pairs = zip(folders.items(), results[::2], results[1::2], strict=True)
+    return {name: (folder, *twice) for (name, folder), *twice in pairs}, run.stderr
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(damageable, caplog, damage):
-    damage(damageable / "10")
-    with opened(damageable) as checkpoints:
-        state, facts = checkpoints.restore(LIKE)
-        assert_identical(state, make_state(5))
-        assert facts["step"] == 5
-        assert "checkpoint 10 in" in caplog.text and "resuming from step 5" in caplog.text
-        # The run comes to step 10 again.
-        assert checkpoints.latest_step() == 5
-        checkpoints.save(10, make_state(10), wait=True)
-    with opened(damageable) as checkpoints:
-        assert_identical(checkpoints.restore(LIKE)[0], make_state(10))
-    assert len(list(damageable.glob("unreadable-10-*"))) == 1
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(after_damage, damage):
+    found, log = after_damage
+    folder, first, second = found[damage.__name__]
+    assert first == {"step": 5, "latest": 5}
+    assert second == {"step": 10, "latest": 10}
+    assert f"checkpoint 10 in {folder}" in log
+    assert f"resuming from step 5 of {folder}" in log
+    assert len(list(folder.glob("unreadable-10-*"))) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_nothing_readable_is_an_error_and_touches_nothing(damageable):
-    truncate_data(damageable / "5")
-    truncate_metadata(damageable / "10")
-    with opened(damageable) as checkpoints:
-        with pytest.raises(CheckpointUnreadable, match=r"none of the checkpoints of steps \[5, 10"):
-            checkpoints.restore(LIKE)
-    assert sorted(path.name for path in damageable.iterdir()) == ["10", "5"]
+def test_nothing_readable_is_an_error_and_touches_nothing(after_damage):
+    folder, *results = after_damage[0]["both"]
+    for result in results:
+        assert "none of the checkpoints of steps [5, 10]" in result["error"]
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "5"]
 
 
 def large_state(step: int) -> dict[str, np.ndarray]:
@@ -252,10 +293,9 @@ if __name__ == "__main__":
 
 def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path):
     run = tmp_path / "run"
-    root = str(pathlib.Path(__file__).parents[1])
     saver = subprocess.Popen(
         [sys.executable, "-c", SAVER, str(run)],
-        env={**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
     )
     try:
         deadline = time.monotonic() + 60
