@@ -1,9 +1,34 @@
-"""Where JAX keeps what it compiled, for the next start."""
+"""What is compiled is kept, for the next start: by JAX, and here as programs ready to run.
 
+JAX finds a compiled program again by what it was lowered to, so that a start still traces and
+lowers everything: most of the time until the first step. Steps are therefore kept a second time,
+under what they are made of, and a start like one before only loads them.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
 import os
 import pathlib
+import pickle
+import platform
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
+from absl import logging
+from jax.experimental import serialize_executable
+
+import jaxnas
+
+Tick = Callable[[float, str], None]  # of a fraction done, and what is being done
+
+# XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
+_COMPILE_TO_TRACE = 7.0
+_FOLDER = "steps"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def keep_compiled_programs() -> None:
@@ -13,3 +38,99 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "jaxnas" / "xla"))
     # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_of: object,
+                   tick: Tick) -> dict[str, jax.stages.Compiled]:
+    """The steps, compiled: loaded, where equal ones are kept beside JAX's compiled programs.
+
+    Args:
+      steps: by name, the jitted function and its arguments or their `jax.ShapeDtypeStruct`s.
+      made_of: all that the functions close over, told apart by its `repr`. Versions, the source
+        of `jaxnas`, JAX's configuration, the devices and the machine are seen to here.
+      tick: called five times a second, so that bars move and Control-C is heard.
+    """
+    files = {name: _file(name, arguments, made_of) for name, (_, arguments) in steps.items()}
+    pool = concurrent.futures.ThreadPoolExecutor(len(files))
+    loading = {name: pool.submit(_load, file) for name, file in files.items()
+               if file is not None and file.exists()}
+    _wait([*loading.values()], lambda: tick(0.0, f"loading the steps {', '.join(loading)}"))
+    compiled = {name: future.result() for name, future in loading.items()}
+    compiled = {name: program for name, program in compiled.items() if program is not None}
+    missing = [name for name in steps if name not in compiled]
+
+    # One compiles while the next is traced; two that compile at once take 5 GB and save little.
+    compiler = concurrent.futures.ThreadPoolExecutor(1)
+    start, compiling = time.monotonic(), {}
+    for name in missing:
+        tick(0.0, f"tracing the {name} step")
+        function, arguments = steps[name]
+        compiling[name] = compiler.submit(function.lower(*arguments).compile)
+    expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
+    for name, future in compiling.items():
+        _wait([future], lambda name=name: tick(
+            min(0.98, (time.monotonic() - start) / expected_s), f"compiling the {name} step"))
+        compiled[name] = future.result()
+        if files[name] is not None:
+            tick(0.98, f"keeping the {name} step")
+            _keep(compiled[name], files[name])
+    for executor in (pool, compiler):
+        executor.shutdown(wait=False)
+    return {name: compiled[name] for name in steps}
+
+
+def _wait(futures: Sequence[concurrent.futures.Future], tick: Callable[[], None]) -> None:
+    while not all(future.done() for future in futures):
+        tick()
+        concurrent.futures.wait(futures, timeout=0.2)
+
+
+def _file(name: str, arguments: tuple, made_of: object) -> pathlib.Path | None:
+    """Where the program is kept; None where programs are not."""
+    folder = jax.config.jax_compilation_cache_dir
+    if folder is None or not jax.config.jax_enable_compilation_cache or jax.process_count() > 1:
+        return None
+    leaves, structure = jax.tree.flatten(arguments)
+    sources = pathlib.Path(jaxnas.__file__).parent
+    what = (
+        name, repr(made_of), str(structure),
+        [(leaf.shape, str(leaf.dtype), str(getattr(leaf, "sharding", None))) for leaf in leaves],
+        [(package, importlib.metadata.version(package)) for package in _PACKAGES],
+        [(str(path.relative_to(sources)), path.read_bytes())
+         for path in sorted(sources.rglob("*.py"))],
+        sorted((key, str(value)) for key, value in jax.config.values.items()
+               if "cache" not in key),
+        os.environ.get("XLA_FLAGS"), platform.python_version(), _processor(),
+        [(device.platform, device.device_kind, device.id) for device in jax.devices()],
+        jax.devices()[0].client.platform_version)
+    key = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
+    return pathlib.Path(folder) / _FOLDER / f"{name}-{key}"
+
+
+def _processor() -> str:
+    """What the processor can do, which programs for it are compiled for."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    return "".join(line for line in info.read_text().split("\n\n")[0].splitlines()
+                   if line.startswith(("model name", "flags", "Features", "CPU part")))
+
+
+def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
+    """The program; None where the file is damaged, which is reported: it is then made anew."""
+    try:
+        return serialize_executable.deserialize_and_load(
+            *pickle.loads(zlib.decompress(file.read_bytes())))
+    except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
+        logging.warning("%s cannot be loaded and is compiled anew: %s: %s", file,
+                        type(error).__name__, error)
+        return None
+
+
+def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = zlib.compress(pickle.dumps(serialize_executable.serialize(program)), 1)
+    descriptor, path = tempfile.mkstemp(dir=file.parent)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    os.replace(path, file)

@@ -12,7 +12,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments.stopping import Stopped, in_background, stop_requests
+from experiments.compilation import compiled_steps
+from experiments.stopping import Stopped, stop_requests
 from experiments.train_config import TrainConfig
 from experiments.training import NonFiniteLoss
 from experiments.workdir import Workdir
@@ -65,6 +66,7 @@ class NetworkTrainer:
         recipe = config.recipe(self.epoch_steps)
         self.end = recipe.steps
         self.steps = network_steps.make_steps(network, recipe)
+        self._made_of = (network.spec, recipe)
         self.state = network_steps.init_state(network, recipe, config.seed)
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
         self._best = Checkpoints(workdir.path / "best", config.identity())
@@ -87,15 +89,11 @@ class NetworkTrainer:
         batch = {"image": jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32),
                  "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
         masked = batch | {"mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
-        programs = {"train": (self.state, batch),
-                    "evaluate": (self.state.params, self.state.stats, masked)}
-        compiled = {}
-        with self.progress.phase("compile", total=len(programs)) as phase:
-            for name, arguments in programs.items():
-                phase.update(len(compiled), f"tracing the {name} step")
-                lowered = getattr(self.steps, name).lower(*arguments)
-                compiled[name] = in_background(lowered.compile, lambda name=name: phase.update(
-                    len(compiled), f"compiling the {name} step"))
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
+        programs = {"train": (self.steps.train, (state, batch)),
+                    "evaluate": (self.steps.evaluate, (state.params, state.stats, masked))}
+        with self.progress.phase("compile", total=1.0) as phase:
+            compiled = compiled_steps(programs, self._made_of, phase.update)
             phase.end(f"the steps: {', '.join(programs)}")
         self.steps = dataclasses.replace(self.steps, **compiled)
 

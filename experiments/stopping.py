@@ -1,13 +1,9 @@
 """How a run is stopped: Control-C and SIGTERM are heard at once, and obeyed where it can save."""
 
-import concurrent.futures
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
-
-Result = TypeVar("Result")
+from collections.abc import Iterator
 
 
 class Stopped(Exception):
@@ -30,14 +26,3 @@ def stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def in_background(work: Callable[[], Result], tick: Callable[[], None]) -> Result:
-    """What `work` returns; it runs in a thread, so that bars move and Control-C is heard."""
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    future = pool.submit(work)
-    pool.shutdown(wait=False)
-    while not future.done():
-        concurrent.futures.wait([future], timeout=0.2)
-        tick()
-    return future.result()

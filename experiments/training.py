@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.compilation import compiled_steps
 from experiments.config import Config
-from experiments.stopping import Stopped, in_background, stop_requests
+from experiments.stopping import Stopped, stop_requests
 from experiments.workdir import Workdir
 from jaxnas import data, steps
 from jaxnas.checkpoint import Checkpoints
@@ -25,8 +26,6 @@ from profiling.progress import Phase, Progress
 
 Tree = Any  # nested dicts of arrays
 LOG_EVERY = 10
-# XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
-COMPILE_TO_TRACE = 7.0
 
 
 class NonFiniteLoss(RuntimeError):
@@ -70,7 +69,7 @@ class Trainer:
         self.parts, self.workdir, self.progress = parts, workdir, progress
         self.num_classes = data.dataset(config.dataset).num_classes
         self.schedule = Schedule.of(config, len(parts.weights))
-        hyper = steps.Hyperparameters(
+        hyper = self._hyper = steps.Hyperparameters(
             weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
             initialisation=config.initialisation, estimator=config.estimator,
@@ -99,33 +98,22 @@ class Trainer:
         return self.step >= end and (device_ms is not None or device is None or self.step > end)
 
     def compile(self, latency: LatencyModel) -> None:
-        """Compiles the steps that are still to be taken, with time left by the tracing's cost."""
+        """Compiles the steps that are still to be taken, or loads them where they are kept."""
         shape = self._batch_shape()
         path = jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32)
         scalar = jax.ShapeDtypeStruct((), jnp.float32)
         # Shapes alone: a restored state says on which device it is, which would make another
         # program of the same step, compiled anew where a stopped run goes on.
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
-        programs = {"weight": (state, shape, path, scalar, scalar)}
+        programs = {"weight": (self.steps.weight, (state, shape, path, scalar, scalar))}
         if not self.finetuning:
-            programs["arch"] = (state, shape, latency, scalar, scalar)
+            programs["arch"] = (self.steps.arch, (state, shape, latency, scalar, scalar))
         masked = shape | {"mask": jax.ShapeDtypeStruct(shape["label"].shape, jnp.float32)}
-        programs["evaluate"] = (state.params, state.stats, path, masked)
+        programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
-            start = time.monotonic()
-            lowered = {}
-            for name, arguments in programs.items():
-                phase.update(0.0, f"tracing the {name} step")
-                lowered[name] = getattr(self.steps, name).lower(*arguments)
-            traced_s = time.monotonic() - start
-            # One after the other: two at once take 5 GB and save little on two cores.
-            compiled = {}
-            for name, program in lowered.items():
-                compiled[name] = in_background(program.compile, lambda name=name: phase.update(
-                    min(0.98, (time.monotonic() - start) / (traced_s * (1 + COMPILE_TO_TRACE))),
-                    f"compiling the {name} step"))
-            self.steps = dataclasses.replace(self.steps, **compiled)
+            compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
             phase.end(f"the steps: {', '.join(programs)}")
+        self.steps = dataclasses.replace(self.steps, **compiled)
 
     def search(self, latency: LatencyModel) -> None:
         """Warm-up, then weight steps with architecture steps between; ends with a checkpoint.

@@ -125,7 +125,8 @@ def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
     if recipe.ema_decay:
         average = optax.ema(recipe.ema_decay).init({"params": params, "stats": stats})
     return NetworkState(step=jnp.int32(0), key=jax.random.key_data(jax.random.key(seed)),
-                        params=params, stats=stats, optimizer=optimizer(recipe).init(params),
+                        params=params, stats=stats,
+                        optimizer=jax.jit(optimizer(recipe).init)(params),
                         average=average)
 
 

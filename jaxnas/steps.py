@@ -124,7 +124,8 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
     alpha = paths.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0), key=jax.random.key_data(key), params=params, stats=stats,
-        momentum=_optimizer(hyper).init(params), alpha=alpha,
+        # As one program: leaf by leaf each shape is compiled, which takes seconds.
+        momentum=jax.jit(_optimizer(hyper).init)(params), alpha=alpha,
         alpha_adam=_alpha_optimizer(hyper).init(alpha), multiplier=jnp.float32(0),
         baseline=jnp.float32(jnp.nan))
 

@@ -98,11 +98,17 @@ class Supernet:
             self.state = jax.device_put(self.state, whole)
             self.batch = jax.device_put(self.batch, sharded)
 
+    @property
+    def programs(self) -> dict[str, tuple[jax.stages.Wrapped, tuple]]:
+        """The steps `weight` and `arch` before they are traced, with their arguments."""
+        return {"weight": (self._steps.weight,
+                           self._weight_arguments(self._workload.largest_path)),
+                "arch": (self._steps.arch, self._arch_arguments())}
+
     def traced(self, name: str) -> jax.stages.Traced:
-        """The step `weight` or `arch`, before it is lowered."""
-        arguments = {"weight": self._weight_arguments(self._workload.largest_path),
-                     "arch": self._arch_arguments()}
-        return getattr(self._steps, name).trace(*arguments[name])
+        """One of them, before it is lowered."""
+        step, arguments = self.programs[name]
+        return step.trace(*arguments)
 
     @functools.cached_property
     def weight(self) -> jax.stages.Compiled:

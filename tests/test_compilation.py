@@ -1,0 +1,160 @@
+"""Compiled steps: kept, found again without tracing, never another's; huge pages asked for once."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.compilation import compiled_steps
+from experiments.huge_pages import asking
+from jaxnas import steps
+from tests.conftest import ROOT, SMALL, same_bits
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A folder for compiled programs, JAX's setting while a test runs."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+class Step:
+    """A jitted step that counts how often it is traced."""
+
+    def __init__(self, factor: float = 2.0):
+        self.traced = 0
+
+        def step(state, x):
+            self.traced += 1
+            return {"w": state["w"] + factor * x}, jnp.sum(x)
+
+        self.function = jax.jit(step, donate_argnums=0)
+
+    def compiled(self, made_of: object = "two", size: int = 3):
+        said = []
+        arguments = ({"w": jax.ShapeDtypeStruct((size,), jnp.float32)},
+                     jax.ShapeDtypeStruct((size,), jnp.float32))
+        found = compiled_steps({"step": (self.function, arguments)}, made_of,
+                               lambda fraction, doing: said.append(doing))
+        return found["step"], said
+
+
+def run(program) -> tuple[np.ndarray, bool]:
+    """What a step gives, and whether it took the memory of the state it was given."""
+    state = {"w": jnp.arange(3.0) + 0}
+    new, total = program(state, jnp.float32([1, 2, 3]))
+    assert float(total) == 6
+    return np.asarray(new["w"]), state["w"].is_deleted()
+
+
+def test_a_step_is_kept_and_loaded_without_tracing(cache):
+    first, second = Step(), Step()
+    program, said = first.compiled()
+    assert first.traced == 1 and "compiling the step step" in said
+    loaded, said = second.compiled()
+    assert second.traced == 0 and not any("tracing" in one for one in said)
+    for one in (program, loaded):
+        values, taken = run(one)
+        assert values.tolist() == [2.0, 5.0, 8.0] and taken
+    assert loaded.memory_analysis().alias_size_in_bytes == 12
+
+
+@pytest.mark.parametrize("other", [{"made_of": "three"}, {"size": 4}])
+def test_a_step_of_something_else_is_its_own(cache, other):
+    Step().compiled()
+    step = Step(3.0)
+    step.compiled(**other)
+    assert step.traced == 1
+    assert len(list((cache / "steps").iterdir())) == 2
+
+
+def test_a_setting_of_jax_makes_another_program(cache):
+    Step().compiled()
+    step = Step()
+    with jax.default_matmul_precision("highest"):
+        step.compiled()
+    assert step.traced == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a program"])
+def test_a_damaged_program_is_reported_and_made_anew(cache, caplog, damage):
+    Step().compiled()
+    kept, = (cache / "steps").iterdir()
+    kept.write_bytes(damage)
+    step = Step()
+    values, _ = run(step.compiled()[0])
+    assert values.tolist() == [2.0, 5.0, 8.0] and step.traced == 1
+    assert f"{kept} cannot be loaded and is compiled anew" in caplog.text
+    step = Step()
+    step.compiled()
+    assert step.traced == 0
+
+
+def test_without_a_folder_nothing_is_kept(cache):
+    jax.config.update("jax_compilation_cache_dir", None)
+    for _ in range(2):
+        step = Step()
+        step.compiled()
+        assert step.traced == 1
+
+
+def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
+    hyper = steps.Hyperparameters(alpha_learning_rate=0.05)
+    path = np.zeros(len(SMALL.blocks), np.int32)
+
+    def arguments():
+        return (steps.init_state(SMALL, 5, hyper, 0), batch, path, jnp.float32(0.1),
+                jnp.float32(0.9))
+
+    states = []
+    for _ in range(2):
+        function = steps.make_steps(SMALL, hyper).weight
+        program = compiled_steps({"weight": (function, arguments())}, hyper,
+                                 lambda *_: None)["weight"]
+        states.append(program(*arguments())[0])
+    assert same_bits(*states)
+
+
+MADVISE = "always [madvise] never\n"
+
+
+@pytest.mark.parametrize(("environment", "setting", "tunables"), [
+    ({}, MADVISE, "glibc.malloc.hugetlb=1"),
+    ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, MADVISE,
+     "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+    ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, MADVISE, None),
+    ({}, "[always] madvise never\n", None),
+    ({}, "always madvise [never]\n", None),
+    ({}, "", None),
+])
+def test_huge_pages_are_asked_for_where_linux_waits_for_it(environment, setting, tunables):
+    asks = asking({"HOME": "/root", **environment}, setting)
+    assert (asks and asks["GLIBC_TUNABLES"]) == tunables
+    if asks:
+        assert asks["HOME"] == "/root" and asking(asks, setting) is None
+        # glibc drops the tunable where a process has rights that its user has not.
+        del asks["GLIBC_TUNABLES"]
+        assert asking(asks, setting) is None
+
+
+def test_a_program_begins_anew_once_and_has_huge_pages():
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[madvise]" not in setting.read_text():
+        pytest.skip("this system gives huge pages always or never")
+    # As in `python -m`, whose own first argument stands while the package is imported.
+    probe = ("import sys; print(len(sys.argv), flush=True); sys.argv = ['-m']\n"
+             "import experiments, pathlib\n"
+             "piece = bytearray(1 << 26)\n"
+             "print('hg' in pathlib.Path('/proc/self/smaps').read_text().split())")
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in ("GLIBC_TUNABLES", "JAXNAS_BEGUN_ANEW")}
+    done = subprocess.run([sys.executable, "-c", probe, "one"], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "2", "True"], done.stderr
