@@ -148,15 +148,22 @@ def test_pipeline_counts_its_waiting(tiny_steps):
         2 * 18 / (12 * part["step_ms"] / 1e3))
 
 
-def test_a_process_tells_its_first_step_over_two_devices(tmp_path):
+def test_a_process_tells_its_first_step_over_two_devices():
     workload = Workload("proxyless_tiny", 4, 16, 10, blocks=1, candidates=2, devices=2)
-    first, second = first_step(workload, cache=str(tmp_path), rounds=2)
+    first, second = first_step(workload, rounds=2)
     assert set(first["programs"]) == {"weight", "arch"}
     told = first["init_s"] + first["first_step_s"] + first["interpreter_and_imports_s"] + sum(
         seconds for program in first["programs"].values() for seconds in program.values())
     assert first["to_first_step_s"] == pytest.approx(told)
     assert second["weight"]["count"] == 2 and second["weight"]["temp_mb"] > 0
-    assert list(tmp_path.iterdir()), "the compiled programs are kept in the cache given"
+
+
+def test_a_start_with_a_cache_loads_what_the_one_before_kept(tmp_path):
+    workload = Workload("proxyless_tiny", 4, 16, 10, blocks=1, candidates=2)
+    starts = [first_step(workload, cache=str(tmp_path))[0] for _ in range(2)]
+    load_s = [start["programs"]["weight and arch"]["load_s"] for start in starts]
+    assert len(list((tmp_path / "steps").iterdir())) == 2
+    assert load_s[1] < load_s[0], "tracing and compiling are left out"
 
 
 def test_a_process_that_fails_is_heard():
