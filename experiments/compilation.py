@@ -13,6 +13,7 @@ import pathlib
 import pickle
 import platform
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -65,18 +66,34 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
     for name in missing:
         tick(0.0, f"tracing the {name} step")
         function, arguments = steps[name]
-        compiling[name] = compiler.submit(function.lower(*arguments).compile)
+        compiling[name] = compiler.submit(_compile, function.lower(*arguments))
     expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
     for name, future in compiling.items():
         _wait([future], lambda name=name: tick(
             min(0.98, (time.monotonic() - start) / expected_s), f"compiling the {name} step"))
-        compiled[name] = future.result()
-        if files[name] is not None:
+        compiled[name], anew = future.result()
+        if anew and files[name] is not None:
             tick(0.98, f"keeping the {name} step")
             _keep(compiled[name], files[name])
     for executor in (pool, compiler):
         executor.shutdown(wait=False)
     return {name: compiled[name] for name in steps}
+
+
+def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+    """The program, and whether XLA compiled it now. What JAX's cache gave must not be kept: XLA
+    for CPUs leaves out functions where it writes a program that it has read (jaxlib 0.10.2)."""
+    found, here = [], threading.get_ident()
+
+    def hear(event: str, **_: object) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == here:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(hear)
+    try:
+        return lowered.compile(), not found
+    finally:
+        jax.monitoring.unregister_event_listener(hear)
 
 
 def _wait(futures: Sequence[concurrent.futures.Future], tick: Callable[[], None]) -> None:
