@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.derivation import Derived
 from experiments.training import Trainer
-from jaxnas import data, draw, export, supernet
+from jaxnas import data, draw, export, parallel, supernet
 from jaxnas.latency import LatencyTable
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
@@ -30,8 +30,13 @@ def deliver(trainer: Trainer, derived: Derived, table: LatencyTable,
     Raises:
       ParityBroken: ONNX or IR differ from JAX; nothing that is handed over may.
     """
-    config, progress, folder = trainer.config, trainer.progress, trainer.workdir.path
     top1 = trainer.test()
+    return parallel.of_first(lambda: _handed_over(trainer, derived, table, device, top1))
+
+
+def _handed_over(trainer: Trainer, derived: Derived, table: LatencyTable,
+                 device: Recording | None, top1: float) -> dict[str, object]:
+    config, progress, folder = trainer.config, trainer.progress, trainer.workdir.path
     network = supernet.extract(trainer.space, trainer.state.params, trainer.state.stats,
                                trainer.path, trainer.num_classes, name="jaxnas")
     files = {"onnx": "model.onnx", "ir": "model.xml"}

@@ -7,10 +7,10 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.training import Trainer
-from jaxnas import export, paths, supernet
+from jaxnas import export, parallel, paths, supernet
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
-from profiling.measurement import Device, Measurement, measure_in_passes
+from profiling.measurement import Device, measure_in_passes
 
 MAX_ROUNDS = 3
 Round = dict[str, object]
@@ -60,12 +60,15 @@ def least_ms(config: Config) -> float:
     return (1 - config.tolerance / 2) * config.target_ms
 
 
-def measure_path(trainer: Trainer, path: np.ndarray, device: Device) -> Measurement:
+def measured_ms(trainer: Trainer, path: np.ndarray, device: Device) -> float:
     """The path's network, as it stands in the supernet, on the device at deployment size."""
-    network = supernet.extract(trainer.space, trainer.state.params, trainer.state.stats, path,
-                               trainer.num_classes)
-    model = export.to_onnx(network, trainer.config.image_size)
-    return measure_in_passes(device, model.SerializeToString())
+    def measure() -> float:
+        network = supernet.extract(trainer.space, trainer.state.params, trainer.state.stats, path,
+                                   trainer.num_classes)
+        model = export.to_onnx(network, trainer.config.image_size)
+        return measure_in_passes(device, model.SerializeToString()).latency_ms
+
+    return parallel.of_first(measure)
 
 
 def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Derived:
@@ -128,7 +131,7 @@ def approach(config: Config, trainer: Trainer, table: LatencyTable,
         if config.finalists > 1:
             path, scores["finalists"] = _most_accurate(trainer, candidates, table)
         predicted_ms = table.path_ms(path)
-        device_ms = measure_path(trainer, path, device).latency_ms if device else None
+        device_ms = measured_ms(trainer, path, device) if device else None
         yield {"architecture": format_arch(trainer.space.arch(path)), "table_scale": scale,
                "predicted_ms": predicted_ms, "device_ms": device_ms, **scores}
         if device_ms is None or accepted(config, predicted_ms, device_ms):

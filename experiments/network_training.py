@@ -6,18 +6,18 @@ is followed by its evaluation before anything is saved, so a checkpoint never li
 
 import dataclasses
 import math
-import threading
 import time
 
 import jax
 import jax.numpy as jnp
 
 from experiments.compilation import compiled_steps
-from experiments.stopping import Stopped, stop_requests
+from experiments.feeding import Feed, evaluation
+from experiments.stopping import Stopped, agreed, stop_requests
 from experiments.train_config import TrainConfig
 from experiments.training import NonFiniteLoss
 from experiments.workdir import Workdir
-from jaxnas import data, network_steps
+from jaxnas import data, network_steps, parallel
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network
 from profiling.progress import Progress
@@ -65,9 +65,11 @@ class NetworkTrainer:
         self.epoch_steps = steps_an_epoch(config, len(parts.weights))
         recipe = config.recipe(self.epoch_steps)
         self.end = recipe.steps
-        self.steps = network_steps.make_steps(network, recipe)
+        self._layout = parallel.layout()
+        self.steps = network_steps.make_steps(network, recipe, self._layout.replicated)
         self._made_of = (network.spec, recipe)
-        self.state = network_steps.init_state(network, recipe, config.seed)
+        self.state = self._layout.replicate(
+            network_steps.init_state(network, recipe, config.seed))
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
         self._best = Checkpoints(workdir.path / "best", config.identity())
         if self._checkpoints.latest_step() is not None:
@@ -88,8 +90,9 @@ class NetworkTrainer:
         size, batch_size = self.config.train_image_size, self.config.batch_size
         batch = {"image": jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32),
                  "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-        masked = batch | {"mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
+        mask = {"mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
+        batch, masked = map(self._layout.divided_shapes, (batch, batch | mask))
+        state = self._layout.replicated_shapes(self.state)
         programs = {"train": (self.steps.train, (state, batch)),
                     "evaluate": (self.steps.evaluate, (state.params, state.stats, masked))}
         with self.progress.phase("compile", total=1.0) as phase:
@@ -106,26 +109,30 @@ class NetworkTrainer:
         if self.step == self.end:
             return
         config = self.config
-        batches = data.batches(self.parts.weights, batch_size=config.batch_size,
-                               image_size=config.train_image_size, seed=config.seed,
-                               start_step=self.step)
+        batches = Feed(self.parts.weights, config, self._layout, self.step)
         note = ""
         with self.progress.phase("train", self.end, self.step) as phase, stop_requests() as asked:
             while self.step < self.end:
                 self.state, metrics = self.steps.train(self.state, next(batches))
                 self.step += 1
                 epoch_ends = self.step % self.epoch_steps == 0
+                noted = self.step % LOG_EVERY == 0 or epoch_ends
                 due = time.monotonic() - self._saved_at > config.checkpoint_seconds
-                if self.step % LOG_EVERY == 0 or epoch_ends:
+                stop, due = agreed(asked, due, noted)
+                if noted:
                     values = self._finite(metrics)
                     self.workdir.log(self.step, "train", **values)
                     note = f"loss {values['ce']:.3f}  top-1 {values['top1']:.2f}"
-                elif due or asked.is_set():
+                elif due or stop:
                     self._finite(metrics)  # what is saved must be worth it
                 if epoch_ends:
                     self._evaluate_epoch()
                 phase.update(self.step, f"{note}  held-out best {max(0, self._best_top1):.4f}")
-                self._stop_or_save(asked, due)
+                if stop:
+                    self._save(wait=True)
+                    raise Stopped(f"stopped at step {self.step}", asked.preempted)
+                if due:
+                    self._save()
             phase.end(f"{note}  held-out best {self._best_top1:.4f}")
         batches.close()
         self._save(wait=True)
@@ -171,18 +178,10 @@ class NetworkTrainer:
     def _top1(self, params: network_steps.Tree, stats: network_steps.Tree,
               part: data.Part) -> float:
         correct = count = 0.0
-        for batch in data.evaluation_batches(part, batch_size=self.config.batch_size,
-                                             image_size=self.config.train_image_size):
+        for batch in evaluation(part, self.config, self._layout):
             sums = self.steps.evaluate(params, stats, batch)
             correct, count = correct + float(sums["correct"]), count + float(sums["count"])
         return correct / count
-
-    def _stop_or_save(self, asked: threading.Event, due: bool) -> None:
-        if asked.is_set():
-            self._save(wait=True)
-            raise Stopped(f"stopped at step {self.step}")
-        if due:
-            self._save()
 
     def _save(self, wait: bool = False) -> None:
         if self._checkpoints.latest_step() != self.step:

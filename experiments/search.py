@@ -7,28 +7,25 @@ command goes on where a stopped run was.
 """
 
 import contextlib
+import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import delivery, derivation, pareto, summary
-from experiments.compilation import keep_compiled_programs
+from experiments import delivery, derivation, pareto, program, summary
 from experiments.config import Config, config_from_flags, define_flags
-from experiments.delivery import ParityBroken
-from experiments.stopping import Stopped
-from experiments.training import NonFiniteLoss, Schedule, Trainer
+from experiments.training import Schedule, Trainer
 from experiments.workdir import Workdir, check_workdir
-from jaxnas import data, paths
-from jaxnas.checkpoint import CheckpointUnreadable
+from jaxnas import data, parallel, paths
 from jaxnas.latency import LatencyModel, LatencyTable
 from profiling import command, tables
-from profiling.database import Store, StoreError
+from profiling.database import Store
 from profiling.device import device_kind, device_names, open_device
-from profiling.errors import CompileError, DeviceUnavailable
+from profiling.errors import DeviceUnavailable
+from profiling.measurement import Setup
 from profiling.progress import Progress
 from profiling.recording import Recording
 
@@ -36,60 +33,70 @@ from profiling.recording import Recording
 def main(argv: Sequence[str]) -> int:
     """Runs a search as the flags say; returns the exit status."""
     del argv
-    keep_compiled_programs()
-    try:
+    return program.run(search)
+
+
+def search() -> int:
+    """A search as the flags say, by this process or with others; returns the exit status."""
+    program.join_processes()
+    with contextlib.ExitStack() as open_things:
         with command.usage_errors():
             config = config_from_flags()
-            check_workdir(config)
-            result = finished(config)
+            parallel.layout().check_batch_size(config.batch_size)
+            result = parallel.of_first(lambda: finished(config))
             if result is None:
                 parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                                   held_out=config.held_out)
                 Schedule.of(config, len(parts.weights))
-                table = given_table(config)
-                store = command.open_store(config.store)
+                table = given_table(config) if parallel.is_first() else None
+                store = command.open_store(config.store) if parallel.is_first() else None
                 workdir = Workdir(config)
         if result is None:
-            with store, workdir, Progress() as progress:
-                result = run(config, parts, table, store, workdir, progress)
-        else:
+            if store is not None:
+                open_things.enter_context(store)
+            open_things.enter_context(workdir)
+            progress = open_things.enter_context(Progress(quiet=not parallel.is_first()))
+            result = run(config, parts, table, store, workdir, progress)
+        elif parallel.is_first():
             print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    if parallel.is_first():
         summary.show(result, config)
-    except (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
-            ParityBroken, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return command.FAILED
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
-        # Threads that still compile cannot be interrupted, and leaving would wait for them.
-        sys.stderr.flush()
-        os._exit(command.FAILED)
     failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
 
 
 def finished(config: Config) -> dict[str, object] | None:
     """The result of this run, if it has come to its end before."""
+    check_workdir(config)
     file = pathlib.Path(config.workdir) / "result.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store,
+def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store | None,
         workdir: Workdir, progress: Progress) -> dict[str, object]:
-    """The whole search; returns the document of result.json."""
+    """The whole search; returns the document of result.json.
+
+    Args:
+      table, store: of the first process; None in the others.
+    """
+    parallel.check_same("the configuration", np.frombuffer(
+        json.dumps(config.identity()).encode(), np.uint8))
     with available_device(config, table, store, progress) as device:
         table = deployment_table(config, table, device, workdir, progress)
+        latency = LatencyModel.of(table)
+        parallel.check_same("the latency table", latency)
         trainer = Trainer(config, parts, workdir, progress)
-        trainer.compile(LatencyModel.of(table))
-        trainer.search(LatencyModel.of(table))
+        trainer.compile(latency)
+        trainer.search(latency)
         derived = derivation.derive(trainer, table, device)
         # Before fine-tuning, which changes the weights that networks share.
         front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
         trainer.finetune()
+        parallel.check_same("what the search came to", (trainer.state, trainer.path))
         result = delivery.deliver(trainer, derived, table, device)
         trainer.close()
     if front is not None:
-        pareto.save_figure(front, result["references"], workdir.path)
+        parallel.of_first(lambda: pareto.save_figure(front, result["references"], workdir.path))
         result["files"]["pareto"] = pareto.FILE
     workdir.write_json("result.json", result)
     return result
@@ -140,34 +147,69 @@ def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> 
             f"no measure; give another control")
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstsDevice:
+    """The device as the other processes know it: the first one's, which alone measures."""
+
+    setup: Setup
+
+
 @contextlib.contextmanager
-def available_device(config: Config, table: LatencyTable | None, store: Store,
-                     progress: Progress) -> Iterator[Recording | None]:
+def available_device(config: Config, table: LatencyTable | None, store: Store | None,
+                     progress: Progress) -> Iterator[Recording | FirstsDevice | None]:
     """The device, recording; None, and said so, where it is not there but its table is.
 
     Raises:
       DeviceUnavailable: it is not there and there is no table.
     """
-    try:
-        device = open_device(config.device, config.options)
-    except DeviceUnavailable as error:
-        if table is None:
-            raise
-        progress.print(f"the device is not there: {error}\n"
-                       f"The search goes on with the latency table of {table.device} "
-                       f"({table.kind}); the network it finds will not be checked on the device.",
-                       "yellow")
-        yield None
-        return
-    with Recording(device, store) as recording:
-        yield recording
+    with contextlib.ExitStack() as open_things:
+        recording = None
+
+        def find() -> dict[str, object] | None:
+            nonlocal recording
+            try:
+                device = open_device(config.device, config.options)
+            except DeviceUnavailable as error:
+                if table is None:
+                    raise
+                progress.print(
+                    f"the device is not there: {error}\nThe search goes on with the latency table "
+                    f"of {table.device} ({table.kind}); the network it finds will not be checked "
+                    f"on the device.", "yellow")
+                return None
+            recording = open_things.enter_context(Recording(device, store))
+            return dataclasses.asdict(recording.setup)
+
+        setup = parallel.of_first(find)
+        if recording is None and setup is not None:
+            yield FirstsDevice(Setup(**setup))
+        else:
+            yield recording
 
 
 def deployment_table(config: Config, table: LatencyTable | None, device: Recording | None,
                      workdir: Workdir, progress: Progress) -> LatencyTable:
     """The table for this run's classifier, as the workdir's latency_table.json."""
     file, space = workdir.path / "latency_table.json", config.search_space
-    num_classes = data.dataset(config.dataset).num_classes
+
+    def make() -> None:
+        made = _fitting_table(config, table, device, progress)
+        try:
+            check_target(config, made)
+        except ValueError:
+            workdir.withdraw()
+            with command.usage_errors():
+                raise
+        made.save(file, space)
+
+    parallel.of_first(make)
+    return LatencyTable.load(file, space)
+
+
+def _fitting_table(config: Config, table: LatencyTable | None, device: Recording | None,
+                   progress: Progress) -> LatencyTable:
+    """The table given, or one built, of this space and classifier."""
+    space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
     if table is None or device is not None and table.device != device.setup.device:
         with progress.phase("table", total=1) as phase:
             table = tables.build(device, space, config.image_size, num_classes,
@@ -181,16 +223,10 @@ def deployment_table(config: Config, table: LatencyTable | None, device: Recordi
     elif table.num_classes != num_classes:
         progress.print(f"the table's classifier has {table.num_classes} outputs, this network "
                        f"{num_classes}: predictions are a little high")
-    try:
-        check_target(config, table)
-    except ValueError:
-        workdir.withdraw()
-        with command.usage_errors():
-            raise
-    table.save(file, space)
     return table
 
 
 if __name__ == "__main__":
     define_flags()
+    program.define_process_flags()
     command.run(main)

@@ -9,33 +9,30 @@ examples; the best one's weights are tested once and exported. The same command 
 stopped run was.
 """
 
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 import rich.console
 import rich.panel
 from flax import nnx
 
-from experiments import networks
-from experiments.compilation import keep_compiled_programs
-from experiments.delivery import ParityBroken, check_parity
+from experiments import networks, program
+from experiments.delivery import check_parity
 from experiments.network_training import Best, NetworkTrainer, steps_an_epoch
-from experiments.stopping import Stopped
 from experiments.train_config import TrainConfig, config_from_flags, define_flags
-from experiments.training import NonFiniteLoss
 from experiments.workdir import Workdir, check_workdir
-from jaxnas import data, draw, export
-from jaxnas.checkpoint import CheckpointUnreadable
+from jaxnas import data, draw, export, parallel
 from jaxnas.network import Network, count_macs, count_parameters
 from profiling import command
-from profiling.database import Store, StoreError
+from profiling.database import Store
 from profiling.device import open_device
-from profiling.errors import CompileError, DeviceUnavailable
+from profiling.errors import DeviceUnavailable
 from profiling.measurement import measure_in_passes
 from profiling.progress import Progress
 from profiling.recording import Recording
@@ -44,36 +41,42 @@ from profiling.recording import Recording
 def main(argv: Sequence[str]) -> int:
     """Trains as the flags say; returns the exit status."""
     del argv
-    keep_compiled_programs()
-    try:
+    return program.run(train)
+
+
+def train() -> int:
+    """A training as the flags say, by this process or with others; returns the exit status."""
+    program.join_processes()
+    with contextlib.ExitStack() as open_things:
         with command.usage_errors():
             config = config_from_flags()
-            check_workdir(config)
-            file = pathlib.Path(config.workdir) / "result.json"
-            result = json.loads(file.read_text()) if file.exists() else None
+            parallel.layout().check_batch_size(config.batch_size)
+            result = parallel.of_first(lambda: finished(config))
             if result is None:
                 parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                                   held_out=config.held_out)
                 steps_an_epoch(config, len(parts.weights))
                 network = starting_network(config)
-                store = command.open_store(config.store)
+                store = command.open_store(config.store) if parallel.is_first() else None
                 workdir = Workdir(config)
         if result is None:
-            with store, workdir, Progress() as progress:
-                result = run(config, network, parts, store, workdir, progress)
-        else:
+            if store is not None:
+                open_things.enter_context(store)
+            open_things.enter_context(workdir)
+            progress = open_things.enter_context(Progress(quiet=not parallel.is_first()))
+            result = run(config, network, parts, store, workdir, progress)
+        elif parallel.is_first():
             print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
-    except (CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss, ParityBroken,
-            OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return command.FAILED
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
-        # Threads that still compile cannot be interrupted, and leaving would wait for them.
-        sys.stderr.flush()
-        os._exit(command.FAILED)
-    show(result, config)
+    if parallel.is_first():
+        show(result, config)
     return 0
+
+
+def finished(config: TrainConfig) -> dict[str, object] | None:
+    """The result of this run, if it has come to its end before."""
+    check_workdir(config)
+    file = pathlib.Path(config.workdir) / "result.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def starting_network(config: TrainConfig) -> Network:
@@ -93,29 +96,33 @@ def starting_network(config: TrainConfig) -> Network:
 def run(config: TrainConfig, network: Network, parts: data.Parts, store: Store, workdir: Workdir,
         progress: Progress) -> dict[str, object]:
     """The whole training; returns the document of result.json."""
+    parallel.check_same("the configuration", np.frombuffer(
+        json.dumps(config.identity()).encode(), np.uint8))
     workdir.write_json("architecture.json", {"schema": 1, **config.chosen.document()})
     with command.usage_errors():
         trainer = NetworkTrainer(config, network, parts, workdir, progress)
     trainer.compile()
     trainer.run()
+    parallel.check_same("what the training came to", trainer.state)
     best = trainer.best()
-    nnx.update(network, nnx.State(best.params), nnx.State(best.stats))
-    result = deliver(trainer, network, best, store)
+    top1 = trainer.test(best)
+    weights = jax.device_get((best.params, best.stats))
+    nnx.update(network, *map(nnx.State, weights))
+    result = parallel.of_first(lambda: deliver(trainer, network, best, top1, store))
     trainer.close()
     workdir.write_json("result.json", result)
     return result
 
 
-def deliver(trainer: NetworkTrainer, network: Network, best: Best,
+def deliver(trainer: NetworkTrainer, network: Network, best: Best, top1: float,
             store: Store) -> dict[str, object]:
-    """Tests and exports the network, checks and times the files, and gives the result's document.
+    """Exports the network, checks and times the files, and gives the result's document.
 
     Raises:
       ParityBroken: ONNX or IR differ from JAX; nothing that is handed over may.
       CompileError: the device's compiler refuses the network.
     """
     config, folder = trainer.config, trainer.workdir.path
-    top1 = trainer.test(best)
     files = {"onnx": "model.onnx", "ir": "model.xml"}
     with trainer.progress.phase("export", total=2) as phase:
         model = export.to_onnx(network, config.image_size)
@@ -192,4 +199,5 @@ def _title(config: TrainConfig) -> str:
 
 if __name__ == "__main__":
     define_flags()
+    program.define_process_flags()
     command.run(main)

@@ -17,9 +17,10 @@ import optax
 
 from experiments.compilation import compiled_steps
 from experiments.config import Config
-from experiments.stopping import Stopped, stop_requests
+from experiments.feeding import Feed, evaluation
+from experiments.stopping import Stopped, agreed, stop_requests
 from experiments.workdir import Workdir
-from jaxnas import data, steps
+from jaxnas import data, parallel, steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.latency import LatencyModel
 from profiling.progress import Phase, Progress
@@ -69,14 +70,16 @@ class Trainer:
         self.parts, self.workdir, self.progress = parts, workdir, progress
         self.num_classes = data.dataset(config.dataset).num_classes
         self.schedule = Schedule.of(config, len(parts.weights))
+        self._layout = parallel.layout()
         hyper = self._hyper = steps.Hyperparameters(
             weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
             initialisation=config.initialisation, estimator=config.estimator,
             gumbel_temperature=config.gumbel_temperature or steps.GUMBEL_TEMPERATURE,
             latency_control=config.latency_control, precision=config.precision)
-        self.steps = steps.make_steps(self.space, hyper)
-        self.state = steps.init_state(self.space, self.num_classes, hyper, config.seed)
+        self.steps = steps.make_steps(self.space, hyper, self._layout.replicated)
+        self.state = self._layout.replicate(
+            steps.init_state(self.space, self.num_classes, hyper, config.seed))
         self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
         self.path: np.ndarray | None = None  # int32 [blocks], once it is derived
         if self._checkpoints.latest_step() is not None:
@@ -99,16 +102,14 @@ class Trainer:
 
     def compile(self, latency: LatencyModel) -> None:
         """Compiles the steps that are still to be taken, or loads them where they are kept."""
-        shape = self._batch_shape()
-        path = jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32)
-        scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        # Shapes alone: a restored state says on which device it is, which would make another
-        # program of the same step, compiled anew where a stopped run goes on.
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
-        programs = {"weight": (self.steps.weight, (state, shape, path, scalar, scalar))}
+        whole = self._layout.replicated_shapes
+        path = whole(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
+        scalar = whole(jax.ShapeDtypeStruct((), jnp.float32))
+        state, latency, batch = whole(self.state), whole(latency), self._batch_shapes()
+        programs = {"weight": (self.steps.weight, (state, batch, path, scalar, scalar))}
         if not self.finetuning:
-            programs["arch"] = (self.steps.arch, (state, shape, latency, scalar, scalar))
-        masked = shape | {"mask": jax.ShapeDtypeStruct(shape["label"].shape, jnp.float32)}
+            programs["arch"] = (self.steps.arch, (state, batch, latency, scalar, scalar))
+        masked = self._batch_shapes(mask=True)
         programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
@@ -125,7 +126,7 @@ class Trainer:
         self._run("warm-up", 0, schedule.warmup, config.warmup_learning_rate, None)
         alpha_from = schedule.warmup + schedule.steps_an_epoch  # no α step in the first epoch
         self._run("search", schedule.warmup, schedule.search, config.search_learning_rate,
-                  (latency, alpha_from))
+                  (self._layout.replicate(latency), alpha_from))
         if self.step == schedule.warmup + schedule.search:
             self.save(wait=True)
 
@@ -172,16 +173,16 @@ class Trainer:
         """Waits for what is being written."""
         self._checkpoints.close()
 
-    def _batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def _batch_shapes(self, mask: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         size, batch = self.config.train_image_size, self.config.batch_size
-        return {"image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
-                "label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+        shapes = {"image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
+                  "label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+        if mask:
+            shapes["mask"] = jax.ShapeDtypeStruct((batch,), jnp.float32)
+        return self._layout.divided_shapes(shapes)
 
-    def _batches(self, part: data.Part, start_step: int):
-        config = self.config
-        return data.batches(part, batch_size=config.batch_size,
-                            image_size=config.train_image_size, seed=config.seed,
-                            start_step=start_step)
+    def _feed(self, part: data.Part, start_step: int) -> Feed:
+        return Feed(part, self.config, self._layout, start_step)
 
     def _run(self, name: str, start: int, length: int, peak: float,
              arch: tuple[LatencyModel, int] | None) -> None:
@@ -191,35 +192,37 @@ class Trainer:
             return
         every = self.config.alpha_every
         learning_rate = optax.cosine_decay_schedule(peak, length)
-        weight_batches = self._batches(self.parts.weights, self.step)
+        weight_batches = self._feed(self.parts.weights, self.step)
         arch_batches = None
         if arch is not None:
             taken = max(0, self.step // every - arch[1] // every)
-            arch_batches = self._batches(self.parts.alpha, taken)
+            arch_batches = self._feed(self.parts.alpha, taken)
         values: dict[str, float] = {}
         arch_metrics: steps.Metrics = {}
         with (self.progress.phase(name, length, self.step - start) as phase,
               stop_requests() as asked):
             while self.step < end:
                 path = (self.steps.sample(self.state) if self.path is None
-                        else jnp.asarray(self.path))
-                rate = jnp.float32(learning_rate(self.step - start))
+                        else np.int32(self.path))
+                rate = np.float32(learning_rate(self.step - start))
                 self.state, metrics = self.steps.weight(
                     self.state, next(weight_batches), path, rate,
-                    jnp.float32(steps.STATISTICS_MOMENTUM))
+                    np.float32(steps.STATISTICS_MOMENTUM))
                 self.step += 1
                 if arch is not None and self.step > arch[1] and self.step % every == 0:
                     arch_metrics = self._arch_step(arch[0], next(arch_batches))
+                noted = self.step % LOG_EVERY == 0 or self.step == end
                 due = time.monotonic() - self._saved_at > self.config.checkpoint_seconds
-                if self.step % LOG_EVERY == 0 or self.step == end:
+                stop, due = agreed(asked, due, noted)
+                if noted:
                     values = self._finite(metrics | arch_metrics)
                     self.workdir.log(self.step, name, learning_rate=float(rate), **values)
                     phase.update(self.step - start, _note(values))
-                elif due or asked.is_set():
+                elif due or stop:
                     self._finite(metrics | arch_metrics)  # what is saved must be worth it
-                if asked.is_set():
+                if stop:
                     self.save(wait=True)
-                    raise Stopped(f"stopped at step {self.step}")
+                    raise Stopped(f"stopped at step {self.step}", asked.preempted)
                 if due:
                     self.save()
             phase.end(_note(values))
@@ -229,17 +232,16 @@ class Trainer:
 
     def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
         changes, metrics = self.steps.arch(
-            self.state, batch, latency, jnp.float32(self.config.target_ms),
-            jnp.float32(self.config.latency_weight))
+            self.state, batch, latency, np.float32(self.config.target_ms),
+            np.float32(self.config.latency_weight))
         self.state = dataclasses.replace(self.state, **changes)
         return metrics
 
     def _top1(self, phase: Phase, part: data.Part, path: np.ndarray, stats: Tree) -> float:
         """Top-1 of a path on a part, a fraction; the phase's total is 1."""
         correct = count = 0.0
-        for batch in data.evaluation_batches(part, batch_size=self.config.batch_size,
-                                             image_size=self.config.train_image_size):
-            sums = self.steps.evaluate(self.state.params, stats, jnp.asarray(path), batch)
+        for batch in evaluation(part, self.config, self._layout):
+            sums = self.steps.evaluate(self.state.params, stats, np.int32(path), batch)
             correct, count = correct + float(sums["correct"]), count + float(sums["count"])
             phase.update(count / len(part), f"top-1 {correct / count:.4f}")
         return correct / count
@@ -248,20 +250,20 @@ class Trainer:
         """Gives the derived path statistics of its own and a momentum that begins at 0."""
         self.state = dataclasses.replace(
             self.state, stats=self._calibrated_stats(self.path),
-            momentum=jax.tree.map(jnp.zeros_like, self.state.momentum))
+            momentum=self._layout.replicate(jax.tree.map(
+                lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.state.momentum)))
 
     def _calibrated_stats(self, path: np.ndarray) -> Tree:
         """Running statistics with a path's set to the mean over batches of what its batches have.
 
         These are no training steps: of the state they give nothing but the statistics is kept.
         """
-        batches = self._batches(self.parts.weights, 0)
+        batches = self._feed(self.parts.weights, 0)
         moving = jax.tree.map(jnp.copy, self.state)  # a weight step consumes what it is given
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
                 moving, _ = self.steps.weight(
-                    moving, next(batches), jnp.asarray(path), jnp.float32(0),
-                    jnp.float32(i / (i + 1)))
+                    moving, next(batches), np.int32(path), np.float32(0), np.float32(i / (i + 1)))
                 phase.update(i + 1)
         batches.close()
         return moving.stats

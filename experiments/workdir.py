@@ -1,4 +1,8 @@
-"""The folder of a run: one run at a time, one configuration, metrics line by line."""
+"""The folder of a run: one run at a time, one configuration, metrics line by line.
+
+Of several processes the first alone reads and writes here; what it reads it tells the others. The
+checkpoints' folder is orbax's, which wants it seen by all.
+"""
 
 import contextlib
 import dataclasses
@@ -9,20 +13,30 @@ from collections.abc import Iterator, Mapping
 from typing import Self, TextIO
 
 from experiments.config import Config
+from jaxnas import parallel
+
+
+class WorkdirHeld(ValueError):
+    """Another process is at work in the folder."""
 
 
 class Workdir:
-    """A run's folder, held by this process until closed."""
+    """A run's folder, held by this run until closed."""
 
     def __init__(self, config: Config):
         """Makes the folder, or takes up the run that is in it.
 
         Raises:
-          ValueError: the folder holds another run, something else, or a process at work; nothing
-            in it is touched.
+          ValueError: the folder holds another run, something else, or (WorkdirHeld) a process at
+            work; nothing in it is touched.
         """
-        check_workdir(config)
         self.path = pathlib.Path(config.workdir)
+        self._lock: TextIO | None = None
+        self._metrics: TextIO | None = None
+        parallel.of_first(lambda: self._open(config))
+
+    def _open(self, config: Config) -> None:
+        check_workdir(config)
         file = self.path / "config.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -34,22 +48,23 @@ class Workdir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise ValueError(f"--workdir={self.path}: another process is at work in it; wait for "
-                             f"it or name another folder") from None
+            raise WorkdirHeld(f"--workdir={self.path}: another process is at work in it; wait for "
+                              f"it or name another folder") from None
         if not file.exists():
             self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
-        self._metrics: TextIO | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-        self._lock.close()
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
 
     def write_json(self, name: str, document: Mapping[str, object]) -> None:
         """Writes a file whole or not at all."""
+        if not parallel.is_first():
+            return
         partial = self.path / f"{name}.partial"
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         partial.replace(self.path / name)
@@ -57,10 +72,12 @@ class Workdir:
     def read_json(self, name: str) -> dict[str, object] | None:
         """A file that this run wrote, or None where it has not yet."""
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        return parallel.of_first(lambda: json.loads(file.read_text()) if file.exists() else None)
 
     def withdraw(self) -> None:
         """Removes the folder of a run that is refused before it began, unless it holds more."""
+        if not parallel.is_first():
+            return
         for name in ("config.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: not ours to remove
@@ -68,6 +85,8 @@ class Workdir:
 
     def open_metrics(self, step: int) -> None:
         """Starts or continues metrics.jsonl at a step; lines of what comes again are dropped."""
+        if not parallel.is_first():
+            return
         file = self.path / "metrics.jsonl"
         derived = (self.path / "architecture.json").exists()
         kept = [text for text in _lines(file) if (line := json.loads(text))["step"] <= step
@@ -79,8 +98,22 @@ class Workdir:
 
     def log(self, step: int, phase: str, **values: object) -> None:
         """Adds a line to metrics.jsonl."""
+        if not parallel.is_first():
+            return
         self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
         self._metrics.flush()
+
+
+def is_held(path: pathlib.Path) -> bool:
+    """Whether a process is at work in a run's folder."""
+    if not (path / ".lock").exists():
+        return False
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def check_workdir(config: Config) -> None:

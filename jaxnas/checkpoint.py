@@ -291,7 +291,13 @@ def _some(names: list[str], most: int = 5) -> str:
 
 def _placed(like: State, arrays: Mapping[str, np.ndarray]) -> State:
     leaves = [
-        jax.device_put(arrays[name], getattr(leaf, "sharding", None))
-        for name, leaf in _named(like).items()
+        _put(arrays[name], getattr(leaf, "sharding", None)) for name, leaf in _named(like).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # device_put would compare what all processes have of each array, one after the other.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -130,8 +130,13 @@ def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
                         average=average)
 
 
-def make_steps(network: Network, recipe: Recipe) -> NetworkSteps:
-    """The steps that train networks of this one's specification."""
+def make_steps(network: Network, recipe: Recipe,
+               replicated: jax.sharding.Sharding | None = None) -> NetworkSteps:
+    """The steps that train networks of this one's specification.
+
+    Args:
+      replicated: where all that the steps give is to lie; None leaves it to the arguments.
+    """
     train_graph, eval_graph = blocks.split(network, True)[0], blocks.split(network, False)[0]
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
     dtype = PRECISIONS[recipe.precision]
@@ -174,7 +179,8 @@ def make_steps(network: Network, recipe: Recipe) -> NetworkSteps:
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 
-    return NetworkSteps(jax.jit(train, donate_argnums=0), jax.jit(delivered), jax.jit(evaluate))
+    jit = functools.partial(jax.jit, out_shardings=replicated)
+    return NetworkSteps(jit(train, donate_argnums=0), jit(delivered), jit(evaluate))
 
 
 def _logits(network: Network, images: Array, dropout: float, key: Array) -> Array:

@@ -150,8 +150,12 @@ def _key(state: SearchState, use: int) -> Array:
                               state.step)
 
 
-def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
+def make_steps(space: Space, hyper: Hyperparameters,
+               replicated: jax.sharding.Sharding | None = None) -> Steps:
     """The steps of a search of `space`, each of which compiles once for one batch shape.
+
+    Args:
+      replicated: where all that the steps give is to lie; None leaves it to the arguments.
 
     Raises:
       ValueError: an unknown estimator or latency control, or two that do not go together.
@@ -250,5 +254,5 @@ def make_steps(space: Space, hyper: Hyperparameters) -> Steps:
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 
-    return Steps(jax.jit(sample), jax.jit(weight, donate_argnums=0), jax.jit(arch),
-                 jax.jit(evaluate))
+    jit = functools.partial(jax.jit, out_shardings=replicated)
+    return Steps(jit(sample), jit(weight, donate_argnums=0), jit(arch), jit(evaluate))

@@ -161,6 +161,8 @@ def apply_gated(space: Space, params: Tree, stats: Tree, paths: jax.Array, gates
 def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_classes: int,
             name: str = "network") -> Network:
     """The path's network on its own, with the supernet's weights and running statistics."""
+    # On the host: one process may do this alone, though the arrays lie on the devices of many.
+    params, stats = jax.device_get((params, stats))
     spec = network_of(space, space.arch(path), num_classes, name)
     network = Network(spec, rng=np.random.default_rng(0))
     layers = {"stem": network.stem, "first": network.blocks[0], "classifier": network.classifier}

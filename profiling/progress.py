@@ -55,8 +55,9 @@ class Phase:
 class Progress:
     """The progress of a program; a context manager around all its phases."""
 
-    def __init__(self) -> None:
-        self.console = rich.console.Console(stderr=True, highlight=False)
+    def __init__(self, quiet: bool = False) -> None:
+        """Args: quiet: print nothing, in processes of a run that another speaks for."""
+        self.console = rich.console.Console(stderr=True, highlight=False, quiet=quiet)
         self.interactive = self.console.is_terminal
         self.bars = rich.progress.Progress(
             rich.progress.SpinnerColumn(), rich.progress.TextColumn("{task.description:<12}"),

@@ -13,7 +13,6 @@ stopped study was; several processes may work in one folder at once, and a last 
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,24 +20,20 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import derivation
-from experiments.compilation import keep_compiled_programs
+from experiments import derivation, program
 from experiments.config import Config, config_from_flags, define_flags
-from experiments.stopping import Stopped
 from experiments.study import affinities, results, worth
 from experiments.study.random_networks import Draw, draw_within_budget
 from experiments.study.runs import Runs, recipe
 from experiments.study.worth import Contender
-from experiments.training import NonFiniteLoss, Schedule
+from experiments.training import Schedule
 from jaxnas import data
-from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
 from jaxnas.space import format_arch
 from profiling import command, tables
-from profiling.database import StoreError
 from profiling.device import device_kind, device_names, open_device
-from profiling.errors import CompileError, DeviceUnavailable
+from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
 from profiling.recording import Recording
 
@@ -78,30 +73,24 @@ class Budgeted:
 def main(argv: Sequence[str]) -> int:
     """Runs a study as the flags say; returns the exit status."""
     del argv
-    keep_compiled_programs()
-    try:
-        with command.usage_errors():
-            study = study_from_flags()
-            devices = budgets(study)
-            parts = data.load(study.config.dataset, study.config.data_dir, seed=study.seeds[0],
-                              held_out=study.config.held_out)
-            Schedule.of(study.config, len(parts.weights))
-        with Progress() as progress:
-            runs = Runs(study.config, study.train_epochs, progress)
-            # First, so that a device which is not there is not missed after hours.
-            rival = (mobilenet(study, devices[0].table, progress) if "worth" in study.parts
-                     else None)
-            affinity = run_affinities(study, devices, runs) if len(devices) > 1 else None
-            worthiness = run_worth(study, devices[0], rival, runs) if rival is not None else None
-    except (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
-            OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return command.FAILED
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
-        # Threads that still compile cannot be interrupted, and leaving would wait for them.
-        sys.stderr.flush()
-        os._exit(command.FAILED)
+    return program.run(run_study)
+
+
+def run_study() -> int:
+    """A study as the flags say; returns the exit status."""
+    with command.usage_errors():
+        study = study_from_flags()
+        devices = budgets(study)
+        parts = data.load(study.config.dataset, study.config.data_dir, seed=study.seeds[0],
+                          held_out=study.config.held_out)
+        Schedule.of(study.config, len(parts.weights))
+    with Progress() as progress:
+        runs = Runs(study.config, study.train_epochs, progress)
+        # First, so that a device which is not there is not missed after hours.
+        rival = (mobilenet(study, devices[0].table, progress) if "worth" in study.parts
+                 else None)
+        affinity = run_affinities(study, devices, runs) if len(devices) > 1 else None
+        worthiness = run_worth(study, devices[0], rival, runs) if rival is not None else None
     if runs.missing:
         print(f"not summed up, {len(runs.missing)} runs are missing that other processes were at: "
               f"{', '.join(runs.missing)}; run the same command again when they have ended",

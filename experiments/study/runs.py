@@ -17,7 +17,7 @@ from experiments.study.affinities import Found, expected_statistics
 from experiments.study.worth import Contender, Trained
 from experiments.train_config import TrainConfig, recipe_defaults
 from experiments.training import Trainer
-from experiments.workdir import Workdir, check_workdir
+from experiments.workdir import Workdir, WorkdirHeld, check_workdir
 from jaxnas import data, paths
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
@@ -101,10 +101,7 @@ class Runs:
             return json.loads(done.read_text())
         try:
             workdir = Workdir(config)
-        except ValueError as error:
-            # Of what Workdir refuses, only a lock that is held is no fault of the command.
-            if not isinstance(error.__context__, BlockingIOError):
-                raise
+        except WorkdirHeld:
             self._progress.print(f"{name} is left to the process that is at it", "yellow")
             self.missing.append(name)
             return None

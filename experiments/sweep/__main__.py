@@ -1,0 +1,119 @@
+"""Runs a program for every combination of some flags' values, and puts the results together.
+
+    python -m experiments.sweep --flagfile=vpu.flags --sweep=latency_weight=0.05,0.1 \\
+        --sweep=target_ms=14,17.2,20 --seeds=3 --output=sweeps/lambda
+
+Every run has a folder of its own. The same command goes on where a stopped sweep was: what is done
+is not run again, what was stopped goes on from its checkpoint, what failed stays until --retry.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import rich.console
+import rich.table
+from absl import flags
+
+from experiments import program
+from experiments.sweep import report
+from experiments.sweep.launch import LAUNCHERS, Launcher
+from experiments.sweep.plan import PROGRAMS, define_program_flags, parse_sweeps, plan
+from experiments.sweep.state import FILE, Sweep, summary
+from profiling import command
+from profiling.device import device_names
+from profiling.progress import Progress
+
+_ESTIMATED = ("MYRIADX_COMPILER",)  # devices that any number of runs may ask at once
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a sweep as the flags say; returns the exit status."""
+    del argv
+    return program.run(run_sweep)
+
+
+def run_sweep() -> int:
+    """A sweep as the flags say; returns the exit status, 1 where runs have failed."""
+    args = flags.FLAGS
+    with command.usage_errors():
+        if args.output is None:
+            raise ValueError("--output: name the sweep's folder")
+        folder = pathlib.Path(args.output)
+        runs = plan(args.program, parse_sweeps(args.sweep), args.seeds, args.zip, folder)
+        sweep = Sweep(folder, args.program, runs)
+        launcher = Launcher(args.launcher, folder / "logs", _parameters(args.slurm))
+    with Progress() as progress:
+        together = _together(progress)
+        sweep.drive(launcher, together, args.retry, progress)
+    document = json.loads((folder / FILE).read_text())
+    files = [FILE, *report.write(document, folder)]
+    _show(document, files, folder)
+    failed = any(run["status"] == "failed" for run in document["runs"])
+    return command.FAILED if failed else 0
+
+
+def _together(progress: Progress) -> int | None:
+    """How many runs at once."""
+    args = flags.FLAGS
+    one_owner = [name for name in device_names(args.device) if name not in _ESTIMATED]
+    if one_owner and (args.parallel is None or args.parallel > 1):
+        progress.print(f"one run at a time: {', '.join(one_owner)} serves or is timed by one "
+                       f"process alone", "yellow")
+        return 1
+    if args.parallel is None and args.launcher == "local":
+        return max(1, (os.cpu_count() or 1) // 4)
+    return args.parallel
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, object]:
+    """The texts KEY=VALUE; whole numbers are numbers."""
+    parameters = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--slurm={text}: give a parameter of submitit.AutoExecutor and its "
+                             f"value, such as --slurm=slurm_partition=gpu")
+        parameters[key] = int(value) if value.isdigit() else value
+    return parameters
+
+
+def _show(document: dict[str, object], files: Sequence[str], folder: pathlib.Path) -> None:
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
+    for head in ("run", "status", ""):
+        table.add_column(head)
+    for run in document["runs"]:
+        said = summary(run["result"]) if run["status"] == "done" else run["error"] or ""
+        table.add_row(run["name"], run["status"], said)
+    console = rich.console.Console(highlight=False)
+    console.print(table)
+    console.print(f"files in {folder}: {', '.join(files)}")
+
+
+def _program_of(argv: Sequence[str]) -> str:
+    """The program that --program names: its flags must be known before flags are read."""
+    named = [text.split("=", 1)[1] for text in argv if text.startswith("--program=")]
+    return named[-1] if named and named[-1] in PROGRAMS else "search"
+
+
+if __name__ == "__main__":
+    define_program_flags(_program_of(sys.argv))
+    flags.DEFINE_enum("program", "search", tuple(PROGRAMS), "What runs: experiments.search or "
+                      "experiments.train, all of whose flags may be given and swept.")
+    flags.DEFINE_multi_string("sweep", [], "FLAG=VALUE,VALUE: a flag and the values it takes; may "
+                              "be given for several flags.")
+    flags.DEFINE_bool("zip", False, "The first values of all swept flags together, then the "
+                      "second, instead of every combination.")
+    flags.DEFINE_integer("seeds", 1, "Seeds of each combination, 0 to this.", lower_bound=1)
+    flags.DEFINE_enum("launcher", "local", LAUNCHERS, "Where runs run.")
+    flags.DEFINE_multi_string("slurm", [], "KEY=VALUE for --launcher=slurm: parameters of "
+                              "submitit.AutoExecutor, such as timeout_min=600, "
+                              "slurm_partition=gpu, gpus_per_node=4, tasks_per_node=4.")
+    flags.DEFINE_integer("parallel", None, "Runs at once; unset is one for four cores here, and "
+                         "all by Slurm. A device that is timed has one owner, and one run.",
+                         lower_bound=1, upper_bound=None)
+    flags.DEFINE_bool("retry", False, "Run what failed before, too.")
+    flags.DEFINE_string("output", None, "Folder of the sweep.")
+    command.run(main)

@@ -1,0 +1,36 @@
+"""Many processes as one run: started together, their devices one axis, the first one's word theirs.
+
+Every process runs the same program with the same flags. A batch is divided along its first axis
+among all devices; whatever else a step takes or gives is replicated on them, so that sums over the
+batch, its statistics and the gradients are those of the whole batch, as in one process::
+
+    parallel.start(coordinator, processes, process)     before anything else of JAX
+    layout = parallel.layout()
+    batch = layout.divide(next(batches))                of each process its shard
+    known = parallel.of_first(read)                     what one process alone may do or find out
+    parallel.end()                                      or the others take this one for dead
+"""
+
+from jaxnas.parallel.agreement import (
+    FirstProcessFailed,
+    ProcessesDiffer,
+    any_of,
+    check_same,
+    is_first,
+    of_first,
+)
+from jaxnas.parallel.layout import Layout, layout
+from jaxnas.parallel.start import end, start
+
+__all__ = [
+    "FirstProcessFailed",
+    "Layout",
+    "ProcessesDiffer",
+    "any_of",
+    "check_same",
+    "end",
+    "is_first",
+    "layout",
+    "of_first",
+    "start",
+]

@@ -1,0 +1,70 @@
+"""How the processes of a run find each other, and part."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from jaxnas.parallel.watch import Watch
+
+_HEARTBEAT_TIMEOUT_S = 30  # after which JAX takes a process that it does not hear of for dead
+_watch: Watch | None = None
+
+
+def start(coordinator: str | None = None, processes: int | None = None,
+          process: int | None = None) -> None:
+    """Joins the processes of this run; does nothing where the run is this process alone.
+
+    To be called before anything else of JAX. What is not given is taken from the cluster's
+    environment: Slurm, Open MPI, Cloud TPU or Kubernetes.
+
+    Args:
+      coordinator: host and port of process 0, which listens there.
+      processes: how many there are; None is as many as the cluster says it started together.
+      process: which of them this is, from 0.
+
+    Raises:
+      ValueError: these do not go together, or not with what the cluster says, or are too few.
+      RuntimeError: the others cannot be reached, or are not as many.
+    """
+    started = _started_together(os.environ)
+    if processes is None:
+        if coordinator is not None or process is not None:
+            raise ValueError("--coordinator and --process are of a run of several processes: give "
+                             "--processes with them")
+        processes = started or 1
+    if started not in (None, processes):
+        raise ValueError(f"--processes={processes}: the cluster started {started} together; give "
+                         f"that many, or leave it out")
+    if processes == 1:
+        return
+    if process is not None and not 0 <= process < processes:
+        raise ValueError(f"--process={process} of --processes={processes}: give 0 to "
+                         f"{processes - 1}")
+    # It would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(coordinator, processes, process,
+                                   heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--processes={processes}: the environment does not tell the rest "
+                         f"({error}); give --coordinator=HOST:PORT and --process") from error
+    if jax.process_count() != processes:
+        raise RuntimeError(f"{jax.process_count()} processes joined, and {processes} were to")
+    global _watch
+    _watch = Watch(coordinator.rsplit(":", 1)[0] if coordinator else None)
+
+
+def end() -> None:
+    """Says goodbye: this process has done its part, and its end is no failure."""
+    if _watch is not None:
+        _watch.end()
+
+
+def _started_together(environment: Mapping[str, str]) -> int | None:
+    """How many processes a cluster says it started as one; None where there is no word of it."""
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        if name in environment:
+            return int(environment[name])
+    hosts = environment.get("TPU_WORKER_HOSTNAMES")
+    return len(hosts.split(",")) if hosts else None

@@ -1,0 +1,207 @@
+"""Many processes and devices are one run: the same numbers, the same network, one failure."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnas import parallel
+from tests.conftest import ROOT, run_program
+
+SPACE = {"stem": 8, "first": 8, "head": 16, "widths": [8, 12], "counts": [1, 2], "strides": [2, 1],
+         "kernels": [3, 5], "expansions": [2]}
+FLAGS = ("--device=MYRIADX_COMPILER", "--image_size=64", "--train_image_size=16",
+         "--batch_size=64", "--latency_weight=0.1", "--warmup_epochs=1", "--search_epochs=2",
+         "--finetune_epochs=1", "--calibration_batches=2")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Group:
+    """Processes that search together."""
+
+    def __init__(self, folder: pathlib.Path, count: int, *flags: str, **environment: str):
+        self.folder = folder
+        coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+        self.processes = []
+        for index in range(count):
+            together = (coordinator, f"--processes={count}", f"--process={index}")
+            # Files, for pipes that nobody reads fill up.
+            self.processes.append(subprocess.Popen(
+                [sys.executable, "-m", "experiments.search", *FLAGS, *flags,
+                 f"--workdir={folder / 'run'}", *(together if count > 1 else ())],
+                cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+                stdout=(folder / f"{index}.out").open("w"),
+                stderr=(folder / f"{index}.err").open("w")))
+
+    def wait(self, timeout_s: float = 300) -> list[int]:
+        """Exit statuses."""
+        end = time.monotonic() + timeout_s
+        try:
+            return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def said(self, index: int) -> str:
+        return (self.folder / f"{index}.err").read_text()
+
+    def metrics(self) -> list[dict]:
+        file = self.folder / "run" / "metrics.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text().splitlines(True)
+                if line.endswith("\n")]
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("space") / "micro.json"
+    file.write_text(json.dumps(SPACE))
+    return f"--space={file}"
+
+
+@pytest.fixture(scope="module")
+def target(space, myriad) -> str:
+    """A budget in the middle of what the space's networks take."""
+    answer = run_program("experiments.search", *FLAGS, space, "--target_ms=0.01")
+    fastest, slowest = (float(text.split(" ms")[0])
+                        for text in answer.stderr.split("takes ")[1].split(" and the slowest "))
+    return f"--target_ms={(fastest + slowest) / 2:.2f}"
+
+
+@pytest.fixture(scope="module")
+def searched(space, target, tmp_path_factory, myriad):
+    """One process's search."""
+    group = Group(tmp_path_factory.mktemp("one"), 1, space, target)
+    assert group.wait() == [0], group.said(0)
+    return group
+
+
+def assert_same_search(group: Group, one: Group) -> None:
+    """To float tolerance: sums over the batch are added in another order."""
+    for name in ("architecture.json", "result.json"):
+        documents = [json.loads((each.folder / "run" / name).read_text()) for each in (group, one)]
+        assert documents[0]["architecture"] == documents[1]["architecture"]
+    assert documents[0]["accuracy"]["examples"] == 359
+    assert documents[0]["accuracy"]["top1"] == pytest.approx(documents[1]["accuracy"]["top1"],
+                                                             abs=0.02)
+    lines = [each.metrics() for each in (group, one)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    for ours, theirs in zip(*lines, strict=True):
+        for key in ("ce", "expected_ms", "entropy", "arch_ce"):
+            if key in theirs:
+                assert ours[key] == pytest.approx(theirs[key], rel=2e-3), (ours["step"], key)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_search_as_one_does(count, space, target, searched, tmp_path):
+    group = Group(tmp_path, count, space, target)
+    assert group.wait() == [0] * count, group.said(count - 1)
+    assert_same_search(group, searched)
+    for index in range(1, count):
+        assert not (tmp_path / f"{index}.out").read_text() and "✓" not in group.said(index)
+    assert "✓ search" in group.said(0)
+
+
+def test_eight_devices_search_as_one_does(space, target, searched, tmp_path):
+    group = Group(tmp_path, 1, space, target,
+                  XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert group.wait() == [0], group.said(0)
+    assert_same_search(group, searched)
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_dead_process_is_named_and_the_run_goes_on(dies, space, target, searched, tmp_path):
+    flags = (space, target, "--checkpoint_seconds=0")
+    group = Group(tmp_path, 2, *flags)
+    try:
+        deadline = time.monotonic() + 200
+        while len(group.metrics()) < 2:
+            assert time.monotonic() < deadline and group.processes[dies].poll() is None, (
+                group.said(0))
+            time.sleep(0.05)
+        group.processes[dies].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        assert group.processes[1 - dies].wait(60) == 1
+        assert time.monotonic() - killed < 60
+    finally:
+        group.kill()
+    assert f"process {dies} " in group.said(1 - dies).splitlines()[-1]
+    again = Group(tmp_path, 2, *flags)
+    assert again.wait() == [0, 0], again.said(0)
+    assert_same_search(again, searched)
+
+
+def test_processes_that_differ_are_told(space, target, tmp_path):
+    group = Group(tmp_path, 2, space, target)
+    group.kill()
+    flags = [*FLAGS, space, f"--workdir={tmp_path / 'run'}",
+             f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
+    pair = [subprocess.Popen([sys.executable, "-m", "experiments.search", *flags, own,
+                              f"--process={index}"], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+            for index, own in enumerate((target, "--target_ms=0.9"))]
+    said = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [1, 1]
+    for one in said:
+        assert "the configuration: process 1 has another than process 0" in one
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--coordinator=127.0.0.1:1"], "give --processes with them"),
+    (["--process=0"], "give --processes with them"),
+    (["--processes=2", "--process=2", "--coordinator=127.0.0.1:1"],
+     "--process=2 of --processes=2: give 0 to 1"),
+    (["--processes=2"], "--processes=2: the environment does not tell the rest"),
+])
+def test_flags_of_processes_that_do_not_go_together_are_refused(flags, message):
+    done = run_program("experiments.search", "--flagfile=vpu.flags", *flags)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_a_cluster_s_count_is_held_to():
+    done = run_program("experiments.search", "--flagfile=vpu.flags", "--processes=2",
+                       SLURM_STEP_NUM_TASKS="4")
+    assert done.returncode == 2
+    assert "--processes=2: the cluster started 4 together" in done.stderr
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    done = run_program("experiments.search", "--flagfile=vpu.flags", "--batch_size=60",
+                       XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    assert done.returncode == 2
+    assert "--batch_size=60 does not divide among 8 devices: give a multiple" in done.stderr
+
+
+def test_a_layout_divides_batches_and_replicates_the_rest():
+    layout = parallel.layout(jax.devices()[:1])
+    batch = layout.divide({"image": np.ones((4, 2), np.float32)})
+    assert batch["image"].sharding == layout.divided
+    tree = layout.replicate({"w": np.arange(3.0, dtype=np.float32), "n": np.int32(2)})
+    assert tree["w"].sharding == layout.replicated and tree["n"].shape == ()
+    assert np.asarray(tree["w"]).tolist() == [0, 1, 2]
+    shapes = layout.divided_shapes(batch)
+    assert shapes["image"].shape == (4, 2) and shapes["image"].sharding == layout.divided
+
+
+def test_one_process_asks_nobody():
+    assert parallel.is_first()
+    assert parallel.of_first(lambda: {"a": [1, 2]}) == {"a": [1, 2]}
+    assert parallel.any_of(True, False) == (True, False)
+    parallel.check_same("anything", np.ones(3))
