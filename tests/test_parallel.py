@@ -39,12 +39,13 @@ class Group:
         for index in range(count):
             together = (coordinator, f"--processes={count}", f"--process={index}")
             # Files, for pipes that nobody reads fill up.
-            self.processes.append(subprocess.Popen(
-                [sys.executable, "-m", "experiments.search", *FLAGS, *flags,
-                 f"--workdir={folder / 'run'}", *(together if count > 1 else ())],
-                cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-                stdout=(folder / f"{index}.out").open("w"),
-                stderr=(folder / f"{index}.err").open("w")))
+            with (folder / f"{index}.out").open("w") as out, \
+                    (folder / f"{index}.err").open("w") as err:
+                self.processes.append(subprocess.Popen(
+                    [sys.executable, "-m", "experiments.search", *FLAGS, *flags,
+                     f"--workdir={folder / 'run'}", *(together if count > 1 else ())],
+                    cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+                    stdout=out, stderr=err))
 
     def wait(self, timeout_s: float = 300) -> list[int]:
         """Exit statuses."""
@@ -116,7 +117,9 @@ def test_processes_search_as_one_does(count, space, target, searched, tmp_path):
     assert group.wait() == [0] * count, group.said(count - 1)
     assert_same_search(group, searched)
     for index in range(1, count):
-        assert not (tmp_path / f"{index}.out").read_text() and "✓" not in group.said(index)
+        out = (tmp_path / f"{index}.out").read_text().splitlines()
+        assert all(line.startswith("[Gloo]") for line in out)  # which it says to standard output
+        assert "✓" not in group.said(index)
     assert "✓ search" in group.said(0)
 
 

@@ -1,6 +1,7 @@
 """How the processes of a run find each other, and part."""
 
 import os
+import signal
 from collections.abc import Mapping
 
 import jax
@@ -41,8 +42,7 @@ def start(coordinator: str | None = None, processes: int | None = None,
     if process is not None and not 0 <= process < processes:
         raise ValueError(f"--process={process} of --processes={processes}: give 0 to "
                          f"{processes - 1}")
-    # It would take SIGTERM for itself.
-    jax.config.update("jax_enable_preemption_service", False)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, processes, process,
                                    heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S)
@@ -51,6 +51,8 @@ def start(coordinator: str | None = None, processes: int | None = None,
                          f"({error}); give --coordinator=HOST:PORT and --process") from error
     if jax.process_count() != processes:
         raise RuntimeError(f"{jax.process_count()} processes joined, and {processes} were to")
+    # JAX has taken it for a service of its own, which orbax wants there and nobody else asks.
+    signal.signal(signal.SIGTERM, on_sigterm)
     global _watch
     _watch = Watch(coordinator.rsplit(":", 1)[0] if coordinator else None)
 
