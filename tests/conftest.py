@@ -1,5 +1,6 @@
 """What tests share: a space small enough to compile in seconds, and one set of compiled steps."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -22,13 +23,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMALL = staged_space("small", stem=4, first=4, widths=(6, 8), counts=(1, 4), strides=(2, 1), head=8,
                      kernels=(3, 5), expansions=(2, 3))
 NUM_CLASSES = 5
+# A space file, for programs.
+MICRO = {"stem": 8, "first": 8, "head": 16, "widths": [8, 12], "counts": [1, 2], "strides": [2, 1],
+         "kernels": [3, 5], "expansions": [2]}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_store(tmp_path_factory) -> Iterator[None]:
-    """A store of measurements that is the tests' own, also for the programs that they start."""
+def own_folders(tmp_path_factory) -> Iterator[None]:
+    """Measurements and compiled programs of the tests' own, for the programs that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
         yield
 
 
@@ -44,9 +49,22 @@ def myriad() -> environment.Environment:
 
 
 @pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory) -> str:
-    """A folder for JAX's compiled programs, shared by the programs that tests start."""
-    return str(tmp_path_factory.mktemp("xla"))
+def micro_search(tmp_path_factory, myriad) -> tuple[str, ...]:
+    """The flags of a search that takes seconds: three blocks, pictures of 16 px, 51 steps."""
+    file = tmp_path_factory.mktemp("space") / "micro.json"
+    file.write_text(json.dumps(MICRO))
+    return ("--device=MYRIADX_COMPILER", f"--space={file}", "--image_size=64",
+            "--train_image_size=16", "--target_ms=1.82", "--warmup_epochs=1", "--search_epochs=2",
+            "--finetune_epochs=1", "--calibration_batches=2")
+
+
+@pytest.fixture(scope="session")
+def micro_searched(tmp_path_factory, micro_search) -> pathlib.Path:
+    """The folder of that search, by one process that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("micro") / "run"
+    done = run_program("experiments.search", *micro_search, f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +106,13 @@ def run_program(*arguments: str, cwd: pathlib.Path = ROOT, timeout_s: float = 60
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True,
         timeout=timeout_s, env={**os.environ, "COLUMNS": "120", **environment})
+
+
+def metrics_of(folder: pathlib.Path) -> list[dict]:
+    """The whole lines of a run's metrics.jsonl."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines(True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def same_bits(a, b) -> bool:

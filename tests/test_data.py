@@ -172,10 +172,7 @@ def test_what_is_not_prepared_is_refused_at_once_with_the_way_to_do_it(
     assert time.monotonic() - start < 2
     assert not list(tmp_path.iterdir())
     message = str(caught.value)
-    command = (
-        f"tfds.builder('{name}', data_dir='{tmp_path}')"
-        ".download_and_prepare(file_format='array_record')"
-    )
+    command = f"python -m experiments.prepare --dataset={name} --data_dir={tmp_path}"
     assert f"'{name}' is not prepared in {tmp_path}" in message and command in message
     if name == "imagenet2012":
         assert f"{tmp_path}/downloads/manual" in message

@@ -14,13 +14,7 @@ import numpy as np
 import pytest
 
 from jaxnas import parallel
-from tests.conftest import ROOT, run_program
-
-SPACE = {"stem": 8, "first": 8, "head": 16, "widths": [8, 12], "counts": [1, 2], "strides": [2, 1],
-         "kernels": [3, 5], "expansions": [2]}
-FLAGS = ("--device=MYRIADX_COMPILER", "--image_size=64", "--train_image_size=16",
-         "--batch_size=64", "--latency_weight=0.1", "--warmup_epochs=1", "--search_epochs=2",
-         "--finetune_epochs=1", "--calibration_batches=2")
+from tests.conftest import ROOT, metrics_of, run_program
 
 
 def free_port() -> int:
@@ -42,7 +36,7 @@ class Group:
             with (folder / f"{index}.out").open("w") as out, \
                     (folder / f"{index}.err").open("w") as err:
                 self.processes.append(subprocess.Popen(
-                    [sys.executable, "-m", "experiments.search", *FLAGS, *flags,
+                    [sys.executable, "-m", "experiments.search", *flags,
                      f"--workdir={folder / 'run'}", *(together if count > 1 else ())],
                     cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
                     stdout=out, stderr=err))
@@ -63,47 +57,20 @@ class Group:
     def said(self, index: int) -> str:
         return (self.folder / f"{index}.err").read_text()
 
-    def metrics(self) -> list[dict]:
-        file = self.folder / "run" / "metrics.jsonl"
-        if not file.exists():
-            return []
-        return [json.loads(line) for line in file.read_text().splitlines(True)
-                if line.endswith("\n")]
+    @property
+    def run(self) -> pathlib.Path:
+        return self.folder / "run"
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory) -> str:
-    file = tmp_path_factory.mktemp("space") / "micro.json"
-    file.write_text(json.dumps(SPACE))
-    return f"--space={file}"
-
-
-@pytest.fixture(scope="module")
-def target(space, myriad) -> str:
-    """A budget in the middle of what the space's networks take."""
-    answer = run_program("experiments.search", *FLAGS, space, "--target_ms=0.01")
-    fastest, slowest = (float(text.split(" ms")[0])
-                        for text in answer.stderr.split("takes ")[1].split(" and the slowest "))
-    return f"--target_ms={(fastest + slowest) / 2:.2f}"
-
-
-@pytest.fixture(scope="module")
-def searched(space, target, tmp_path_factory, myriad):
-    """One process's search."""
-    group = Group(tmp_path_factory.mktemp("one"), 1, space, target)
-    assert group.wait() == [0], group.said(0)
-    return group
-
-
-def assert_same_search(group: Group, one: Group) -> None:
+def assert_same_search(*folders: pathlib.Path) -> None:
     """To float tolerance: sums over the batch are added in another order."""
     for name in ("architecture.json", "result.json"):
-        documents = [json.loads((each.folder / "run" / name).read_text()) for each in (group, one)]
+        documents = [json.loads((folder / name).read_text()) for folder in folders]
         assert documents[0]["architecture"] == documents[1]["architecture"]
     assert documents[0]["accuracy"]["examples"] == 359
     assert documents[0]["accuracy"]["top1"] == pytest.approx(documents[1]["accuracy"]["top1"],
                                                              abs=0.02)
-    lines = [each.metrics() for each in (group, one)]
+    lines = [*map(metrics_of, folders)]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     for ours, theirs in zip(*lines, strict=True):
         for key in ("ce", "expected_ms", "entropy", "arch_ce"):
@@ -112,10 +79,10 @@ def assert_same_search(group: Group, one: Group) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_search_as_one_does(count, space, target, searched, tmp_path):
-    group = Group(tmp_path, count, space, target)
+def test_processes_search_as_one_does(count, micro_search, micro_searched, tmp_path):
+    group = Group(tmp_path, count, *micro_search)
     assert group.wait() == [0] * count, group.said(count - 1)
-    assert_same_search(group, searched)
+    assert_same_search(group.run, micro_searched)
     for index in range(1, count):
         out = (tmp_path / f"{index}.out").read_text().splitlines()
         assert all(line.startswith("[Gloo]") for line in out)  # which it says to standard output
@@ -123,20 +90,20 @@ def test_processes_search_as_one_does(count, space, target, searched, tmp_path):
     assert "✓ search" in group.said(0)
 
 
-def test_eight_devices_search_as_one_does(space, target, searched, tmp_path):
-    group = Group(tmp_path, 1, space, target,
+def test_eight_devices_search_as_one_does(micro_search, micro_searched, tmp_path):
+    group = Group(tmp_path, 1, *micro_search,
                   XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert group.wait() == [0], group.said(0)
-    assert_same_search(group, searched)
+    assert_same_search(group.run, micro_searched)
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_a_dead_process_is_named_and_the_run_goes_on(dies, space, target, searched, tmp_path):
-    flags = (space, target, "--checkpoint_seconds=0")
+def test_a_dead_process_is_named_and_the_run_goes_on(dies, micro_search, micro_searched, tmp_path):
+    flags = (*micro_search, "--checkpoint_seconds=0")
     group = Group(tmp_path, 2, *flags)
     try:
         deadline = time.monotonic() + 200
-        while len(group.metrics()) < 2:
+        while len(metrics_of(group.run)) < 2:
             assert time.monotonic() < deadline and group.processes[dies].poll() is None, (
                 group.said(0))
             time.sleep(0.05)
@@ -149,17 +116,15 @@ def test_a_dead_process_is_named_and_the_run_goes_on(dies, space, target, search
     assert f"process {dies} " in group.said(1 - dies).splitlines()[-1]
     again = Group(tmp_path, 2, *flags)
     assert again.wait() == [0, 0], again.said(0)
-    assert_same_search(again, searched)
+    assert_same_search(again.run, micro_searched)
 
 
-def test_processes_that_differ_are_told(space, target, tmp_path):
-    group = Group(tmp_path, 2, space, target)
-    group.kill()
-    flags = [*FLAGS, space, f"--workdir={tmp_path / 'run'}",
+def test_processes_that_differ_are_told(micro_search, tmp_path):
+    flags = [*micro_search, f"--workdir={tmp_path / 'run'}",
              f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     pair = [subprocess.Popen([sys.executable, "-m", "experiments.search", *flags, own,
                               f"--process={index}"], cwd=ROOT, text=True, stderr=subprocess.PIPE)
-            for index, own in enumerate((target, "--target_ms=0.9"))]
+            for index, own in enumerate(("--seed=0", "--seed=1"))]
     said = [process.communicate(timeout=120)[1] for process in pair]
     assert [process.returncode for process in pair] == [1, 1]
     for one in said:

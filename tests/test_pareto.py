@@ -27,18 +27,16 @@ REFERENCES = {"mobilenet_v2": {"device_ms": 19.5}, "proxyless_mobile": {"device_
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, myriad, compilation_cache):
+def command(tmp_path_factory, myriad):
     """A run with budgets, but for its folder: the programs compiled are those of test_search.
 
     At the default rates, made for longer schedules, all its networks would be equally accurate.
     """
     file = tmp_path_factory.mktemp("table") / "tiny.json"
     write_table(file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", compilation_cache)
-        yield ["experiments.search", *FLAGS, "--finetune_epochs=1", "--pareto_ms=2.5,1.9,2.2",
-               "--finalists=3", "--warmup_learning_rate=0.2", "--search_learning_rate=0.1",
-               f"--latency_table={file}"]
+    return ["experiments.search", *FLAGS, "--finetune_epochs=1", "--pareto_ms=2.5,1.9,2.2",
+            "--finalists=3", "--warmup_learning_rate=0.2", "--search_learning_rate=0.1",
+            f"--latency_table={file}"]
 
 
 @pytest.fixture(scope="module")

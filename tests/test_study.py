@@ -44,10 +44,9 @@ def arguments(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def environment(compilation_cache) -> dict[str, str]:
+def environment() -> dict[str, str]:
     # What is compiled runs for a few steps: less time goes into making it fast.
-    return {"JAX_COMPILATION_CACHE_DIR": compilation_cache,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+    return {"XLA_FLAGS": "--xla_backend_optimization_level=0 "
                          "--xla_llvm_disable_expensive_passes=true"}
 
 

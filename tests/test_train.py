@@ -3,7 +3,6 @@
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -56,10 +55,10 @@ def searched(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, myriad, compilation_cache):
+def finished(tmp_path_factory, myriad):
     """An undisturbed run: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("train") / "run"
-    done = run_program(*TRAIN, f"--workdir={folder}", JAX_COMPILATION_CACHE_DIR=compilation_cache)
+    done = run_program(*TRAIN, f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -125,14 +124,13 @@ def test_the_same_command_again_shows_the_result(finished):
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path, compilation_cache):
+def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
     folder = tmp_path / "run"
     arguments = [*TRAIN, f"--workdir={folder}"]
     metrics = folder / "metrics.jsonl"
     for number, after in ((signal.SIGKILL, '"epoch": 2'), (signal.SIGINT, '"epoch": 3')):
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": compilation_cache})
+            [sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 300
         while not (metrics.exists() and after in metrics.read_text()):
             assert process.poll() is None and time.monotonic() < deadline
@@ -143,7 +141,7 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path, co
             assert process.returncode == 1
             assert "run the same command again to go on" in said and "Traceback" not in said
         assert not (folder / "result.json").exists()
-    done = run_program(*arguments, JAX_COMPILATION_CACHE_DIR=compilation_cache)
+    done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr
     assert metrics.read_text() == (finished[0] / "metrics.jsonl").read_text()

@@ -10,7 +10,7 @@ A run loads the parts once and draws batches that depend on (seed, part, step) a
 
 from jaxnas.data.parts import Part, Parts, load
 from jaxnas.data.pipeline import Batch, batches, evaluation_batches
-from jaxnas.data.prepare import DatasetNotPrepared, dataset, prepare
+from jaxnas.data.prepare import DatasetNotPrepared, dataset, make, prepare
 from jaxnas.data.specs import SPECS, DatasetSpec
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "dataset",
     "evaluation_batches",
     "load",
+    "make",
     "prepare",
 ]

@@ -9,12 +9,15 @@ import tensorflow_datasets as tfds
 from jaxnas.data.digits import Digits
 from jaxnas.data.digits_hard import DigitsHard
 from jaxnas.data.folder import folder_spec, is_folder
+from jaxnas.data.imagenet import INSTRUCTIONS, TRAIN, VALIDATION, Imagenet2012
 from jaxnas.data.specs import SPECS, DatasetSpec
 
 # The one format of tensorflow-datasets with random access that needs no TensorFlow to read.
 _FORMAT = "array_record"
 # What needs no download is prepared where it is missing.
 _CARRIED = {builder.name: builder for builder in (Digits, DigitsHard)}
+# And what `make` prepares of itself; the other builders are those of tensorflow-datasets.
+_OWN = {**_CARRIED, Imagenet2012.name: Imagenet2012}
 
 
 class DatasetNotPrepared(ValueError):
@@ -62,7 +65,7 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
             that is needed.
     """
     spec = dataset(name)
-    root = pathlib.Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
+    root = _root(data_dir)
     folder = _newest_version(root / name)
     if folder is None and name in _CARRIED:
         _prepare_carried(name, root)
@@ -73,6 +76,49 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
         )
     _check_prepared(spec, root, folder)
     return folder
+
+
+def make(name: str, data_dir: str | pathlib.Path | None = None) -> None:
+    """Prepares a data set where it is not, with tensorflow-datasets' progress on standard error.
+
+    A folder of pictures is left as it is.
+
+    Raises:
+        ValueError: unknown name.
+        DatasetNotPrepared: it cannot be prepared here: archives are missing, or TensorFlow is,
+            which some builders of tensorflow-datasets need, or the network.
+    """
+    if is_folder(name):
+        return
+    spec = dataset(name)
+    root = _root(data_dir)
+    if _newest_version(root / name) is not None:
+        return
+    if name == Imagenet2012.name:
+        _check_archives(root / "downloads" / "manual")
+    try:
+        # On standard output, which belongs to the program's own results, it reports, too.
+        with contextlib.redirect_stdout(sys.stderr):
+            builder = (_OWN[name](data_dir=root) if name in _OWN
+                       else tfds.builder(spec.name, data_dir=root))
+            builder.download_and_prepare(file_format=_FORMAT)
+    except ImportError as error:
+        raise DatasetNotPrepared(
+            f"data set {name!r} cannot be prepared: {error}. {_instructions(name, root)}"
+        ) from error
+
+
+def _check_archives(folder: pathlib.Path) -> None:
+    missing = [name for name in (TRAIN, VALIDATION) if not (folder / name).is_file()]
+    if missing:
+        raise DatasetNotPrepared(
+            f"imagenet2012 is prepared from two archives, and {folder} lacks "
+            f"{' and '.join(missing)}: {INSTRUCTIONS}"
+        )
+
+
+def _root(data_dir: str | pathlib.Path | None) -> pathlib.Path:
+    return pathlib.Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
 
 
 def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
@@ -117,16 +163,8 @@ def _check_prepared(spec: DatasetSpec, root: pathlib.Path, folder: pathlib.Path)
 
 
 def _instructions(name: str, root: pathlib.Path) -> str:
-    command = (
-        "python -c \"import tensorflow_datasets as tfds; "
-        f"tfds.builder('{name}', data_dir='{root}')"
-        f".download_and_prepare(file_format='{_FORMAT}')\""
-    )
-    tensorflow = "TensorFlow (pip install tensorflow-cpu) is needed for that, though not later"
-    if name == "imagenet2012":
-        return (
-            "Register at https://image-net.org/download-images, put the two archives "
-            f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual, "
-            f"and run once: {command}. {tensorflow}."
-        )
-    return f"Run once, with network access: {command}. {tensorflow}."
+    command = f"python -m experiments.prepare --dataset={name} --data_dir={root}"
+    if name == Imagenet2012.name:
+        return f"In {root}/downloads/manual, {INSTRUCTIONS}; then run once: {command}."
+    return (f"Run once, with network access: {command}. TensorFlow (pip install tensorflow-cpu) "
+            f"may be needed for that, though not later.")

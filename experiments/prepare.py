@@ -1,0 +1,68 @@
+"""Prepares a data set, so that search and train can read it; says what is missing where it cannot.
+
+    python -m experiments.prepare --dataset=imagenet2012 --data_dir=/data
+
+A folder of pictures needs no preparation; it is checked, every picture decoded.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from jaxnas import data
+from profiling import command
+from profiling.progress import Progress
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prepares what --dataset names; returns the exit status."""
+    del argv
+    args = flags.FLAGS
+    with command.usage_errors():
+        if args.dataset is None:
+            raise ValueError(f"--dataset: name one of {', '.join(data.SPECS)}, or a folder of "
+                             f"pictures")
+        data.dataset(args.dataset)
+        data.make(args.dataset, args.data_dir)
+        parts = data.load(args.dataset, args.data_dir, seed=0, held_out=0)
+    with Progress() as progress:
+        unreadable = check(parts, progress)
+    for line in unreadable[:_SHOWN]:
+        print(f"error: {line}", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} pictures cannot be decoded", file=sys.stderr)
+        return command.FAILED
+    spec = parts.test.spec
+    print(f"{spec.name}: {spec.num_classes} classes, {len(parts.weights)} examples in "
+          f"{spec.train_split}, {len(parts.test)} in {spec.test_split}")
+    return 0
+
+
+_SHOWN = 10  # unreadable pictures that are named
+
+
+def check(parts: data.Parts, progress: Progress) -> list[str]:
+    """Decodes every picture; what was said of those that cannot be."""
+    unreadable = []
+    done, total = 0, sum(map(len, parts))
+    with progress.phase("check", total) as phase:
+        for part in parts:
+            for index in range(len(part)):
+                try:
+                    part[index]["image"].load()
+                except (OSError, ValueError) as error:
+                    unreadable.append(f"{part!r}, example {index}: {error}")
+                done += 1
+                if done % 100 == 0:
+                    phase.update(done, f"{part!r}, {len(unreadable)} unreadable")
+        phase.end(f"{total - len(unreadable)} of {total} pictures can be decoded")
+    return unreadable
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("dataset", None, f"Data set: {', '.join(data.SPECS)}, or a folder of "
+                        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg.")
+    flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets; unset is that of "
+                        "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
+    command.run(main)

@@ -1,0 +1,85 @@
+"""ImageNet 2012 as tensorflow-datasets has it, prepared from the two archives without TensorFlow.
+
+What lies on disk afterwards is read by tensorflow-datasets' own `imagenet2012`, too: the same
+version, features, labels and names of files. The few pictures that are no RGB JPEG are made so by
+Pillow and not by TensorFlow.
+"""
+
+import io
+import pathlib
+import tarfile
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+INSTRUCTIONS = (f"register at https://image-net.org/download-images and put {TRAIN} and "
+                f"{VALIDATION} there")
+Picture = tuple[str, io.BytesIO, str]  # the file's name, its content, its synset
+_LISTS = "datasets/imagenet2012"  # of tensorflow-datasets: synsets, and the validation's labels
+
+
+class Imagenet2012(tfds.core.GeneratorBasedBuilder):
+    """`imagenet2012`: image JPEG of any size, label 0..999, file_name; train and validation."""
+
+    VERSION = tfds.core.Version("5.1.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="ILSVRC 2012: photographs of the 1,000 classes of ImageNet's challenge.",
+            homepage="https://image-net.org/",
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(
+                    names_file=tfds.core.tfds_path(f"{_LISTS}/labels.txt")),
+                "file_name": tfds.features.Text()}),
+            supervised_keys=("image", "label"))
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict]]]:
+        folder = pathlib.Path(dl_manager.manual_dir)
+        return {tfds.Split.TRAIN: self._generate_examples(_train(folder / TRAIN)),
+                tfds.Split.VALIDATION: self._generate_examples(_validation(folder / VALIDATION))}
+
+    def _generate_examples(self, pictures: Iterator[Picture]) -> Iterator[tuple[str, dict]]:
+        for file_name, picture, synset in pictures:
+            yield file_name, {"image": _as_rgb_jpeg(picture), "label": synset,
+                              "file_name": file_name}
+
+
+def _train(archive: pathlib.Path) -> Iterator[Picture]:
+    """Of an archive of archives, one a synset."""
+    for name, content in _members(tarfile.open(archive)):
+        for file_name, picture in _members(tarfile.open(fileobj=content)):
+            yield file_name, picture, pathlib.Path(name).stem
+
+
+def _validation(archive: pathlib.Path) -> Iterator[Picture]:
+    """Of one archive; the labels are listed in the order of the pictures' names."""
+    listed = tfds.core.tfds_path(f"{_LISTS}/validation_labels.txt").read_text().split()
+    with tarfile.open(archive) as pictures:
+        names = sorted(pictures.getnames())
+    synsets = dict(zip(names, listed, strict=False))  # fewer pictures have the first labels
+    for file_name, picture in _members(tarfile.open(archive)):
+        yield file_name, picture, synsets[file_name]
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, io.BytesIO]]:
+    """The files of an archive, which is closed at the end."""
+    with archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, io.BytesIO(archive.extractfile(member).read())
+
+
+def _as_rgb_jpeg(picture: io.BytesIO) -> io.BytesIO:
+    image = Image.open(picture)
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        picture = io.BytesIO()
+        image.convert("RGB").save(picture, format="JPEG", quality=95)
+    picture.seek(0)
+    return picture

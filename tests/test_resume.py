@@ -1,0 +1,112 @@
+"""A search that is killed at any moment, again and again, ends as one that never was."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from experiments.config import Config
+from jaxnas import steps
+from jaxnas.checkpoint import Checkpoints
+from tests.conftest import ROOT, metrics_of, same_bits
+
+KILLS = 20
+
+
+def start(flags, folder: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.search", *flags, f"--workdir={folder}",
+             "--checkpoint_seconds=0", f"--store={folder.parent / 'store.sqlite'}"],
+            cwd=ROOT, stdout=stream, stderr=stream)
+
+
+def in_phase(name: str):
+    return lambda folder: any(line["phase"] == name for line in metrics_of(folder)[-1:])
+
+
+# The moments that a kill must not miss, in the order in which a run comes to them.
+MOMENTS = [
+    ("the table's building", lambda folder: (folder / "config.json").exists()),
+    ("compilation", lambda folder: (folder / "latency_table.json").exists()),
+    ("a checkpoint's writing", lambda folder: any(folder.glob("checkpoints/*tmp*"))),
+    ("warm-up", in_phase("warm-up")),
+    ("search", in_phase("search")),
+    ("the search's end", lambda folder: (folder / "architecture.json").exists()),
+    ("fine-tuning", in_phase("fine-tune")),
+    ("export", lambda folder: (folder / "model.onnx").exists()),
+]
+
+
+def final_state(folder: pathlib.Path) -> steps.SearchState:
+    """Of the newest checkpoint."""
+    document = json.loads((folder / "config.json").read_text())
+    config = Config(**{key: value for key, value in document.items() if key != "schema"})
+    like = jax.eval_shape(lambda: steps.init_state(
+        config.search_space, 10, steps.Hyperparameters(), config.seed))
+    checkpoints = Checkpoints(folder / "checkpoints", config.identity())
+    state, _ = checkpoints.restore(like)
+    checkpoints.close()
+    return state
+
+
+def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    draws = random.Random(0)
+    moments, killed = iter(MOMENTS), []
+    moment = next(moments)
+    while len(killed) < KILLS:
+        process = start(micro_search, folder, log)
+        try:
+            # A moment to come, or any time from the first import on.
+            seconds = time.monotonic() + draws.uniform(0.5, 9)
+            while process.poll() is None:
+                if moment is not None and moment[1](folder):
+                    killed.append(moment[0])
+                    moment = next(moments, None)
+                    break
+                if moment is None and time.monotonic() > seconds:
+                    killed.append("any time")
+                    break
+                time.sleep(0.002)
+            else:
+                # It came to its end between two kills: its end goes, and it ends again.
+                assert process.returncode == 0, log.read_text()
+                (folder / "result.json").unlink()
+                continue
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert set(killed) == {*(name for name, _ in MOMENTS), "any time"}
+    last = start(micro_search, folder, log)
+    assert last.wait(200) == 0, log.read_text()
+    for name in ("metrics.jsonl", "architecture.json", "latency_table.json"):
+        mine, theirs = (json.loads(f"[{(run / name).read_text().strip().replace(chr(10), ',')}]")
+                        if name.endswith("l") else json.loads((run / name).read_text())
+                        for run in (folder, micro_searched))
+        if name == "latency_table.json":
+            mine, theirs = mine["candidate_ms"], theirs["candidate_ms"]
+        assert mine == theirs, name
+    results = [json.loads((run / "result.json").read_text()) for run in (folder, micro_searched)]
+    assert results[0] == results[1]
+    assert same_bits(final_state(folder), final_state(micro_searched))
+    assert np.isfinite(final_state(folder).alpha).any()
+
+
+def test_preempted_while_it_compiles_a_run_succeeds_and_goes_on(micro_search, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = start(micro_search, folder, log)
+    deadline = time.monotonic() + 100
+    while not (folder / "latency_table.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert log.read_text().splitlines()[-1].endswith("run the same command again to go on")
+    assert not (folder / "result.json").exists()
