@@ -2,6 +2,10 @@
 
 import ast
 import pathlib
+import shutil
+import subprocess
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -61,3 +65,38 @@ def test_imports_go_one_way():
     for name, call in build_targets().items():
         above = below.get(name.split("/")[0], set())
         assert not {d for d in call.get("deps", []) if d[1:].split("/")[0] in above}, name
+
+
+# What Bazel 4 would download to know its own tools by: no network is needed to query ours.
+RULES_CC = "".join(f"{rule} = native.{rule}\n" for rule in (
+    "cc_binary", "cc_library", "cc_proto_library", "cc_test", "cc_toolchain",
+    "cc_toolchain_suite"))
+COVERAGE = "".join(f'filegroup(name = "{name}", visibility = ["//visibility:public"])\n'
+                   for name in ("coverage_report_generator", "lcov_merger"))
+
+
+def test_bazel_resolves_every_target(tmp_path):
+    if shutil.which("bazel") is None:
+        pytest.skip("bazel is not installed (Debian: apt install bazel-bootstrap bazel-rules-cc)")
+    workspace = tmp_path / "workspace"
+    for name, files in (("workspace", {}), ("rules_cc", {"cc/BUILD": "", "cc/defs.bzl": RULES_CC}),
+                        ("remote_coverage_tools", {"BUILD": COVERAGE})):
+        for file, text in {**files, "WORKSPACE": ""}.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(text)
+    tracked = ("BUILD", "README.md", *(file.name for file in ROOT.glob("*.flags")), *FOLDERS)
+    for name in tracked:
+        (workspace / name).symlink_to(ROOT / name)
+    bazel = ["bazel", f"--output_user_root={tmp_path / 'bazel'}"]
+    try:
+        query = subprocess.run(
+            [*bazel, "query", "deps(//...)",
+             f"--override_repository=rules_cc={tmp_path / 'rules_cc'}",
+             f"--override_repository=remote_coverage_tools={tmp_path / 'remote_coverage_tools'}"],
+            cwd=workspace, capture_output=True, text=True, timeout=300)
+    finally:
+        subprocess.run([*bazel, "shutdown"], cwd=workspace, capture_output=True, timeout=60)
+    assert query.returncode == 0, query.stderr
+    found = {line.removeprefix("//:") for line in query.stdout.splitlines()}
+    targets = build_targets()
+    assert {call["name"] for call in targets.values()} | set(targets) <= found
