@@ -73,6 +73,6 @@ def test_a_damaged_picture_is_named(pictures):
 
 
 def test_unknown_names_say_how_a_folder_looks():
-    with pytest.raises(ValueError, match=r"'nowhere'; known are .*, and folders of pictures with "
+    with pytest.raises(ValueError, match=r"'nowhere'; known are .*, folders of pictures with "
                                          r"train/CLASS/\*.jpg and test/CLASS/\*.jpg"):
         data.dataset("nowhere")

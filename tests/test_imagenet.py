@@ -99,6 +99,20 @@ def test_pictures_that_are_no_rgb_jpeg_are_made_so(parts):
     assert all(one["image"].format == "JPEG" and one["image"].mode == "RGB" for one in odd)
 
 
+def test_a_prepared_set_is_known_by_its_folder(prepared):
+    folder = str(prepared[0] / "imagenet2012" / "5.1.0")
+    spec = data.dataset(folder)
+    assert (spec.num_classes, spec.train_split, spec.test_split) == (1000, "train", "validation")
+    assert spec.held_out == 1000
+    assert [len(part) for part in data.load(folder, seed=0)] == [1000, 1000, TEST]
+    assert data.make(folder) == folder
+
+
+def test_a_set_that_nobody_knows_is_refused(tmp_path):
+    done = run_program("experiments.prepare", "--dataset=no_such_set", f"--data_dir={tmp_path}")
+    assert done.returncode == 2 and "unknown data set 'no_such_set'" in done.stderr
+
+
 def test_missing_archives_are_named(tmp_path):
     done = run_program("experiments.prepare", "--dataset=imagenet2012", f"--data_dir={tmp_path}")
     assert done.returncode == 2

@@ -51,11 +51,24 @@ def folder_spec(name: str) -> DatasetSpec:
                          f"); each class needs two or more, one of which is held out")
     if not list_pictures(root, test):
         raise ValueError(f"{root / test} has no pictures in folders of classes; add some")
-    held_out = max(1, min(round(_HELD_OUT * len(labels) / len(classes)), min(counts) // 2))
+    return photographs_spec(name, len(classes), test, len(labels), max(1, min(counts) // 2))
+
+
+def photographs_spec(name: str, num_classes: int, test_split: str, examples: int,
+                     most_per_class: int | None = None) -> DatasetSpec:
+    """Of photographs nobody has said more about.
+
+    Args:
+      examples: of the split `train`, a tenth of which is held out for α.
+      most_per_class: of those held out.
+    """
+    per_class = max(1, round(_HELD_OUT * examples / num_classes))
+    if most_per_class is not None:
+        per_class = min(per_class, most_per_class)
     return DatasetSpec(
-        name=name, num_classes=len(classes), train_split="train", test_split=test, mean=_MEAN,
-        std=_STD, augmentation=ResizedCrop(area=(0.25, 1.0), brightness=32 / 255, saturation=0.5),
-        eval_fraction=0.875, held_out=held_out * len(classes))
+        name=name, num_classes=num_classes, train_split="train", test_split=test_split,
+        mean=_MEAN, std=_STD, eval_fraction=0.875, held_out=per_class * num_classes,
+        augmentation=ResizedCrop(area=(0.25, 1.0), brightness=32 / 255, saturation=0.5))
 
 
 def class_names(root: pathlib.Path) -> list[str]:

@@ -127,7 +127,7 @@ def load(
     tenth of ImageNet's train split.
 
     Args:
-        name: one of `SPECS`, or a folder of pictures.
+        name: one of `SPECS`, or a folder of pictures or of a prepared set.
         data_dir: as for `prepare`; a folder of pictures needs none.
         seed: non-negative; fixes which examples are held out.
         held_out: examples for α, a multiple of the number of classes; 0 leaves the whole train

@@ -10,6 +10,7 @@ from jaxnas.data.digits import Digits
 from jaxnas.data.digits_hard import DigitsHard
 from jaxnas.data.folder import folder_spec, is_folder
 from jaxnas.data.imagenet import INSTRUCTIONS, TRAIN, VALIDATION, Imagenet2012
+from jaxnas.data.prepared import is_prepared, prepared_spec
 from jaxnas.data.specs import SPECS, DatasetSpec
 
 # The one format of tensorflow-datasets with random access that needs no TensorFlow to read.
@@ -28,19 +29,22 @@ def dataset(name: str) -> DatasetSpec:
     """The specification of a data set.
 
     Args:
-        name: one of `SPECS`, or the path of a folder of pictures with `train/CLASS/*.jpg` and
-            `test/CLASS/*.jpg`.
+        name: one of `SPECS`, or the path of a folder: of pictures, with `train/CLASS/*.jpg` and
+            `test/CLASS/*.jpg`, or of a set that tensorflow-datasets has prepared.
 
     Raises:
-        ValueError: neither, or a folder that is not laid out so.
+        ValueError: none of these, or a folder that is not laid out so.
     """
     if name in SPECS:
         return SPECS[name]
     if is_folder(name):
         return folder_spec(name)
+    if is_prepared(name):
+        return prepared_spec(name)
     raise ValueError(
-        f"unknown data set {name!r}; known are {', '.join(sorted(SPECS))}, and folders of pictures "
-        "with train/CLASS/*.jpg and test/CLASS/*.jpg"
+        f"unknown data set {name!r}; known are {', '.join(sorted(SPECS))}, folders of pictures "
+        "with train/CLASS/*.jpg and test/CLASS/*.jpg, and the folders of what experiments.prepare "
+        "has made of others of tensorflow-datasets"
     )
 
 
@@ -52,7 +56,7 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
     processes may do so at once. The others are only looked for.
 
     Args:
-        name: one of `SPECS`.
+        name: one of `SPECS`, or the folder of a prepared set.
         data_dir: the folder of all data sets; where unset, that of tensorflow-datasets:
             $TFDS_DATA_DIR, or tensorflow_datasets in the home folder.
 
@@ -66,6 +70,9 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
     """
     spec = dataset(name)
     root = _root(data_dir)
+    if is_prepared(name):
+        _check_prepared(spec, root, pathlib.Path(name))
+        return pathlib.Path(name)
     folder = _newest_version(root / name)
     if folder is None and name in _CARRIED:
         _prepare_carried(name, root)
@@ -78,34 +85,43 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
     return folder
 
 
-def make(name: str, data_dir: str | pathlib.Path | None = None) -> None:
+def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
     """Prepares a data set where it is not, with tensorflow-datasets' progress on standard error.
 
-    A folder of pictures is left as it is.
+    Args:
+        name: one of `SPECS`; a folder, which is left as it is; or another set of
+            tensorflow-datasets with its configuration, such as `imagenette/320px-v2`.
+        data_dir: as for `prepare`.
+
+    Returns:
+        What `dataset` and `load` know it by.
 
     Raises:
         ValueError: unknown name.
         DatasetNotPrepared: it cannot be prepared here: archives are missing, or TensorFlow is,
             which some builders of tensorflow-datasets need, or the network.
     """
-    if is_folder(name):
-        return
-    spec = dataset(name)
+    if is_folder(name) or is_prepared(name):
+        return name
     root = _root(data_dir)
-    if _newest_version(root / name) is not None:
-        return
+    if name in SPECS and _newest_version(root / name) is not None:
+        return name
     if name == Imagenet2012.name:
         _check_archives(root / "downloads" / "manual")
     try:
         # On standard output, which belongs to the program's own results, it reports, too.
         with contextlib.redirect_stdout(sys.stderr):
             builder = (_OWN[name](data_dir=root) if name in _OWN
-                       else tfds.builder(spec.name, data_dir=root))
+                       else tfds.builder(name, data_dir=root))
             builder.download_and_prepare(file_format=_FORMAT)
-    except ImportError as error:
+    except tfds.core.DatasetNotFoundError:
+        dataset(name)  # says what is known
+        raise
+    except (ImportError, OSError) as error:
         raise DatasetNotPrepared(
             f"data set {name!r} cannot be prepared: {error}. {_instructions(name, root)}"
         ) from error
+    return name if name in SPECS else str(builder.data_dir)
 
 
 def _check_archives(folder: pathlib.Path) -> None:
