@@ -68,12 +68,15 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
         function, arguments = steps[name]
         compiling[name] = compiler.submit(_compile, function.lower(*arguments))
     expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
+
+    def tell(doing: str) -> None:
+        tick(min(0.98, (time.monotonic() - start) / expected_s), doing)
+
     for name, future in compiling.items():
-        _wait([future], lambda name=name: tick(
-            min(0.98, (time.monotonic() - start) / expected_s), f"compiling the {name} step"))
+        _wait([future], lambda name=name: tell(f"compiling the {name} step"))
         compiled[name], anew = future.result()
         if anew and files[name] is not None:
-            tick(0.98, f"keeping the {name} step")
+            tell(f"keeping the {name} step")
             _keep(compiled[name], files[name])
     for executor in (pool, compiler):
         executor.shutdown(wait=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import growth, kernels, performance, profile, report, timing
-from experiments.benchmark.pipeline import pipeline
+from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Workload
@@ -147,6 +147,12 @@ def test_pipeline_counts_its_waiting(tiny_steps):
     # Twelve weight steps and six architecture steps of two pictures.
     assert part["pictures_per_s_in_loop"] == pytest.approx(
         2 * 18 / (12 * part["step_ms"] / 1e3))
+
+
+def test_photographs_are_timed_as_pillow_s_are():
+    part = photographs(count=64, size=64)
+    assert part["pixels"] == (500, 375) and part["size"] == 64
+    assert 0 < part["pipeline_per_s"] < 10_000 and 0 < part["pillow_per_s"] < 10_000
 
 
 def test_a_process_tells_its_first_step_over_two_devices():

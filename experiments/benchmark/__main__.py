@@ -37,7 +37,7 @@ from jaxnas.steps import PRECISIONS
 SCHEMA = 1
 # Fresh processes first: they need the accelerator, which belongs to this one once it computes.
 PARTS = ("compile", "start", "search", "growth", "step", "memory", "profile", "kernels",
-         "pipeline", "export")
+         "pipeline", "photographs", "export")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
 _WRONG_USAGE = 2
 _STARTS = 3
@@ -102,6 +102,10 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         quick_start = dataclasses.replace(workload, **_QUICK_START)
         return pipeline(Supernet(quick_start), quick_start, max(_PIPELINE_STEPS, args.steps))
 
+    def photographs() -> dict:
+        from experiments.benchmark.pipeline import photographs
+        return photographs()
+
     def export() -> dict:
         from experiments.benchmark.export import exported
         return exported(output / "export", args.image_size, args.steps)
@@ -117,7 +121,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         "profile": lambda: profile(steps(), workload, args.steps),
         "kernels": lambda: {"depthwise": depthwise(workload, args.steps),
                             "switch": switches(args.steps)},
-        "pipeline": pipeline, "export": export}
+        "pipeline": pipeline, "photographs": photographs, "export": export}
     return {name: each[name] for name in PARTS}
 
 

@@ -1,17 +1,20 @@
-"""Part `pipeline`: whether the search's loop waits for its pictures, at the quick start's size."""
+"""Parts `pipeline` and `photographs`: whether a search's loop waits, and pictures a second."""
 
+import io
 import itertools
 import time
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from PIL import Image
 
 from experiments.benchmark.workload import Supernet, Workload
 from jaxnas import data
 
 DATASET = "digits"
 ARCH_EVERY, LOG_EVERY = 2, 10
+_PHOTOGRAPH = (500, 375)
 
 
 def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, object]:
@@ -55,6 +58,51 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, ob
             "waited_ms": {"median": float(np.median(waited_ms)), "max": float(waited_ms.max())},
             "pictures_per_s_in_loop": 1e3 * pictures / wall_ms,
             "pictures_per_s_alone": workload.batch_size * alone}
+
+
+def photographs(count: int = 256, size: int = 224) -> dict[str, object]:
+    """Photographs a second by one core: through a training's pipeline, and Pillow's decoding alone.
+
+    They are made, 500 x 375 px as ImageNet's are on average, smooth but for some noise, and lie in
+    memory as JPEG; the augmentation is ImageNet's.
+
+    Args:
+      count: of them; each is taken once before and once by the clock.
+      size: of the pictures that the pipeline gives, in px.
+    """
+    spec = data.SPECS["imagenet2012"]
+    records = _Photographs(32)
+    part = data.Part("weights", spec, records, np.arange(len(records)), spec.augmentation)
+    batches = data.batches(part, batch_size=16, image_size=size, seed=0, threads=1)
+    pipeline_per_s = 16 * _alone(batches, count // 16)
+    batches.close()
+    start = time.perf_counter()
+    for index in range(count):
+        records[index % len(records)]["image"].load()
+    pillow_per_s = count / (time.perf_counter() - start)
+    return {"pixels": _PHOTOGRAPH, "size": size, "pipeline_per_s": pipeline_per_s,
+            "pillow_per_s": pillow_per_s}
+
+
+class _Photographs:
+    """Made JPEGs, in place of a split's records."""
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        self._files = []
+        for _ in range(count):
+            coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+            smooth = np.asarray(coarse.resize(_PHOTOGRAPH, Image.Resampling.BICUBIC), np.float32)
+            noisy = np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+            stream = io.BytesIO()
+            Image.fromarray(noisy).save(stream, format="JPEG", quality=90)
+            self._files.append(stream.getvalue())
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, record: int) -> dict[str, object]:
+        return {"image": Image.open(io.BytesIO(self._files[record])), "label": 0, "record": record}
 
 
 def _alone(batches: Iterator[data.Batch], count: int) -> float:
