@@ -1,11 +1,12 @@
 """A run's state on disk: kept whole through kills, verified when read, never silently replaced."""
 
+import contextlib
 import json
 import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata as installed
 from typing import Any, TypeVar
 
@@ -98,14 +99,15 @@ class Checkpoints:
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
         json.dumps(facts)  # here, not in the thread that writes, where nobody would see it
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(facts)
-            ),
-        )
-        if wait:
-            self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(facts)
+                ),
+            )
+            if wait:
+                self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """The newest step in the folder or being written to it; None where there is none."""
@@ -131,7 +133,8 @@ class Checkpoints:
             ValueError: the checkpoint is of another configuration, or of a state with other
                 arrays; the message names what differs.
         """
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise FileNotFoundError(
@@ -158,7 +161,19 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written, and raises OSError where that failed."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around what writes or waits for it: of a full disk orbax raises ValueError, later."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(
+                f"a checkpoint could not be written to {self._directory}, those before it are "
+                f"kept: {error}"
+            ) from error
 
     def _read(self, step: int, like: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         facts = self._item(step, "metadata", ocp.args.JsonRestore())

@@ -317,3 +317,33 @@ def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path):
         checkpoints.save(2, large_state(2), wait=True)
         assert checkpoints.latest_step() == 2
     assert sorted(path.name for path in run.iterdir()) == ["1", "2"]
+
+
+FILLER = """
+import resource, signal, sys
+import numpy as np
+from jaxnas.checkpoint import Checkpoints
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoints = Checkpoints(sys.argv[1], {"seed": 0})
+checkpoints.save(1, {"w": np.ones(1)}, wait=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a disk that is full
+try:
+    checkpoints.save(2, {"w": np.random.default_rng(0).random(100_000)}, wait=True)
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(tmp_path):
+    run = tmp_path / "run"
+    full = subprocess.run(
+        [sys.executable, "-c", FILLER, str(run)], capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
+    assert full.stdout.startswith(
+        f"a checkpoint could not be written to {run}, those before it are kept: "), full.stderr
+    assert "File too large" in full.stdout
+    with opened(run, {"seed": 0}) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        state, _ = checkpoints.restore({"w": np.zeros(1)})
+        assert float(state["w"][0]) == 1
