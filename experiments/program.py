@@ -22,7 +22,7 @@ from profiling.errors import CompileError, DeviceUnavailable
 _FAILURES = (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
              ParityBroken, parallel.ProcessesDiffer, parallel.FirstProcessFailed, OSError)
 
-_WATCH_S = 40.0  # in which the death of another process is told
+_NAMING_S = 10.0  # in which `parallel` names a process that has died, and ends this one
 
 
 def define_process_flags() -> None:
@@ -62,9 +62,12 @@ def run(work: Callable[[], int]) -> int:
         status = command.FAILED
         if isinstance(error, parallel.ProcessesDiffer | parallel.FirstProcessFailed):
             parallel.end()  # all of them know
+        elif jax.process_count() > 1:
+            time.sleep(_NAMING_S)  # it may be but the consequence of another's death
     except (Stopped, KeyboardInterrupt) as stop:
         print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
-        parallel.end()  # the others stop at the same step
+        if isinstance(stop, Stopped):
+            parallel.end()  # the others stop at the same step
         preempted = isinstance(stop, Terminated) or getattr(stop, "preempted", False)
         status = 0 if preempted else command.FAILED
     except SystemExit as wrong_usage:
@@ -76,7 +79,7 @@ def run(work: Callable[[], int]) -> int:
             raise
         # Where another process has died, collectives fail: who died is said by `parallel`.
         traceback.print_exc()
-        time.sleep(_WATCH_S)
+        time.sleep(_NAMING_S)
         status = command.FAILED
     # Threads that still compile cannot be interrupted, and other processes may wait for this one
     # in vain: leaving as usual would wait for both.
