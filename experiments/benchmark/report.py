@@ -1,6 +1,7 @@
 """What a benchmark's document says to people: the figures with their bounds, and its tables."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -120,6 +121,11 @@ _FIGURES_OF = {"step": _step, "memory": _memory, "compile": _compile, "start": _
                "export": _export, "kernels": _kernels, "profile": _profile, "growth": _growth}
 
 
+def _without_folder(command: str) -> str:
+    """The command but for where it wrote, which is the machine's own matter."""
+    return shlex.join(word for word in shlex.split(command) if not word.startswith("--output="))
+
+
 def _ms(summary: Mapping[str, float]) -> str:
     return f"{summary['median_ms']:.3g} ms ({summary['p10_ms']:.3g} to {summary['p90_ms']:.3g})"
 
@@ -155,7 +161,7 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
              f"{', ' + machine['accelerator'] if machine['accelerator'] else ''}; load at the "
              f"start {machine['load']:.1f}; {document['date']}; {versions}. Space "
              f"{settings['space']}, {settings['num_classes']} classes, {settings['steps']} timed "
-             f"rounds.", "", "    " + document["command"], "",
+             f"rounds.", "", "    " + _without_folder(document["command"]), "",
              *figures_table(parts, document["skipped"])]
     for name, one in _SECTIONS.items():
         if name in parts:
