@@ -8,7 +8,6 @@ command goes on where a stopped run was.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from experiments import delivery, derivation, pareto, program, summary
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.training import Schedule, Trainer
-from experiments.workdir import Workdir, check_workdir
+from experiments.workdir import Workdir, finished
 from jaxnas import data, parallel, paths
 from jaxnas.latency import LatencyModel, LatencyTable
 from profiling import command, tables
@@ -39,37 +38,27 @@ def main(argv: Sequence[str]) -> int:
 def search() -> int:
     """A search as the flags say, by this process or with others; returns the exit status."""
     program.join_processes()
-    with contextlib.ExitStack() as open_things:
-        with command.usage_errors():
-            config = config_from_flags()
-            parallel.layout().check_batch_size(config.batch_size)
-            result = parallel.of_first(lambda: finished(config))
-            if result is None:
-                parts = data.load(config.dataset, config.data_dir, seed=config.seed,
-                                  held_out=config.held_out)
-                Schedule.of(config, len(parts.weights))
-                table = given_table(config) if parallel.is_first() else None
-                store = command.open_store(config.store) if parallel.is_first() else None
-                workdir = Workdir(config)
+    with command.usage_errors():
+        config = config_from_flags()
+        parallel.layout().check_batch_size(config.batch_size)
+        result = parallel.of_first(lambda: finished(config))
         if result is None:
-            if store is not None:
-                open_things.enter_context(store)
-            open_things.enter_context(workdir)
-            progress = open_things.enter_context(Progress(quiet=not parallel.is_first()))
+            parts = data.load(config.dataset, config.data_dir, seed=config.seed,
+                              held_out=config.held_out)
+            Schedule.of(config, len(parts.weights))
+            table = given_table(config) if parallel.is_first() else None
+            store = command.open_store(config.store) if parallel.is_first() else None
+            workdir = Workdir(config)
+    if result is None:
+        with (store or contextlib.nullcontext(), workdir,
+              Progress(quiet=not parallel.is_first()) as progress):
             result = run(config, parts, table, store, workdir, progress)
-        elif parallel.is_first():
-            print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    elif parallel.is_first():
+        print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
     if parallel.is_first():
         summary.show(result, config)
     failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
-
-
-def finished(config: Config) -> dict[str, object] | None:
-    """The result of this run, if it has come to its end before."""
-    check_workdir(config)
-    file = pathlib.Path(config.workdir) / "result.json"
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store | None,
@@ -79,8 +68,6 @@ def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: St
     Args:
       table, store: of the first process; None in the others.
     """
-    parallel.check_same("the configuration", np.frombuffer(
-        json.dumps(config.identity()).encode(), np.uint8))
     with available_device(config, table, store, progress) as device:
         table = deployment_table(config, table, device, workdir, progress)
         latency = LatencyModel.of(table)

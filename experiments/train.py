@@ -11,7 +11,6 @@ stopped run was.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from experiments import networks, program
 from experiments.delivery import check_parity
 from experiments.network_training import Best, NetworkTrainer, steps_an_epoch
 from experiments.train_config import TrainConfig, config_from_flags, define_flags
-from experiments.workdir import Workdir, check_workdir
+from experiments.workdir import Workdir, finished
 from jaxnas import data, draw, export, parallel
 from jaxnas.network import Network, count_macs, count_parameters
 from profiling import command
@@ -47,36 +46,26 @@ def main(argv: Sequence[str]) -> int:
 def train() -> int:
     """A training as the flags say, by this process or with others; returns the exit status."""
     program.join_processes()
-    with contextlib.ExitStack() as open_things:
-        with command.usage_errors():
-            config = config_from_flags()
-            parallel.layout().check_batch_size(config.batch_size)
-            result = parallel.of_first(lambda: finished(config))
-            if result is None:
-                parts = data.load(config.dataset, config.data_dir, seed=config.seed,
-                                  held_out=config.held_out)
-                steps_an_epoch(config, len(parts.weights))
-                network = starting_network(config)
-                store = command.open_store(config.store) if parallel.is_first() else None
-                workdir = Workdir(config)
+    with command.usage_errors():
+        config = config_from_flags()
+        parallel.layout().check_batch_size(config.batch_size)
+        result = parallel.of_first(lambda: finished(config))
         if result is None:
-            if store is not None:
-                open_things.enter_context(store)
-            open_things.enter_context(workdir)
-            progress = open_things.enter_context(Progress(quiet=not parallel.is_first()))
+            parts = data.load(config.dataset, config.data_dir, seed=config.seed,
+                              held_out=config.held_out)
+            steps_an_epoch(config, len(parts.weights))
+            network = starting_network(config)
+            store = command.open_store(config.store) if parallel.is_first() else None
+            workdir = Workdir(config)
+    if result is None:
+        with (store or contextlib.nullcontext(), workdir,
+              Progress(quiet=not parallel.is_first()) as progress):
             result = run(config, network, parts, store, workdir, progress)
-        elif parallel.is_first():
-            print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    elif parallel.is_first():
+        print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
     if parallel.is_first():
         show(result, config)
     return 0
-
-
-def finished(config: TrainConfig) -> dict[str, object] | None:
-    """The result of this run, if it has come to its end before."""
-    check_workdir(config)
-    file = pathlib.Path(config.workdir) / "result.json"
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def starting_network(config: TrainConfig) -> Network:
@@ -96,8 +85,6 @@ def starting_network(config: TrainConfig) -> Network:
 def run(config: TrainConfig, network: Network, parts: data.Parts, store: Store, workdir: Workdir,
         progress: Progress) -> dict[str, object]:
     """The whole training; returns the document of result.json."""
-    parallel.check_same("the configuration", np.frombuffer(
-        json.dumps(config.identity()).encode(), np.uint8))
     workdir.write_json("architecture.json", {"schema": 1, **config.chosen.document()})
     with command.usage_errors():
         trainer = NetworkTrainer(config, network, parts, workdir, progress)

@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Self, TextIO
 
+import numpy as np
+
 from experiments.config import Config
 from jaxnas import parallel
 
@@ -29,7 +31,10 @@ class Workdir:
         Raises:
           ValueError: the folder holds another run, something else, or (WorkdirHeld) a process at
             work; nothing in it is touched.
+          ProcessesDiffer: they have other flags than the first.
         """
+        parallel.check_same("the configuration", np.frombuffer(
+            json.dumps(config.identity()).encode(), np.uint8))
         self.path = pathlib.Path(config.workdir)
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
@@ -102,6 +107,13 @@ class Workdir:
             return
         self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
         self._metrics.flush()
+
+
+def finished(config: Config) -> dict[str, object] | None:
+    """The result of this run, if it has come to its end before; raises as `check_workdir`."""
+    check_workdir(config)
+    file = pathlib.Path(config.workdir) / "result.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def is_held(path: pathlib.Path) -> bool:

@@ -39,7 +39,7 @@ adds: gathering and scattering the path's slices, `lax.switch`, and padding what
 backward pass. Further, batch norm's scale and bias do not decay, the learning rate is scheduled \
 inside, dropout is 0 and no average is kept. Batches lie on the device beforehand, for both.
 - **Memory** is XLA's own analysis of the compiled programs.
-- **Huge pages.** As every program here, the benchmark asks glibc for them where Linux gives them \
+- **Huge pages.** As search and train do, the benchmark asks glibc for them where Linux gives them \
 to those who ask: XLA allocates a step's temporaries anew each time.
 - **Compilation and starts** are fresh processes. Compilation is without a persistent cache, each \
 step by itself; a second start has the cache of the first, and its time runs from before the \

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import network_steps, steps
+from jaxnas import network_steps, parallel, steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 from jaxnas.space import Space, find_space
@@ -90,13 +90,9 @@ class Supernet:
         self.state = steps.init_state(workload.search_space, workload.num_classes, hyper, 0)
         self.batch = workload.batch()
         if workload.devices is not None:
-            mesh = jax.make_mesh((workload.devices,), ("batch",),
-                                 axis_types=(jax.sharding.AxisType.Auto,))
-            partitioned = jax.sharding.PartitionSpec
-            whole = jax.sharding.NamedSharding(mesh, partitioned())
-            sharded = jax.sharding.NamedSharding(mesh, partitioned("batch"))
-            self.state = jax.device_put(self.state, whole)
-            self.batch = jax.device_put(self.batch, sharded)
+            layout = parallel.layout(jax.devices()[:workload.devices])
+            self.state = layout.replicate(self.state)
+            self.batch = layout.divide(jax.device_get(self.batch))
 
     @property
     def programs(self) -> dict[str, tuple[jax.stages.Wrapped, tuple]]:

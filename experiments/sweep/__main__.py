@@ -7,7 +7,6 @@ Every run has a folder of its own. The same command goes on where a stopped swee
 is not run again, what was stopped goes on from its checkpoint, what failed stays until --retry.
 """
 
-import json
 import os
 import pathlib
 import sys
@@ -48,7 +47,7 @@ def run_sweep() -> int:
     with Progress() as progress:
         together = _together(progress)
         sweep.drive(launcher, together, args.retry, progress)
-    document = json.loads((folder / FILE).read_text())
+    document = sweep.document()
     files = [FILE, *report.write(document, folder)]
     _show(document, files, folder)
     failed = any(run["status"] == "failed" for run in document["runs"])

@@ -92,16 +92,20 @@ class Sweep:
             except BaseException:
                 self._abandon(launcher, jobs)
                 raise
+            self.write()
             phase.end(f"{self._count(DONE)} done, {self._count(FAILED)} failed")
 
     def write(self) -> None:
-        """sweep.json, whole or not at all."""
-        document = {"schema": 1, "program": self.program, "runs": [
+        """Writes sweep.json, whole or not at all."""
+        partial = self.folder / f"{FILE}.partial"
+        partial.write_text(json.dumps(self.document(), indent=1) + "\n")
+        partial.replace(self.folder / FILE)
+
+    def document(self) -> dict[str, object]:
+        """What sweep.json holds."""
+        return {"schema": 1, "program": self.program, "runs": [
             {"name": run.name, "flags": run.values, "workdir": run.config.workdir,
              **dataclasses.asdict(self.states[run.name])} for run in self.runs]}
-        partial = self.folder / f"{FILE}.partial"
-        partial.write_text(json.dumps(document, indent=1) + "\n")
-        partial.replace(self.folder / FILE)
 
     def _read(self) -> dict[str, State]:
         file = self.folder / FILE

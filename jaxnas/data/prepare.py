@@ -17,8 +17,6 @@ from jaxnas.data.specs import SPECS, DatasetSpec
 _FORMAT = "array_record"
 # What needs no download is prepared where it is missing.
 _CARRIED = {builder.name: builder for builder in (Digits, DigitsHard)}
-# And what `make` prepares of itself; the other builders are those of tensorflow-datasets.
-_OWN = {**_CARRIED, Imagenet2012.name: Imagenet2012}
 
 
 class DatasetNotPrepared(ValueError):
@@ -103,6 +101,9 @@ def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
     """
     if is_folder(name) or is_prepared(name):
         return name
+    if name in _CARRIED:
+        prepare(name, data_dir)
+        return name
     root = _root(data_dir)
     if name in SPECS and _newest_version(root / name) is not None:
         return name
@@ -111,7 +112,7 @@ def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
     try:
         # On standard output, which belongs to the program's own results, it reports, too.
         with contextlib.redirect_stdout(sys.stderr):
-            builder = (_OWN[name](data_dir=root) if name in _OWN
+            builder = (Imagenet2012(data_dir=root) if name == Imagenet2012.name
                        else tfds.builder(name, data_dir=root))
             builder.download_and_prepare(file_format=_FORMAT)
     except tfds.core.DatasetNotFoundError:

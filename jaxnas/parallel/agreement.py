@@ -40,7 +40,7 @@ def of_first(work: Callable[[], Json]) -> Json:
             told = {"value": work()}
         except (Exception, SystemExit) as error:
             told, failure = {"error": f"{type(error).__name__}: {error}"}, error
-    told = json.loads(broadcast(json.dumps(told).encode()))
+    told = json.loads(_broadcast(json.dumps(told).encode()))
     if failure is not None:
         raise failure
     if "error" in told:
@@ -48,7 +48,7 @@ def of_first(work: Callable[[], Json]) -> Json:
     return told["value"]
 
 
-def broadcast(content: bytes) -> bytes:
+def _broadcast(content: bytes) -> bytes:
     """Process 0's bytes."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     buffer = np.zeros(size, np.uint8)
