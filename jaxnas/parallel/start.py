@@ -5,10 +5,12 @@ import signal
 from collections.abc import Mapping
 
 import jax
+from absl import logging
 
 from jaxnas.parallel.watch import Watch
 
 _HEARTBEAT_TIMEOUT_S = 30  # after which JAX takes a process that it does not hear of for dead
+_JOIN_S = 300
 _watch: Watch | None = None
 
 
@@ -42,9 +44,12 @@ def start(coordinator: str | None = None, processes: int | None = None,
     if process is not None and not 0 <= process < processes:
         raise ValueError(f"--process={process} of --processes={processes}: give 0 to "
                          f"{processes - 1}")
+    # JAX aborts without saying that it was this that it waited for.
+    logging.warning("waiting for all %d processes of this run, %d s at most", processes, _JOIN_S)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, processes, process,
+                                   initialization_timeout=_JOIN_S,
                                    heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--processes={processes}: the environment does not tell the rest "
