@@ -46,6 +46,7 @@ class Config:
     held_out: int | None
     train_image_size: int
     batch_size: int
+    data_workers: int
     warmup_epochs: int
     search_epochs: int
     finetune_epochs: int
@@ -73,8 +74,8 @@ class Config:
 
     def identity(self) -> dict[str, object]:
         """The fields that make two runs different, in JSON's types."""
-        same_run = ("workdir", "checkpoint_seconds", "require_target", "data_dir", "worker_prefix",
-                    "store")
+        same_run = ("workdir", "checkpoint_seconds", "data_workers", "require_target", "data_dir",
+                    "worker_prefix", "store")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
 
 
@@ -128,6 +129,8 @@ def define_flags() -> None:
     integer("train_image_size", 32, "Size in px that the search trains at; image_size is apart.",
             lower_bound=8)
     integer("batch_size", 64, "Examples in a step, over all devices.", lower_bound=2)
+    integer("data_workers", 0, "Processes that make the batches of each part, the same ones, for "
+            "photographs on hosts of many cores; 0 is threads of this process.", lower_bound=0)
     integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
     integer("search_epochs", 40, "Epochs of weight steps with architecture steps between, none in "
             "the first.", lower_bound=2)

@@ -110,13 +110,13 @@ class NetworkTrainer:
             return
         config = self.config
         batches = Feed(self.parts.weights, config, self._layout, self.step)
-        note = ""
+        begun, note = (time.monotonic(), self.step), ""
         with self.progress.phase("train", self.end, self.step) as phase, stop_requests() as asked:
             while self.step < self.end:
                 self.state, metrics = self.steps.train(self.state, next(batches))
                 self.step += 1
                 epoch_ends = self.step % self.epoch_steps == 0
-                noted = self.step % LOG_EVERY == 0 or epoch_ends
+                noted = batches.idle = self.step % LOG_EVERY == 0 or epoch_ends
                 due = time.monotonic() - self._saved_at > config.checkpoint_seconds
                 stop, due = agreed(asked, due, noted)
                 if noted:
@@ -134,6 +134,7 @@ class NetworkTrainer:
                 if due:
                     self._save()
             phase.end(f"{note}  held-out best {self._best_top1:.4f}")
+        batches.tell_waiting(self.progress, (time.monotonic() - begun[0]) / (self.end - begun[1]))
         batches.close()
         self._save(wait=True)
 

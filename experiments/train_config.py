@@ -46,6 +46,7 @@ class TrainConfig:
     held_out: int | None
     train_image_size: int
     batch_size: int
+    data_workers: int
     epochs: int
     warmup_epochs: int
     learning_rate: float
@@ -76,8 +77,8 @@ class TrainConfig:
 
     def identity(self) -> dict[str, object]:
         """The fields that make two runs different, in JSON's types."""
-        same_run = ("network", "workdir", "checkpoint_seconds", "data_dir", "worker_prefix",
-                    "store")
+        same_run = ("network", "workdir", "checkpoint_seconds", "data_workers", "data_dir",
+                    "worker_prefix", "store")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
 
 
@@ -103,6 +104,8 @@ def define_flags() -> None:
     integer("train_image_size", 32, "Size in px that is trained at; image_size is apart.",
             lower_bound=8)
     integer("batch_size", 64, "Examples in a step.", lower_bound=2)
+    integer("data_workers", 0, "Processes that make the batches of each part, the same ones, for "
+            "photographs on hosts of many cores; 0 is threads of this process.", lower_bound=0)
     define_recipe_flags()
     integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
     integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)

@@ -192,11 +192,11 @@ class Trainer:
             return
         every = self.config.alpha_every
         learning_rate = optax.cosine_decay_schedule(peak, length)
-        weight_batches = self._feed(self.parts.weights, self.step)
-        arch_batches = None
+        feeds = [self._feed(self.parts.weights, self.step)]
         if arch is not None:
             taken = max(0, self.step // every - arch[1] // every)
-            arch_batches = self._feed(self.parts.alpha, taken)
+            feeds.append(self._feed(self.parts.alpha, taken))
+        begun = time.monotonic(), self.step
         values: dict[str, float] = {}
         arch_metrics: steps.Metrics = {}
         with (self.progress.phase(name, length, self.step - start) as phase,
@@ -206,12 +206,12 @@ class Trainer:
                         else np.int32(self.path))
                 rate = np.float32(learning_rate(self.step - start))
                 self.state, metrics = self.steps.weight(
-                    self.state, next(weight_batches), path, rate,
+                    self.state, next(feeds[0]), path, rate,
                     np.float32(steps.STATISTICS_MOMENTUM))
                 self.step += 1
                 if arch is not None and self.step > arch[1] and self.step % every == 0:
-                    arch_metrics = self._arch_step(arch[0], next(arch_batches))
-                noted = self.step % LOG_EVERY == 0 or self.step == end
+                    arch_metrics = self._arch_step(arch[0], next(feeds[1]))
+                noted = feeds[0].idle = self.step % LOG_EVERY == 0 or self.step == end
                 due = time.monotonic() - self._saved_at > self.config.checkpoint_seconds
                 stop, due = agreed(asked, due, noted)
                 if noted:
@@ -226,9 +226,9 @@ class Trainer:
                 if due:
                     self.save()
             phase.end(_note(values))
-        weight_batches.close()
-        if arch_batches is not None:
-            arch_batches.close()
+        feeds[0].tell_waiting(self.progress, (time.monotonic() - begun[0]) / (end - begun[1]))
+        for feed in feeds:
+            feed.close()
 
     def _arch_step(self, latency: LatencyModel, batch: data.Batch) -> steps.Metrics:
         changes, metrics = self.steps.arch(

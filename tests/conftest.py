@@ -1,5 +1,6 @@
 """What tests share: a space small enough to compile in seconds, and one set of compiled steps."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -119,3 +120,14 @@ def same_bits(a, b) -> bool:
     """Whether two trees hold the same arrays to the bit."""
     return all(jax.tree.leaves(jax.tree.map(
         lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)))
+
+
+def take(count, iterator):
+    with contextlib.closing(iterator):
+        return [next(iterator) for _ in range(count)]
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmark import growth, kernels, performance, profile, report, timing
+from experiments.benchmark import bandwidth, growth, kernels, performance, profile, report, timing
 from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
@@ -129,6 +129,15 @@ HloModule jit_weight, is_scheduled=true
   ROOT %e = (f32[2]{0}, f32[2]{0}) conditional(s32[] %i, f32[2]{0} %x), branch_computations={%f}
 """) == {"a.1": "depthwise convolutions", "b": "depthwise convolutions",
          "c": "dense convolutions", "d": "matrix products", "e": None}
+
+
+def test_bandwidth_is_of_what_is_copied():
+    part = bandwidth.bandwidth(rounds=3)
+    rates = {point["mb"]: point["gb_per_s"] for point in part["points"]}
+    assert tuple(rates) == bandwidth.SIZES_MB
+    assert all(0.1 < rate < 10_000 for rate in rates.values())
+    (figure,) = report.figures({"bandwidth": part})
+    assert f"256 MB {rates[256]:.0f}" in figure.value
 
 
 def test_kernels_are_those_of_the_space():

@@ -1,7 +1,5 @@
 """Data: disjoint balanced parts, batches that depend on the step alone, clear refusals."""
 
-import contextlib
-import io
 import os
 import pathlib
 import socket
@@ -12,12 +10,12 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from jaxnas import data
 from jaxnas.data import digits_hard
-from jaxnas.data.augment import ResizedCrop, ShiftZoom, centre_crop
+from jaxnas.data.augment import centre_crop
 from jaxnas.data.digits import Digits
+from tests.conftest import assert_same, take
 
 ROOT = str(pathlib.Path(__file__).parents[1])
 
@@ -36,17 +34,6 @@ def parts(data_dir):
 
 def labels(part):
     return np.array([part[index]["label"] for index in range(len(part))])
-
-
-def take(count, iterator):
-    with contextlib.closing(iterator):
-        return [next(iterator) for _ in range(count)]
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name])
 
 
 # The builder and its preparation
@@ -338,142 +325,3 @@ def test_arguments_out_of_range(parts, options, message):
         data.batches(
             parts.weights, **{"batch_size": 4, "image_size": 8, "seed": 0, **options}
         )
-
-
-# Photographs, read from disk
-
-
-def photograph(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    return Image.fromarray(coarse).resize((width, height)).convert(mode)
-
-
-def encoded(image: Image.Image, form: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
-
-
-def prepare_stand_in(directory, name, form, num_classes, splits):
-    """A data set of the given name as TFDS leaves it, with `splits` {name: [(bytes, label)]}."""
-    with tfds.core.registered.skip_registration():
-
-        class StandIn(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("3.0.2")
-
-            def _info(self):
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    features=tfds.features.FeaturesDict(
-                        {
-                            "image": tfds.features.Image(encoding_format=form),
-                            "label": tfds.features.ClassLabel(num_classes=num_classes),
-                        }
-                    ),
-                )
-
-            def _split_generators(self, dl_manager):
-                return {split: self._generate_examples(split) for split in splits}
-
-            def _generate_examples(self, split):
-                for key, (image, label) in enumerate(splits[split]):
-                    yield key, {"image": io.BytesIO(image), "label": label}
-
-        StandIn.name = name
-        StandIn(data_dir=directory).download_and_prepare(file_format="array_record")
-
-
-def test_small_photographs_on_disk(tmp_path):
-    def images(count):
-        return [(encoded(photograph(i, 32, 32), "png"), i % 10) for i in range(count)]
-
-    prepare_stand_in(tmp_path, "cifar10", "png", 10, {"train": images(60), "test": images(10)})
-    parts = data.load("cifar10", tmp_path, seed=0, held_out=20)
-    assert [len(part) for part in parts] == [40, 20, 10]
-    assert np.bincount(labels(parts.alpha)).tolist() == [2] * 10
-    assert not set(parts.weights.indices) & set(parts.alpha.indices)
-    run = take(3, data.batches(parts.weights, batch_size=16, image_size=20, seed=0))
-    (again,) = take(1, data.batches(parts.weights, batch_size=16, image_size=20, seed=0,
-                                    start_step=2))  # fmt: skip
-    assert_same(again, run[2])
-    assert run[0]["image"].shape == (16, 20, 20, 3)
-    with pytest.raises(ValueError, match="class . of cifar10/train has only 6 examples"):
-        data.load("cifar10", tmp_path, seed=0, held_out=70)
-
-
-def test_large_photographs_on_disk(tmp_path):
-    shapes = [(400, 300, "RGB"), (200, 500, "RGB"), (90, 90, "L"), (640, 480, "CMYK")]
-    images = [
-        (encoded(photograph(i, *shape), "jpeg"), 999 - i) for i, shape in enumerate(shapes)
-    ]
-    prepare_stand_in(
-        tmp_path, "imagenet2012", "jpeg", 1000, {"train": images, "validation": images}
-    )
-    parts = data.load("imagenet2012", tmp_path, seed=0, held_out=0)
-    (batch,) = take(1, data.batches(parts.weights, batch_size=8, image_size=32, seed=0))
-    assert batch["image"].shape == (8, 32, 32, 3)
-    (batch,) = list(data.evaluation_batches(parts.test, batch_size=6, image_size=32))
-    assert batch["mask"].tolist() == [1, 1, 1, 1, 0, 0]
-    spec = parts.test.spec
-    for image, label in zip(batch["image"][:4], batch["label"][:4], strict=True):
-        original = photograph(999 - label, *shapes[999 - label]).convert("RGB")
-        expected = centre_crop(original, 32, 0.875) / 255
-        # JPEG, decoded at a fraction of its size, is near the original and not equal to it.
-        assert np.abs(image * np.array(spec.std) + spec.mean - expected).mean() < 0.03
-
-
-def test_missing_split_and_damaged_image(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    image = encoded(Image.fromarray(noise), "jpeg")
-    broken = {"train": [(image[: len(image) // 2], 5)]}
-    prepare_stand_in(tmp_path / "a", "imagenet2012", "jpeg", 1000, broken)
-    with pytest.raises(data.DatasetNotPrepared, match=r"lacks \['validation'\]"):
-        data.prepare("imagenet2012", tmp_path / "a")
-    broken["validation"] = [(encoded(photograph(0, 64, 64), "jpeg"), 5)]
-    prepare_stand_in(tmp_path / "b", "imagenet2012", "jpeg", 1000, broken)
-    parts = data.load("imagenet2012", tmp_path / "b", seed=0, held_out=0)
-    with pytest.raises(ValueError, match="record 0 .*imagenet2012/weights.* cannot be decoded"):
-        take(1, data.batches(parts.weights, batch_size=1, image_size=32, seed=0))
-
-
-# Augmentation
-
-
-def test_shift_zoom_stays_within_its_bounds():
-    bright = Image.new("L", (8, 8), 255)
-    rng = np.random.default_rng(0)
-    fractions = [
-        ShiftZoom(zoom=(0.85, 1.15), shift=0.1)(bright, 64, rng).mean() / 255 for _ in range(200)
-    ]
-    # A window of 1.15 sides, shifted by 0.1, sees at least (1 + 0.575 - 0.6)² / 1.15² of the image.
-    assert 0.7 < min(fractions) < 0.9 and max(fractions) > 0.99
-    identity = ShiftZoom(zoom=(1.0, 1.0), shift=0.0)(photograph(1, 8, 8), 32, rng)
-    np.testing.assert_array_equal(identity, centre_crop(photograph(1, 8, 8), 32, 1.0))
-
-
-def test_resized_crop_mirrors_half_and_jitters_mildly():
-    image = photograph(2, 32, 32)
-    rng = np.random.default_rng(0)
-    whole = ResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0))
-    plain = np.asarray(image)
-    drawn = [whole(image, 32, rng) for _ in range(100)]
-    kept = sum(np.array_equal(one, plain) for one in drawn)
-    mirrored = sum(np.array_equal(one, plain[:, ::-1]) for one in drawn)
-    assert kept + mirrored == 100 and 30 < mirrored < 70
-
-    grey = Image.new("RGB", (32, 32), (100, 100, 100))
-    jittered = ResizedCrop(area=(1.0, 1.0), brightness=32 / 255, saturation=0.5)
-    levels = np.array([jittered(grey, 8, rng) for _ in range(200)])
-    # Saturation leaves grey alone; brightness is within ±12.5 %.
-    assert 87 <= levels.min() < 90 and 110 < levels.max() <= 113
-    assert (levels == levels[:, :1, :1, :1]).all()
-
-
-def test_resized_crop_takes_the_area_asked_for():
-    ramp = Image.fromarray(
-        np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy()
-    )
-    rng = np.random.default_rng(0)
-    crop = ResizedCrop(area=(0.25, 0.25), aspect=(1.0, 1.0))
-    spans = [np.ptp(crop(ramp, 128, rng)[..., 0].astype(int)) for _ in range(20)]
-    assert all(125 <= span <= 128 for span in spans)

@@ -25,6 +25,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.benchmark import report
+from experiments.benchmark.bandwidth import bandwidth
 from experiments.benchmark.growth import growth
 from experiments.benchmark.kernels import depthwise, switches
 from experiments.benchmark.profile import profile
@@ -37,7 +38,7 @@ from jaxnas.steps import PRECISIONS
 SCHEMA = 1
 # Fresh processes first: they need the accelerator, which belongs to this one once it computes.
 PARTS = ("compile", "start", "search", "growth", "step", "memory", "profile", "kernels",
-         "pipeline", "photographs", "export")
+         "bandwidth", "pipeline", "photographs", "export")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
 _WRONG_USAGE = 2
 _STARTS = 3
@@ -121,6 +122,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         "profile": lambda: profile(steps(), workload, args.steps),
         "kernels": lambda: {"depthwise": depthwise(workload, args.steps),
                             "switch": switches(args.steps)},
+        "bandwidth": lambda: bandwidth(args.steps),
         "pipeline": pipeline, "photographs": photographs, "export": export}
     return {name: each[name] for name in PARTS}
 

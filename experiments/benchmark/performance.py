@@ -49,6 +49,9 @@ first step it logs.
 tenth step; the share is the time in `next(batches)`.
 - **Photographs.** Made JPEGs of 500 x 375 px in memory, through ImageNet's augmentation by one \
 thread of the pipeline, against Pillow decoding the same whole.
+- **Growth.** Each operation reads and writes whole tensors, so that a step on a CPU grows faster \
+than its batch or its image's pixels once its largest tensors leave the processor's last cache: \
+the copies by size show by how much.
 - **Profile.** XLA's profiler, operations sorted by the JAX operation that they come from. What an \
 accelerator did not execute of a step it waited: for the host, which waits for the index of every \
 `lax.switch`."""

@@ -97,6 +97,11 @@ def _kernels(part: Mapping) -> Iterator[Figure]:
     yield Figure("choice of one lax.switch", f"{part['switch']['choice_us']:.1f} µs")
 
 
+def _bandwidth(part: Mapping) -> Iterator[Figure]:
+    rates = ", ".join(f"{point['mb']} MB {point['gb_per_s']:.0f}" for point in part["points"])
+    yield Figure(f"copies by {part['threads']} threads, GB/s read and written", rates)
+
+
 def _pipeline(part: Mapping) -> Iterator[Figure]:
     yield _bounded("input pipeline: share of the loop waited", 100 * part["waited_share"],
                    100 * WAITED_SHARE, "{:.1f} %",
@@ -118,7 +123,8 @@ def _export(part: Mapping) -> Iterator[Figure]:
 
 _FIGURES_OF = {"step": _step, "memory": _memory, "compile": _compile, "start": _start,
                "search": _search, "pipeline": _pipeline, "photographs": _photographs,
-               "export": _export, "kernels": _kernels, "profile": _profile, "growth": _growth}
+               "export": _export, "kernels": _kernels, "profile": _profile,
+               "bandwidth": _bandwidth, "growth": _growth}
 
 
 def _without_folder(command: str) -> str:

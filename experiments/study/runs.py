@@ -86,7 +86,8 @@ class Runs:
             start="scratch", seed=seed, workdir=str(pathlib.Path(study.workdir, name)),
             **self._recipe, **{field: getattr(study, field) for field in (
                 "device", "shaves", "threads", "worker_prefix", "store", "image_size", "dataset",
-                "data_dir", "held_out", "train_image_size", "batch_size", "checkpoint_seconds")})
+                "data_dir", "held_out", "train_image_size", "batch_size", "data_workers",
+                "checkpoint_seconds")})
         document = self._once(name, config, "trained.json",
                               lambda workdir: self._trained(config, contender, workdir))
         return None if document is None else Trained(**document)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnas.data.augment import centre_crop
 from jaxnas.data.parts import Example, Part
+from jaxnas.data.workers import in_processes
 
 # Far enough from each other that no stream of one purpose continues one of another.
 _PART_STREAM = {"weights": 0, "alpha": 1, "test": 2}
@@ -40,6 +41,7 @@ def batches(
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int | None = None,
+    workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
     """Endless training batches, of which each depends on (seed, part, step) alone.
 
@@ -57,14 +59,17 @@ def batches(
         threads: batches made at once, ahead of the step that takes them; unset means one per
             core, 16 at most, and a single one for sets kept in memory; 0 makes each batch when
             it is asked for.
+        workers: processes that make batches in place of threads; the batches are the same.
 
     Returns:
-        An iterator; `close()` ends its threads.
+        An iterator; `close()` ends its threads or processes.
 
     Raises:
         ValueError: an argument out of range, or an empty part.
+        OSError: too little shared memory for so many workers.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
+    batch_bytes = batch_size // shard_count * image_size**2 * 3 * 4
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; it must not be negative")
     order_seed, augment_seed = (
@@ -81,7 +86,7 @@ def batches(
         .batch(batch_size // shard_count, drop_remainder=True)
         .map(_normalised(part))
     )
-    return iter(steps[start_step:].to_iter_dataset(_read_options(part, threads)))
+    return _ahead(steps[start_step:], part, threads, workers, batch_bytes)
 
 
 def evaluation_batches(
@@ -92,6 +97,7 @@ def evaluation_batches(
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int | None = None,
+    workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
     """Every example of a part once, in order, without augmentation.
 
@@ -99,6 +105,7 @@ def evaluation_batches(
     is 0. Arguments, result and errors are those of `batches`.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
+    batch_bytes = batch_size // shard_count * image_size**2 * 3 * 4
     padding = -len(part) % batch_size
     centred = _centred(part, image_size)
 
@@ -112,7 +119,7 @@ def evaluation_batches(
         .batch(batch_size // shard_count, drop_remainder=True)
         .map(_normalised(part))
     )
-    return iter(steps.to_iter_dataset(_read_options(part, threads)))
+    return _ahead(steps, part, threads, workers, batch_bytes)
 
 
 class _Shuffled:
@@ -124,20 +131,23 @@ class _Shuffled:
 
     def __init__(self, part: Part, seed: int):
         self._part = part
-        # Two passes can be under way at once where threads run ahead.
-        self._order = functools.lru_cache(maxsize=2)(
-            lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(part))
-        )
+        self._seed = seed
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, position: int) -> Example:
         epoch, index = divmod(position, len(self._part))
-        return self._part[self._order(epoch)[index]]
+        return self._part[_order(self._seed, epoch, len(self._part))[index]]
 
     def __repr__(self) -> str:
         return f"shuffled {self._part!r}"
+
+
+# Two passes of each of two parts can be under way at once where batches are made ahead.
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _check(
@@ -211,10 +221,15 @@ def _normalised(part: Part) -> Callable[[dict], Batch]:
     return normalised
 
 
-def _read_options(part: Part, threads: int | None) -> grain.ReadOptions:
+def _ahead(
+    steps: grain.MapDataset, part: Part, threads: int | None, workers: int, batch_bytes: int
+) -> grain.DatasetIterator[Batch]:
+    if workers:
+        return iter(in_processes(steps, workers, batch_bytes))
     if threads is None:
         # Images in memory are so small that the interpreter is the limit, and a second thread
         # only contends for it.
         threads = 1 if part.spec.in_memory else min(os.cpu_count() or 1, _MAX_THREADS)
     # grain's default of 500 elements would be 500 batches here, 19 GB of them at 224 px.
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(steps.to_iter_dataset(options))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Mapping
 
 import jax
@@ -10,7 +12,7 @@ from absl import logging
 from jaxnas.parallel.watch import Watch
 
 _HEARTBEAT_TIMEOUT_S = 30  # after which JAX takes a process that it does not hear of for dead
-_JOIN_S = 300
+_JOIN_S = 300  # the processes of a cluster's job begin minutes apart
 _watch: Watch | None = None
 
 
@@ -44,16 +46,21 @@ def start(coordinator: str | None = None, processes: int | None = None,
     if process is not None and not 0 <= process < processes:
         raise ValueError(f"--process={process} of --processes={processes}: give 0 to "
                          f"{processes - 1}")
-    # JAX aborts without saying that it was this that it waited for.
     logging.warning("waiting for all %d processes of this run, %d s at most", processes, _JOIN_S)
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    # JAX by itself aborts, without saying what it waited for.
+    in_vain = threading.Timer(_JOIN_S, _give_up, (processes,))
+    in_vain.daemon = True
+    in_vain.start()
     try:
         jax.distributed.initialize(coordinator, processes, process,
-                                   initialization_timeout=_JOIN_S,
+                                   initialization_timeout=2 * _JOIN_S,
                                    heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--processes={processes}: the environment does not tell the rest "
                          f"({error}); give --coordinator=HOST:PORT and --process") from error
+    finally:
+        in_vain.cancel()
     if jax.process_count() != processes:
         raise RuntimeError(f"{jax.process_count()} processes joined, and {processes} were to")
     # JAX has taken it for a service of its own, which orbax wants there and nobody else asks.
@@ -66,6 +73,13 @@ def end() -> None:
     """Says goodbye: this process has done its part, and its end is no failure."""
     if _watch is not None:
         _watch.end()
+
+
+def _give_up(processes: int) -> None:
+    print(f"error: {processes} processes were to join this run, and not all did in {_JOIN_S} s; "
+          f"see that each was started, with the same --processes, and reaches process 0 at "
+          f"--coordinator", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _started_together(environment: Mapping[str, str]) -> int | None:
