@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import logging
@@ -41,9 +42,34 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
+class Step:
+    """A compiled step. While another thread still loads or compiles it, a call waits."""
+
+    def __init__(self, program: concurrent.futures.Future[jax.stages.Compiled]):
+        self._program = program
+
+    def __call__(self, *arguments: object) -> Any:
+        return self._program.result()(*arguments)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._program.done()
+
+    def wait(self, tick: Callable[[], None] = lambda: None) -> jax.stages.Compiled:
+        """The program itself; `tick` is called five times a second until it is there."""
+        while not self._program.done():
+            tick()
+            concurrent.futures.wait([self._program], timeout=0.2)
+        return self._program.result()
+
+
 def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_of: object,
-                   tick: Tick) -> dict[str, jax.stages.Compiled]:
+                   tick: Tick) -> dict[str, Step]:
     """The steps, compiled: loaded, where equal ones are kept beside JAX's compiled programs.
+
+    The first is ready. The others may be under way still, by other threads, where one process
+    computes on CPUs: a run takes the first alone for a while. Elsewhere they are ready, too, for
+    what is compiled for an accelerator is timed on it, and processes compile together.
 
     Args:
       steps: by name, the jitted function and its arguments or their `jax.ShapeDtypeStruct`s.
@@ -52,39 +78,41 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
       tick: called five times a second, so that bars move and Control-C is heard.
     """
     files = {name: _file(name, arguments, made_of) for name, (_, arguments) in steps.items()}
-    pool = concurrent.futures.ThreadPoolExecutor(len(files))
-    loading = {name: pool.submit(_load, file) for name, file in files.items()
-               if file is not None and file.exists()}
-    _wait([*loading.values()], lambda: tick(0.0, f"loading the steps {', '.join(loading)}"))
-    compiled = {name: future.result() for name, future in loading.items()}
-    compiled = {name: program for name, program in compiled.items() if program is not None}
-    missing = [name for name in steps if name not in compiled]
-
+    loader = concurrent.futures.ThreadPoolExecutor(len(files))
     # One compiles while the next is traced; two that compile at once take 5 GB and save little.
     compiler = concurrent.futures.ThreadPoolExecutor(1)
-    start, compiling = time.monotonic(), {}
-    for name in missing:
-        tick(0.0, f"tracing the {name} step")
-        function, arguments = steps[name]
-        compiling[name] = compiler.submit(_compile, function.lower(*arguments))
-    expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
-
-    def tell(doing: str) -> None:
-        tick(min(0.98, (time.monotonic() - start) / expected_s), doing)
-
-    for name, future in compiling.items():
-        _wait([future], lambda name=name: tell(f"compiling the {name} step"))
-        compiled[name], anew = future.result()
-        if anew and files[name] is not None:
-            tell(f"keeping the {name} step")
-            _keep(compiled[name], files[name])
-    for executor in (pool, compiler):
+    kept = [name for name, file in files.items() if file is not None and file.exists()]
+    compiled = {name: Step(loader.submit(_load, files[name], *steps[name])) for name in kept}
+    start, traced_s = time.monotonic(), {}
+    for name, (function, arguments) in steps.items():
+        if name not in kept:
+            tick(0.0, f"tracing the {name} step")
+            begun = time.monotonic()
+            lowered = function.lower(*arguments)
+            traced_s[name] = time.monotonic() - begun
+            compiled[name] = Step(compiler.submit(_compile, lowered, files[name]))
+    for executor in (loader, compiler):
         executor.shutdown(wait=False)
+
+    alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
+    needed = [*steps][:1 if alone else None]
+    expected_s = _COMPILE_TO_TRACE * sum(traced_s.get(name, 0.0) for name in needed)
+    for name in needed:
+        doing = f"{'loading' if name in kept else 'compiling'} the {name} step"
+        compiled[name].wait(lambda doing=doing: tick(
+            min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing))
     return {name: compiled[name] for name in steps}
 
 
-def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
-    """The program, and whether XLA compiled it now. What JAX's cache gave must not be kept: XLA
+def readiness(compiled: Mapping[str, Step]) -> str:
+    """Which of the steps are ready, and which come later, for people."""
+    ready = ", ".join(name for name, step in compiled.items() if step.is_ready)
+    later = ", ".join(name for name, step in compiled.items() if not step.is_ready)
+    return f"the steps: {ready}" + (f"; {later} meanwhile" if later else "")
+
+
+def _compile(lowered: jax.stages.Lowered, file: pathlib.Path | None) -> jax.stages.Compiled:
+    """The program, which is kept where XLA compiled it now. What JAX's cache gave must not be: XLA
     for CPUs leaves out functions where it writes a program that it has read (jaxlib 0.10.2)."""
     found, here = [], threading.get_ident()
 
@@ -94,15 +122,12 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
 
     jax.monitoring.register_event_listener(hear)
     try:
-        return lowered.compile(), not found
+        program = lowered.compile()
     finally:
         jax.monitoring.unregister_event_listener(hear)
-
-
-def _wait(futures: Sequence[concurrent.futures.Future], tick: Callable[[], None]) -> None:
-    while not all(future.done() for future in futures):
-        tick()
-        concurrent.futures.wait(futures, timeout=0.2)
+    if file is not None and not found:
+        _keep(program, file)
+    return program
 
 
 def _file(name: str, arguments: tuple, made_of: object) -> pathlib.Path | None:
@@ -136,15 +161,16 @@ def _processor() -> str:
                    if line.startswith(("model name", "flags", "Features", "CPU part")))
 
 
-def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
-    """The program; None where the file is damaged, which is reported: it is then made anew."""
+def _load(file: pathlib.Path, function: jax.stages.Wrapped, arguments: tuple
+          ) -> jax.stages.Compiled:
+    """The program; one made anew where the file is damaged, which is reported."""
     try:
         return serialize_executable.deserialize_and_load(
             *pickle.loads(zlib.decompress(file.read_bytes())))
     except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
         logging.warning("%s cannot be loaded and is compiled anew: %s: %s", file,
                         type(error).__name__, error)
-        return None
+        return _compile(function.lower(*arguments), file)
 
 
 def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments.compilation import compiled_steps
+from experiments.compilation import compiled_steps, readiness
 from experiments.feeding import Feed, evaluation
 from experiments.stopping import Stopped, agreed, stop_requests
 from experiments.train_config import TrainConfig
@@ -97,7 +97,7 @@ class NetworkTrainer:
                     "evaluate": (self.steps.evaluate, (state.params, state.stats, masked))}
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, self._made_of, phase.update)
-            phase.end(f"the steps: {', '.join(programs)}")
+            phase.end(readiness(compiled))
         self.steps = dataclasses.replace(self.steps, **compiled)
 
     def run(self) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.compilation import compiled_steps
+from experiments.compilation import Step, compiled_steps, readiness
 from experiments.config import Config
 from experiments.feeding import Feed, evaluation
 from experiments.stopping import Stopped, agreed, stop_requests
@@ -113,7 +113,7 @@ class Trainer:
         programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
-            phase.end(f"the steps: {', '.join(programs)}")
+            phase.end(readiness(compiled))
         self.steps = dataclasses.replace(self.steps, **compiled)
 
     def search(self, latency: LatencyModel) -> None:
@@ -124,6 +124,7 @@ class Trainer:
         """
         schedule, config = self.schedule, self.config
         self._run("warm-up", 0, schedule.warmup, config.warmup_learning_rate, None)
+        self._await_arch_step()
         alpha_from = schedule.warmup + schedule.steps_an_epoch  # no α step in the first epoch
         self._run("search", schedule.warmup, schedule.search, config.search_learning_rate,
                   (self._layout.replicate(latency), alpha_from))
@@ -172,6 +173,14 @@ class Trainer:
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpoints.close()
+
+    def _await_arch_step(self) -> None:
+        """Says so where it is still being compiled, which it is beside the warm-up."""
+        step = self.steps.arch
+        if isinstance(step, Step) and not step.is_ready:
+            with self.progress.phase("compile", total=1.0) as phase:
+                step.wait(lambda: phase.update(0.0, "the arch step"))
+                phase.end("the arch step")
 
     def _batch_shapes(self, mask: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         size, batch = self.config.train_image_size, self.config.batch_size

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.compilation import compiled_steps
+from experiments.compilation import compiled_steps, readiness
 from experiments.huge_pages import asking
 from jaxnas import steps
 from tests.conftest import ROOT, SMALL, same_bits
@@ -63,7 +63,7 @@ def test_a_step_is_kept_and_loaded_without_tracing(cache):
     for one in (program, loaded):
         values, taken = run(one)
         assert values.tolist() == [2.0, 5.0, 8.0] and taken
-    assert loaded.memory_analysis().alias_size_in_bytes == 12
+    assert loaded.wait().memory_analysis().alias_size_in_bytes == 12
 
 
 @pytest.mark.parametrize("other", [{"made_of": "three"}, {"size": 4}])
@@ -73,6 +73,25 @@ def test_a_step_of_something_else_is_its_own(cache, other):
     step.compiled(**other)
     assert step.traced == 1
     assert len(list((cache / "steps").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_first_step_is_ready_and_the_others_come(cache, damaged):
+    """Compiled, then loaded; the second of them damaged, or not."""
+    shape = jax.ShapeDtypeStruct((300,), jnp.float32)
+    for expected_traces in ((1, 1), (0, int(damaged))):
+        steps = {"doubling": Step(2.0), "trebling": Step(3.0)}
+        found = compiled_steps({name: (step.function, ({"w": shape}, shape))
+                                for name, step in steps.items()}, "both", lambda *_: None)
+        assert found["doubling"].is_ready
+        for name, factor in (("trebling", 3), ("doubling", 2)):
+            new, _ = found[name]({"w": jnp.ones(300)}, jnp.ones(300))
+            assert np.all(np.asarray(new["w"]) == 1 + factor)
+        assert readiness(found) == "the steps: doubling, trebling"
+        assert tuple(step.traced for step in steps.values()) == expected_traces
+        if damaged:
+            (file,) = (cache / "steps").glob("trebling-*")
+            file.write_bytes(b"not a program")
 
 
 def test_a_setting_of_jax_makes_another_program(cache):

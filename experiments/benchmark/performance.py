@@ -43,8 +43,8 @@ inside, dropout is 0 and no average is kept. Batches lie on the device beforehan
 to those who ask: XLA allocates a step's temporaries anew each time.
 - **Compilation and starts** are fresh processes. Compilation is without a persistent cache, each \
 step by itself; a second start has the cache of the first, and its time runs from before the \
-process began. The search's start is the command of the README, stopped and given again, up to the \
-first step it logs.
+process began until a weight step is done; the architecture step is loaded meanwhile. The search's \
+start is the command of the README, stopped and given again, up to the first step it logs.
 - **Pipeline.** The search's loop at the quick start's size, which waits for the device at every \
 tenth step; the share is the time in `next(batches)`.
 - **Photographs.** Made JPEGs of 500 x 375 px in memory, through ImageNet's augmentation by one \
