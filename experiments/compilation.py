@@ -6,6 +6,7 @@ under what they are made of, and a start like one before only loads them.
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -74,34 +75,51 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
     Args:
       steps: by name, the jitted function and its arguments or their `jax.ShapeDtypeStruct`s.
       made_of: all that the functions close over, told apart by its `repr`. Versions, the source
-        of `jaxnas`, JAX's configuration, the devices and the machine are seen to here.
+        of `jaxnas`, JAX's configuration, the devices and the machine are seen to here; what a
+        context manager sets of it reaches the first step alone.
       tick: called five times a second, so that bars move and Control-C is heard.
     """
     files = {name: _file(name, arguments, made_of) for name, (_, arguments) in steps.items()}
-    loader = concurrent.futures.ThreadPoolExecutor(len(files))
-    # One compiles while the next is traced; two that compile at once take 5 GB and save little.
-    compiler = concurrent.futures.ThreadPoolExecutor(1)
     kept = [name for name, file in files.items() if file is not None and file.exists()]
-    compiled = {name: Step(loader.submit(_load, files[name], *steps[name])) for name in kept}
-    start, traced_s = time.monotonic(), {}
-    for name, (function, arguments) in steps.items():
-        if name not in kept:
-            tick(0.0, f"tracing the {name} step")
-            begun = time.monotonic()
-            lowered = function.lower(*arguments)
-            traced_s[name] = time.monotonic() - begun
-            compiled[name] = Step(compiler.submit(_compile, lowered, files[name]))
-    for executor in (loader, compiler):
-        executor.shutdown(wait=False)
+    # One compiles while the next is traced; two that compile at once take 5 GB and save little.
+    making = _Making(threading.Lock(), threading.Lock())
+    pool = concurrent.futures.ThreadPoolExecutor(len(steps))
+    first, *others = steps
+    compiled, lowered, expected_s, start = {}, None, 0.0, time.monotonic()
+    if first not in kept:
+        tick(0.0, f"tracing the {first} step")
+        lowered = steps[first][0].lower(*steps[first][1])
+        expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
+    compiled[first] = Step(pool.submit(making.step, *steps[first], files[first], lowered))
+    for name in others:
+        compiled[name] = Step(pool.submit(making.step, *steps[name], files[name]))
+    pool.shutdown(wait=False)
 
     alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
-    needed = [*steps][:1 if alone else None]
-    expected_s = _COMPILE_TO_TRACE * sum(traced_s.get(name, 0.0) for name in needed)
-    for name in needed:
+    for name in [*steps][:1 if alone else None]:
         doing = f"{'loading' if name in kept else 'compiling'} the {name} step"
         compiled[name].wait(lambda doing=doing: tick(
             min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing))
-    return {name: compiled[name] for name in steps}
+    return compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class _Making:
+    """Of steps by several threads, of which one traces and one compiles."""
+
+    tracing: threading.Lock
+    compiling: threading.Lock
+
+    def step(self, function: jax.stages.Wrapped, arguments: tuple, file: pathlib.Path | None,
+             lowered: jax.stages.Lowered | None = None) -> jax.stages.Compiled:
+        """The program: loaded, or made, from where that has come to."""
+        program = _load(file) if lowered is None and file is not None and file.exists() else None
+        if program is None:
+            with self.tracing:
+                lowered = lowered or function.lower(*arguments)
+            with self.compiling:
+                program = _compile(lowered, file)
+        return program
 
 
 def readiness(compiled: Mapping[str, Step]) -> str:
@@ -161,16 +179,15 @@ def _processor() -> str:
                    if line.startswith(("model name", "flags", "Features", "CPU part")))
 
 
-def _load(file: pathlib.Path, function: jax.stages.Wrapped, arguments: tuple
-          ) -> jax.stages.Compiled:
-    """The program; one made anew where the file is damaged, which is reported."""
+def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
+    """The program; None where the file is damaged, which is reported: it is then made anew."""
     try:
         return serialize_executable.deserialize_and_load(
             *pickle.loads(zlib.decompress(file.read_bytes())))
     except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
         logging.warning("%s cannot be loaded and is compiled anew: %s: %s", file,
                         type(error).__name__, error)
-        return _compile(function.lower(*arguments), file)
+        return None
 
 
 def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:

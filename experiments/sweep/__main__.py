@@ -82,7 +82,7 @@ def _parameters(texts: Sequence[str]) -> dict[str, object]:
 def _show(document: dict[str, object], files: Sequence[str], folder: pathlib.Path) -> None:
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     for head in ("run", "status", ""):
-        table.add_column(head)
+        table.add_column(head, overflow="fold")  # names are told apart by their ends
     for run in document["runs"]:
         said = summary(run["result"]) if run["status"] == "done" else run["error"] or ""
         table.add_row(run["name"], run["status"], said)
