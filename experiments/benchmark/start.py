@@ -23,6 +23,7 @@ from experiments.benchmark.workload import Workload
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
+_KEPT_STEPS = 3  # weight, arch, evaluate
 _LAST_WORDS = 2000  # characters of a failed process's standard error
 _SEARCH_NEEDS = ("openvino", "onnx", "jax2onnx", "onnxruntime", "grain", "orbax",
                  "tensorflow_datasets", "matplotlib", "pydot")
@@ -131,6 +132,11 @@ def _search(folder: pathlib.Path) -> dict[str, float]:
             time.sleep(0.01)
         logged_s = time.perf_counter() - start
         step = _logged_steps(metrics)[-1]
+        # What a second start loads: the steps may be compiled still.
+        while len([*(folder / "xla" / "steps").glob("*-*")]) < _KEPT_STEPS:
+            if process.poll() is not None:
+                raise ProcessFailed(f"the search ended with {process.returncode} and kept no steps")
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         process.communicate()
     return {"to_compiled_s": compiled_s, "to_logged_s": logged_s, "steps": step - resumed}
