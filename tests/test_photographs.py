@@ -177,11 +177,16 @@ if __name__ == "__main__":
 """
 
 
+def shared_pieces() -> set[pathlib.Path]:
+    """Pieces of shared memory of Python's, on this machine."""
+    return set(pathlib.Path("/dev/shm").glob("psm_*"))
+
+
 def test_workers_outlive_signals_and_not_the_program(tmp_path):
     photographs(tmp_path / "pictures")
     script = tmp_path / "taking.py"
     script.write_text(TAKING)
-    before = set(os.listdir("/dev/shm"))
+    before = shared_pieces()
     program = subprocess.Popen(
         [sys.executable, script, tmp_path / "pictures"], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -199,10 +204,10 @@ def test_workers_outlive_signals_and_not_the_program(tmp_path):
     for pid in workers:
         wait_until_gone(pid)
     for _ in range(100):  # what watches over shared memory outlives the program for a moment
-        if set(os.listdir("/dev/shm")) <= before:
+        if shared_pieces() <= before:
             return
         time.sleep(0.1)
-    pytest.fail(f"{set(os.listdir('/dev/shm')) - before} stay in shared memory")
+    pytest.fail(f"{shared_pieces() - before} stay in shared memory")
 
 
 def test_a_search_with_workers_is_the_same_search(tmp_path, micro_search, micro_searched):
