@@ -192,10 +192,11 @@ def test_workers_outlive_signals_and_not_the_program(tmp_path):
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     workers = [int(pid) for pid in program.stdout.readline().split()]
     assert len(workers) == 2
-    for pid in workers:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
-    for _ in range(20):  # more than are ready
+    for step in range(24):
+        if step == 4:  # both have made batches, and 20 are more than are ready
+            for pid in workers:
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGINT)
         program.stdin.write("another\n")
         program.stdin.flush()
         assert [int(pid) for pid in program.stdout.readline().split()] == workers

@@ -44,7 +44,7 @@ def _begin(index: int, count: int) -> None:
     """Leaves signals to the program, which closes its workers, and ends where it is killed.
 
     A scheduler or a terminal sends them to every process there is, and a program that is asked to
-    stop may need one more batch.
+    stop may need one more batch. Until here, in a worker's first seconds, they end it.
     """
     del index, count
     for number in (signal.SIGINT, signal.SIGTERM):
