@@ -90,16 +90,20 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
         tick(0.0, f"tracing the {first} step")
         lowered = steps[first][0].lower(*steps[first][1])
         expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
-    compiled[first] = Step(pool.submit(making.step, *steps[first], files[first], lowered))
-    for name in others:
-        compiled[name] = Step(pool.submit(making.step, *steps[name], files[name]))
-    pool.shutdown(wait=False)
+
+    def wait(name: str) -> None:
+        doing = f"{'loading' if name in kept else 'compiling'} the {name} step"
+        compiled[name].wait(lambda: tick(
+            min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing))
 
     alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
-    for name in [*steps][:1 if alone else None]:
-        doing = f"{'loading' if name in kept else 'compiling'} the {name} step"
-        compiled[name].wait(lambda doing=doing: tick(
-            min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing))
+    compiled[first] = Step(pool.submit(making.step, *steps[first], files[first], lowered))
+    for name in others:
+        if not alone:
+            wait([*compiled][-1])  # processes must compile in one order
+        compiled[name] = Step(pool.submit(making.step, *steps[name], files[name]))
+    pool.shutdown(wait=False)
+    wait(first if alone else [*compiled][-1])
     return compiled
 
 
