@@ -20,7 +20,7 @@ from absl import flags
 from experiments import comparison
 from experiments.comparison import Comparison, Row
 from experiments.networks import find_architecture, read_accuracy, read_architecture
-from experiments.published import PUBLISHED
+from experiments.runs.published import PUBLISHED
 from jaxnas import draw
 from jaxnas.zoo import ZOO
 from profiling import command, tables

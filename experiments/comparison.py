@@ -7,7 +7,7 @@ import rich.console
 import rich.table
 
 from experiments.networks import Architecture
-from experiments.published import POSTERS_FOUND, PUBLISHED, Published
+from experiments.runs.published import POSTERS_FOUND, PUBLISHED, Published
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
 

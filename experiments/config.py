@@ -6,30 +6,29 @@ on two cores. `imagenet.flags` sets the published schedule over them.
 
 import dataclasses
 import math
-import pathlib
 
 from absl import flags
 
-from jaxnas import data, estimators, loss, steps, supernet
+from experiments.network_training import Training
+from experiments.runs.config import (
+    RunConfig,
+    check_epochs,
+    check_run,
+    default_workdir,
+    define_run_flags,
+)
+from jaxnas import estimators, loss, steps, supernet
 from jaxnas.space import SPACES, Space, find_space
 from profiling import command
-from profiling.device import device_names
-from profiling.measurement import Options
 
 DERIVE = ("budget", "argmax")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """What a search does. Fields have the names, units and meaning of the flags below."""
 
-    device: str
-    shaves: int | None
-    threads: int | None
-    worker_prefix: str | None
-    store: str | None
     space: str
-    image_size: int
     target_ms: float
     pareto_ms: tuple[float, ...] | None
     latency_weight: float
@@ -41,53 +40,48 @@ class Config:
     finalists: int
     tolerance: float
     require_target: bool
-    dataset: str
-    data_dir: str | None
-    held_out: int | None
-    train_image_size: int
-    batch_size: int
-    data_workers: int
+    search_image_size: int
     warmup_epochs: int
     search_epochs: int
-    finetune_epochs: int
     warmup_learning_rate: float
     search_learning_rate: float
-    finetune_learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    precision: steps.Precision
     initialisation: str
     alpha_learning_rate: float
     alpha_every: int
     calibration_batches: int
-    seed: int
-    checkpoint_seconds: int
-    workdir: str
+    train_epochs: int
+    train_batch_size: int | None
+    train_learning_rate: float
+    train_dropout: float
+    train_ema_decay: float
 
     @property
     def search_space(self) -> Space:
         return find_space(self.space)
 
     @property
-    def options(self) -> Options:
-        return Options(self.shaves, self.threads, self.worker_prefix)
+    def training(self) -> Training:
+        """How the network that is found is trained."""
+        return Training(
+            image_size=self.image_size, train_image_size=self.train_image_size or self.image_size,
+            epochs=self.train_epochs, deployment_epochs=self.deployment_epochs, warmup_epochs=0,
+            batch_size=self.train_batch_size or self.batch_size, data_workers=self.data_workers,
+            learning_rate=self.train_learning_rate, weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing, dropout=self.train_dropout,
+            ema_decay=self.train_ema_decay, precision=self.precision, seed=self.seed,
+            checkpoint_seconds=self.checkpoint_seconds)
 
     def identity(self) -> dict[str, object]:
-        """The fields that make two runs different, in JSON's types."""
-        same_run = ("workdir", "checkpoint_seconds", "data_workers", "require_target", "data_dir",
-                    "worker_prefix", "store")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in same_run}
+        """As `RunConfig.identity`; whether the target is required may change, too."""
+        return {k: v for k, v in super().identity().items() if k != "require_target"}
 
 
 def define_flags() -> None:
     """Defines the flags of a search."""
     integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
-    command.define_device_flags()
-    command.define_store_flag()
+    define_run_flags()
     text("space", "proxyless", f"Search space: {', '.join(SPACES)}, or a JSON file "
          f"that describes one.")
-    integer("image_size", 224, "Deployment size in px: of latency, export and measurement.",
-            lower_bound=32)
     real("target_ms", 17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
     flags.DEFINE_list("pareto_ms", None, "Further budgets in ms, comma-separated; unset is none. "
                       "From the one α each gets a network with the supernet's weights, its device "
@@ -120,34 +114,25 @@ def define_flags() -> None:
          upper_bound=0.5)
     flags.DEFINE_bool("require_target", False, "Exit with status 1 if the device's figure is above "
                       "target_ms or the device is not there.")
-    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
-         f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
-    text("data_dir", None, "Folder of the prepared data sets; unset is that of "
-         "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
-    integer("held_out", None, "Training examples kept for α, a multiple of the number of classes; "
-            "unset is the data set's own default.", lower_bound=1)
-    integer("train_image_size", 32, "Size in px that the search trains at; image_size is apart.",
-            lower_bound=8)
-    integer("batch_size", 64, "Examples in a step, over all devices.", lower_bound=2)
-    integer("data_workers", 0, "Processes that make the batches of each part, the same ones, for "
-            "photographs on hosts of many cores; 0 is threads of this process.", lower_bound=0)
+    integer("search_image_size", 32, "Size in px that the supernet is trained at.", lower_bound=8)
     integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
     integer("search_epochs", 40, "Epochs of weight steps with architecture steps between, none in "
             "the first.", lower_bound=2)
-    integer("finetune_epochs", 20, "Epochs of the derived network.", lower_bound=0)
+    integer("train_epochs", 8, "Epochs of the network that is found, from the supernet's weights.",
+            lower_bound=1)
+    integer("train_batch_size", None, "Examples in a step of them; unset is batch_size.",
+            lower_bound=2)
     real("warmup_learning_rate", 0.02, "Peak of the warm-up's cosine, not scaled by batch size.",
          lower_bound=0)
     real("search_learning_rate", 0.01, "Peak of the search's cosine, not scaled by batch size.",
          lower_bound=0)
-    real("finetune_learning_rate", 0.025, "Peak of the fine-tuning's cosine, not scaled by batch "
-         "size.", lower_bound=0)
-    real("weight_decay", 4e-5, "Added to the sampled weights' gradient, times the weights.",
+    real("train_learning_rate", 0.02, "Peak of the training's cosine, not scaled by batch size.",
          lower_bound=0)
-    real("label_smoothing", 0.1, "Of weight steps; architecture steps have none.", lower_bound=0,
-         upper_bound=0.5)
-    flags.DEFINE_enum("precision", "f32", tuple(steps.PRECISIONS), "Of the layers' products in "
-                      "weight and architecture steps; weights, loss and evaluation are float32. "
-                      "bf16 is for accelerators.")
+    real("train_dropout", 0.0, "Rate at which the network's features before the classifier are "
+         "dropped.", lower_bound=0, upper_bound=0.9)
+    real("train_ema_decay", 0.0, "Decay per step of the moving average of weights and statistics "
+         "that is evaluated and delivered; 0 takes the weights as they are.", lower_bound=0,
+         upper_bound=0.999999)
     flags.DEFINE_enum("initialisation", "shared", supernet.INITIALISATIONS, "Of the supernet. "
                       "independent: as published, for long schedules. shared: the candidates of a "
                       "block start as one function, so that short schedules learn.")
@@ -155,10 +140,6 @@ def define_flags() -> None:
     integer("alpha_every", 2, "Weight steps to one architecture step.", lower_bound=1)
     integer("calibration_batches", 16, "Training batches whose mean gives the derived network's "
             "batch statistics.", lower_bound=1)
-    integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
-    integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)
-    text("workdir", None, "Folder of the run; unset is runs/ and a name made of space, data set, "
-         "device, target and seed.")
 
 
 def config_from_flags() -> Config:
@@ -169,10 +150,9 @@ def config_from_flags() -> Config:
     """
     command.device_options()  # refuses what no device can be asked for
     values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
-    values["workdir"] = values["workdir"] or (
-        f"runs/{pathlib.Path(values['space']).stem}-{pathlib.Path(values['dataset']).stem}-"
-        f"{values['device'].split(',')[0].lower()}-{values['target_ms']:g}ms-"
-        f"seed{values['seed']}")
+    values["workdir"] = values["workdir"] or default_workdir(
+        values["space"], values["dataset"], values["device"].split(",")[0].lower(),
+        f"{values['target_ms']:g}ms", f"seed{values['seed']}")
     if values["pareto_ms"] is not None:
         values["pareto_ms"] = _budgets(values["pareto_ms"])
     config = Config(**values)
@@ -182,9 +162,11 @@ def config_from_flags() -> Config:
 
 def check(config: Config) -> None:
     """Refuses what cannot work, before any work; raises ValueError."""
-    device_names(config.device)
     space = find_space(config.space)
-    spec = data.dataset(config.dataset)
+    check_run(config, {name: getattr(config, name) for name in (
+        "image_size", "search_image_size", "train_image_size")},
+        2 * math.prod(block.stride for block in space.blocks), f"the {space.name} space")
+    check_epochs(config, config.train_epochs, "train_epochs")
     if not (math.isfinite(config.target_ms) and config.target_ms > 0):
         raise ValueError(f"--target_ms={config.target_ms}: give a positive latency in ms")
     if config.pareto_ms is not None:
@@ -196,15 +178,6 @@ def check(config: Config) -> None:
         raise ValueError(f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
                          f"would reward slow networks")
     _check_estimator(config)
-    factor = 2 * math.prod(block.stride for block in space.blocks)
-    for name in ("image_size", "train_image_size"):
-        size = getattr(config, name)
-        if size % factor:
-            raise ValueError(f"--{name}={size}: give a multiple of {factor} px, by which the "
-                             f"{space.name} space divides its input")
-    if config.held_out is not None and config.held_out % spec.num_classes:
-        raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
-                         f"{spec.num_classes} classes of {spec.name}, the part for α is balanced")
 
 
 def _budgets(texts: list[str]) -> tuple[float, ...]:

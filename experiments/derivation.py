@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.config import Config
+from experiments.network_training import has_begun
 from experiments.training import Trainer
-from jaxnas import export, parallel, paths, supernet
+from experiments.workdir import Workdir
+from jaxnas import export, parallel, paths
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
 from profiling.measurement import Device, measure_in_passes
@@ -26,7 +28,8 @@ class Derived:
       rounds: of each derivation the architecture, predicted_ms, device_ms (None: not there), and
         table_scale, by which the entries of latency_table.json were multiplied to predict; with
         `--finalists` above 1 also finalists, of each, the likeliest first, the architecture,
-        predicted_ms, and top1 on the part held out for α.
+        predicted_ms, and inherited_top1 on the part held out for α: with the supernet's weights,
+        for choosing.
     """
 
     architecture: str
@@ -63,9 +66,7 @@ def least_ms(config: Config) -> float:
 def measured_ms(trainer: Trainer, path: np.ndarray, device: Device) -> float:
     """The path's network, as it stands in the supernet, on the device at deployment size."""
     def measure() -> float:
-        network = supernet.extract(trainer.space, trainer.state.params, trainer.state.stats, path,
-                                   trainer.num_classes)
-        model = export.to_onnx(network, trainer.config.image_size)
+        model = export.to_onnx(trainer.extract(path), trainer.config.image_size)
         return measure_in_passes(device, model.SerializeToString()).latency_ms
 
     return parallel.of_first(measure)
@@ -77,10 +78,9 @@ def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Deri
     The answer stands in architecture.json, whence a run that was stopped later takes it.
     """
     config, progress, workdir = trainer.config, trainer.progress, trainer.workdir
-    known = workdir.read_json("architecture.json")
-    if known is not None and trainer.may_keep(known["rounds"][-1]["device_ms"], device):
-        trainer.path = trainer.space.path(trainer.space.parse(known["architecture"]))
-        return Derived(known["architecture"], known["predicted_ms"], known["rounds"])
+    known = known_derivation(workdir, device is not None)
+    if known is not None:
+        return known
     rounds: list[Round] = []
     with progress.phase("derive", total=MAX_ROUNDS) as phase:
         for one in approach(config, trainer, table, device):
@@ -90,10 +90,26 @@ def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Deri
         phase.end("; ".join(map(_note, rounds)))
     chosen = nearest(config, rounds)
     derived = Derived(chosen["architecture"], chosen["predicted_ms"], rounds)
-    trainer.path = trainer.space.path(trainer.space.parse(derived.architecture))
     workdir.write_json("architecture.json", {
         "schema": 1, "space": config.space, **dataclasses.asdict(derived)})
     return derived
+
+
+def known_derivation(workdir: Workdir, has_device: bool) -> Derived | None:
+    """The derivation that this run has made before; None where there is none that stands.
+
+    One that nobody has measured, though the device is there now, stands once its training has
+    begun.
+    """
+    known = workdir.read_json("architecture.json")
+    if known is None or not may_keep(workdir, known["rounds"][-1]["device_ms"], has_device):
+        return None
+    return Derived(known["architecture"], known["predicted_ms"], known["rounds"])
+
+
+def may_keep(workdir: Workdir, device_ms: float | None, has_device: bool) -> bool:
+    """Whether a network derived before stands; see `known_derivation`."""
+    return device_ms is not None or not has_device or has_begun(workdir)
 
 
 def approach(config: Config, trainer: Trainer, table: LatencyTable,
@@ -147,9 +163,9 @@ def _most_accurate(trainer: Trainer, candidates: np.ndarray,
     with trainer.progress.phase("finalists", total=len(candidates)) as phase:
         for path in candidates:
             top1.append(trainer.inherited_top1(path))
-            phase.update(len(top1), f"top-1 {top1[-1]:.4f}")
+            phase.update(len(top1), f"top-1 {top1[-1]:.4f}, inherited weights")
     said = [{"architecture": format_arch(trainer.space.arch(path)),
-             "predicted_ms": table.path_ms(path), "top1": score}
+             "predicted_ms": table.path_ms(path), "inherited_top1": score}
             for path, score in zip(candidates, top1, strict=True)]
     return candidates[int(np.argmax(top1))], said
 

@@ -1,23 +1,34 @@
 """Batches on the devices: every process reads its shard, and all are one batch."""
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import data, parallel
 from profiling.progress import Progress
 
 _WORTH_MENDING = 0.05
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
-class Sizes(Protocol):
-    """What of a run's configuration decides its batches."""
+
+@dataclasses.dataclass(frozen=True)
+class BatchSizes:
+    """What decides the batches of a part.
+
+    Attributes:
+      batch_size: examples, over all devices.
+      image_size: in px.
+      data_workers: processes that make them; 0 is threads of this process.
+      seed: of their order and augmentation.
+    """
 
     batch_size: int
-    train_image_size: int
+    image_size: int
     data_workers: int
     seed: int
 
@@ -30,10 +41,11 @@ class Feed:
         a batch lost time: the loop runs ahead of the devices.
     """
 
-    def __init__(self, part: data.Part, sizes: Sizes, layout: parallel.Layout, start_step: int):
+    def __init__(self, part: data.Part, sizes: BatchSizes, layout: parallel.Layout,
+                 start_step: int):
         self._layout = layout
         self._batches = data.batches(
-            part, batch_size=sizes.batch_size, image_size=sizes.train_image_size,
+            part, batch_size=sizes.batch_size, image_size=sizes.image_size,
             seed=sizes.seed, start_step=start_step, shard_index=jax.process_index(),
             shard_count=jax.process_count(), workers=sizes.data_workers)
         self._in_memory = part.spec.in_memory
@@ -59,12 +71,38 @@ class Feed:
         self._batches.close()
 
 
-def evaluation(part: data.Part, sizes: Sizes, layout: parallel.Layout) -> Iterator[data.Batch]:
+def evaluation(part: data.Part, sizes: BatchSizes, layout: parallel.Layout) -> Iterator[data.Batch]:
     """Every example of a part once, in batches divided among the devices; see `data`."""
     batches = data.evaluation_batches(
-        part, batch_size=sizes.batch_size, image_size=sizes.train_image_size,
+        part, batch_size=sizes.batch_size, image_size=sizes.image_size,
         shard_index=jax.process_index(), shard_count=jax.process_count(),
         workers=sizes.data_workers)
     with contextlib.closing(batches):
         for batch in batches:
             yield layout.divide(batch)
+
+
+def count_top1(evaluate: Callable[[data.Batch], dict[str, jax.Array]], part: data.Part,
+               sizes: BatchSizes, layout: parallel.Layout,
+               tick: Callable[[float, str], None] = lambda done, note: None) -> float:
+    """Top-1 on a part, a fraction.
+
+    Args:
+      evaluate: gives the sums `correct` and `count` over a batch.
+      tick: called after each batch with the fraction done and a note for people.
+    """
+    correct = count = 0.0
+    for batch in evaluation(part, sizes, layout):
+        sums = evaluate(batch)
+        correct, count = correct + float(sums["correct"]), count + float(sums["count"])
+        tick(count / len(part), f"top-1 {correct / count:.4f}")
+    return correct / count
+
+
+def batch_shapes(sizes: BatchSizes, layout: parallel.Layout) -> tuple[Shapes, Shapes]:
+    """Shapes of a training batch and of an evaluation's, which has a mask."""
+    size, count = sizes.image_size, sizes.batch_size
+    batch = {"image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+             "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    masked = batch | {"mask": jax.ShapeDtypeStruct((count,), jnp.float32)}
+    return layout.divided_shapes(batch), layout.divided_shapes(masked)

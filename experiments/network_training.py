@@ -1,104 +1,167 @@
 """One network's training: epochs, evaluation on held-out data, the best kept; resumable anywhere.
 
-A batch depends on seed and step alone, so a run goes on from its step number. An epoch's last step
-is followed by its evaluation before anything is saved, so a checkpoint never lies between the two.
+The last epochs are at the deployment size, and of these the best is delivered.
 """
 
 import dataclasses
-import math
-import time
+from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
+from flax import nnx
 
 from experiments.compilation import compiled_steps, readiness
-from experiments.feeding import Feed, evaluation
-from experiments.stopping import Stopped, agreed, stop_requests
-from experiments.train_config import TrainConfig
-from experiments.training import NonFiniteLoss
+from experiments.feeding import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.loop import Loop, Phase, checkpoint_folder
 from experiments.workdir import Workdir
 from jaxnas import data, network_steps, parallel
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network
+from profiling import command
 from profiling.progress import Progress
 
-LOG_EVERY = 10
+CHECKPOINTS, BEST = "train", "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is trained. Fields have the names, units and meaning of experiments.train's
+    flags.
+    """
+
+    image_size: int
+    train_image_size: int
+    epochs: int
+    deployment_epochs: int
+    warmup_epochs: int
+    batch_size: int
+    data_workers: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    dropout: float
+    ema_decay: float
+    precision: network_steps.Precision
+    seed: int
+    checkpoint_seconds: int
+
+    def phases(self) -> list[tuple[int, int]]:
+        """(image size in px, epochs) of each part of the training; the last is the deployment's."""
+        if self.train_image_size == self.image_size:
+            return [(self.image_size, self.epochs)]
+        phases = [(self.train_image_size, self.epochs - self.deployment_epochs),
+                  (self.image_size, self.deployment_epochs)]
+        return [phase for phase in phases if phase[1]]
+
+    def epoch_steps(self, examples: int, dataset: str) -> int:
+        """Steps of an epoch; raises ValueError where the batch is larger than the part."""
+        if self.batch_size > examples:
+            raise ValueError(f"batches of {self.batch_size}: {dataset} has {examples} examples to "
+                             f"train on; give a batch of at most that many")
+        return examples // self.batch_size
+
+    def recipe(self, epoch_steps: int) -> network_steps.Recipe:
+        """The recipe with its epochs in steps."""
+        *before, (_, last_epochs) = self.phases()
+        return network_steps.Recipe(
+            steps=self.epochs * epoch_steps,
+            last_steps=last_epochs * epoch_steps if before else 0,
+            warmup_steps=self.warmup_epochs * epoch_steps,
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing, dropout=self.dropout, ema_decay=self.ema_decay,
+            precision=self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The weights that did best on held-out data; of equals the later.
+    """The weights that did best on held-out data at the deployment size; of equals the later.
 
     Attributes:
-      step: when they were evaluated.
+      epoch: of the training, after which they were evaluated.
       top1: on the held-out part, a fraction.
       params, stats: as they were evaluated, the average's where one is kept.
     """
 
-    step: int
+    epoch: int
     top1: float
     params: network_steps.Tree
     stats: network_steps.Tree
 
 
-def steps_an_epoch(config: TrainConfig, examples: int) -> int:
-    """Raises ValueError where the batch is larger than the part that is trained on."""
-    if config.batch_size > examples:
-        raise ValueError(f"--batch_size={config.batch_size}: {config.dataset} has {examples} "
-                         f"examples to train on; give at most that many")
-    return examples // config.batch_size
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A training that has come to its end.
+
+    Attributes:
+      top1: on the test part at the deployment size, by JAX, a fraction.
+      held_out: of a result, how the delivered weights were chosen.
+    """
+
+    top1: float
+    held_out: dict[str, object]
+
+
+def fit(training: Training, identity: Mapping[str, object], network: Network, parts: data.Parts,
+        workdir: Workdir, progress: Progress, first_step: int = 0) -> Fitted:
+    """Trains a network, which is left with the weights to deliver; arguments are the trainer's.
+
+    Raises:
+      Stopped, NonFiniteLoss, CheckpointUnreadable, ProcessesDiffer.
+    """
+    with command.usage_errors():
+        trainer = NetworkTrainer(training, identity, network, parts, workdir, progress, first_step)
+    trainer.run()
+    parallel.check_same("what the training came to", trainer.loop.state)
+    best = trainer.best()
+    top1 = trainer.test(best)
+    trainer.close()
+    nnx.update(network, *map(nnx.State, jax.device_get((best.params, best.stats))))
+    return Fitted(top1, {"top1": best.top1, "examples": len(parts.alpha), "epoch": best.epoch,
+                         "epochs": training.epochs})
+
+
+def has_begun(workdir: Workdir) -> bool:
+    """Whether the run's folder has a checkpoint of a network's training."""
+    folder = checkpoint_folder(workdir.path, CHECKPOINTS)
+    return parallel.of_first(lambda: folder.is_dir() and any(folder.iterdir()))
 
 
 class NetworkTrainer:
     """Holds the state of a training and takes it to its end."""
 
-    def __init__(self, config: TrainConfig, network: Network, parts: data.Parts, workdir: Workdir,
-                 progress: Progress):
+    def __init__(self, training: Training, identity: Mapping[str, object], network: Network,
+                 parts: data.Parts, workdir: Workdir, progress: Progress, first_step: int = 0):
         """Starts at the workdir's newest checkpoint, or at the network's weights.
+
+        Args:
+          identity: what makes two runs different.
+          first_step: steps of the run before this training.
 
         Raises:
           ValueError: a checkpoint of another configuration, or one that is not there any more.
           CheckpointUnreadable: all checkpoints are damaged.
         """
-        self.config, self.parts = config, parts
-        self.workdir, self.progress = workdir, progress
-        self.epoch_steps = steps_an_epoch(config, len(parts.weights))
-        recipe = config.recipe(self.epoch_steps)
-        self.end = recipe.steps
+        self.parts, self._training, self._progress = parts, training, progress
+        self._workdir, self._first_step = workdir, first_step
+        self.epoch_steps = training.epoch_steps(len(parts.weights), parts.weights.spec.name)
+        recipe = training.recipe(self.epoch_steps)
         self._layout = parallel.layout()
-        self.steps = network_steps.make_steps(network, recipe, self._layout.replicated)
+        self._steps = self._jitted = network_steps.make_steps(network, recipe,
+                                                              self._layout.replicated)
         self._made_of = (network.spec, recipe)
-        self.state = self._layout.replicate(
-            network_steps.init_state(network, recipe, config.seed))
-        self._checkpoints = Checkpoints(workdir.path / "checkpoints", config.identity())
-        self._best = Checkpoints(workdir.path / "best", config.identity())
-        if self._checkpoints.latest_step() is not None:
-            self.state, _ = self._checkpoints.restore(self.state)
-            progress.print(f"going on from step {int(self.state.step)} in {workdir.path}")
-        self.step = int(self.state.step)
+        state = self._layout.replicate(network_steps.init_state(network, recipe, training.seed))
+        self.loop = Loop(state, identity, workdir, progress, name=CHECKPOINTS,
+                         first_step=first_step, checkpoint_seconds=training.checkpoint_seconds)
+        self._best = Checkpoints(checkpoint_folder(workdir.path, BEST), identity)
         # A kill may have come between the best and its run's checkpoint. The steps up to it are
         # then taken again, to the same weights.
         self._best_top1 = -1.0 if self._best.latest_step() is None else self.best().top1
-        if self.step >= self.epoch_steps and self._best.latest_step() is None:
-            raise ValueError(f"{workdir.path / 'best'} is empty, though step {self.step} is past "
-                             f"the first epoch; begin again in an empty folder")
-        workdir.open_metrics(self.step)
-        self._saved_at = time.monotonic()
-
-    def compile(self) -> None:
-        """Compiles the steps."""
-        size, batch_size = self.config.train_image_size, self.config.batch_size
-        batch = {"image": jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32),
-                 "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
-        mask = {"mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
-        batch, masked = map(self._layout.divided_shapes, (batch, batch | mask))
-        state = self._layout.replicated_shapes(self.state)
-        programs = {"train": (self.steps.train, (state, batch)),
-                    "evaluate": (self.steps.evaluate, (state.params, state.stats, masked))}
-        with self.progress.phase("compile", total=1.0) as phase:
-            compiled = compiled_steps(programs, self._made_of, phase.update)
-            phase.end(readiness(compiled))
-        self.steps = dataclasses.replace(self.steps, **compiled)
+        workdir.open_metrics(self.loop.step)
+        deployment_start = recipe.steps - training.phases()[-1][1] * self.epoch_steps
+        taken = self.loop.step - first_step
+        if taken >= deployment_start + self.epoch_steps and self._best.latest_step() is None:
+            raise ValueError(f"{checkpoint_folder(workdir.path, BEST)} is empty, though step "
+                             f"{self.loop.step} is past the first epoch at the deployment size; "
+                             f"begin again in an empty folder")
 
     def run(self) -> None:
         """Takes the steps that are still to be taken; ends with a checkpoint.
@@ -106,37 +169,14 @@ class NetworkTrainer:
         Raises:
           Stopped, NonFiniteLoss.
         """
-        if self.step == self.end:
-            return
-        config = self.config
-        batches = Feed(self.parts.weights, config, self._layout, self.step)
-        begun, note = (time.monotonic(), self.step), ""
-        with self.progress.phase("train", self.end, self.step) as phase, stop_requests() as asked:
-            while self.step < self.end:
-                self.state, metrics = self.steps.train(self.state, next(batches))
-                self.step += 1
-                epoch_ends = self.step % self.epoch_steps == 0
-                noted = batches.idle = self.step % LOG_EVERY == 0 or epoch_ends
-                due = time.monotonic() - self._saved_at > config.checkpoint_seconds
-                stop, due = agreed(asked, due, noted)
-                if noted:
-                    values = self._finite(metrics)
-                    self.workdir.log(self.step, "train", **values)
-                    note = f"loss {values['ce']:.3f}  top-1 {values['top1']:.2f}"
-                elif due or stop:
-                    self._finite(metrics)  # what is saved must be worth it
-                if epoch_ends:
-                    self._evaluate_epoch()
-                phase.update(self.step, f"{note}  held-out best {max(0, self._best_top1):.4f}")
-                if stop:
-                    self._save(wait=True)
-                    raise Stopped(f"stopped at step {self.step}", asked.preempted)
-                if due:
-                    self._save()
-            phase.end(f"{note}  held-out best {self._best_top1:.4f}")
-        batches.tell_waiting(self.progress, (time.monotonic() - begun[0]) / (self.end - begun[1]))
-        batches.close()
-        self._save(wait=True)
+        start, phases = self._first_step, self._training.phases()
+        for phase in phases:
+            image_size, epochs = phase
+            end = start + epochs * self.epoch_steps
+            if self.loop.step < end:
+                self._run_phase(image_size, start, end, is_last=phase == phases[-1])
+            start = end
+        self.loop.save(wait=True)
 
     def best(self) -> Best:
         """The weights that are delivered.
@@ -144,54 +184,69 @@ class NetworkTrainer:
         Raises:
           CheckpointUnreadable: all that was kept of them is damaged.
         """
-        like = {"params": self.state.params, "stats": self.state.stats}
+        like = {"params": self.loop.state.params, "stats": self.loop.state.stats}
         weights, facts = self._best.restore(like)
-        return Best(facts["step"], facts["metadata"]["top1"], weights["params"],
-                    weights["stats"])
+        return Best(facts["step"] // self.epoch_steps, facts["metadata"]["top1"],
+                    weights["params"], weights["stats"])
 
     def test(self, best: Best) -> float:
-        """Top-1 on the test part, a fraction."""
-        with self.progress.phase("test", total=1) as phase:
-            top1 = self._top1(best.params, best.stats, self.parts.test)
-            phase.end(f"top-1 {top1:.4f} on {len(self.parts.test)} examples, with the weights of "
-                      f"step {best.step}")
+        """JAX's own top-1 on the test part at the deployment size, a fraction."""
+        sizes = self._sizes(self._training.image_size)
+        with self._progress.phase("test", total=1) as phase:
+            top1 = self._top1(best.params, best.stats, self.parts.test, sizes, phase.update)
+            phase.end(f"top-1 {top1:.4f} in JAX on {len(self.parts.test)} examples, with the "
+                      f"weights of epoch {best.epoch}")
         return top1
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._checkpoints.close()
+        self.loop.close()
         self._best.close()
 
-    def _evaluate_epoch(self) -> None:
-        params, stats = self.steps.delivered(self.state)
-        top1 = self._top1(params, stats, self.parts.alpha)
-        self.workdir.log(self.step, "evaluate", epoch=self.step // self.epoch_steps,
-                         held_out_top1=top1)
-        if top1 < self._best_top1:
-            return
+    def _sizes(self, image_size: int) -> BatchSizes:
+        training = self._training
+        return BatchSizes(training.batch_size, image_size, training.data_workers, training.seed)
+
+    def _run_phase(self, image_size: int, start: int, end: int, is_last: bool) -> None:
+        """The epochs at one size."""
+        sizes = self._sizes(image_size)
+        self._compile(sizes)
+        feed = Feed(self.parts.weights, sizes, self._layout, self.loop.step - self._first_step)
+
+        def take(state: network_steps.NetworkState, done: int):
+            return self._steps.train(state, next(feed))
+
+        def end_epoch(state: network_steps.NetworkState) -> str:
+            step = int(state.step)
+            params, stats = self._steps.delivered(state)
+            top1 = self._top1(params, stats, self.parts.alpha, sizes)
+            self._workdir.log(self._first_step + step, "evaluate", epoch=step // self.epoch_steps,
+                              image_size=image_size, held_out_top1=top1)
+            if is_last and top1 >= self._best_top1:
+                self._keep(step, params, stats, top1)
+            return f"held out {top1:.4f} at {image_size} px"
+
+        self.loop.run(Phase("train", start, end, take, [feed], self.epoch_steps, end_epoch))
+
+    def _keep(self, step: int, params: network_steps.Tree, stats: network_steps.Tree,
+              top1: float) -> None:
         self._best_top1 = top1
         known = self._best.latest_step()
-        if known is None or known < self.step:
+        if known is None or known < step:
             # On disk before any checkpoint of the run can be: it is not evaluated again from there.
-            self._best.save(self.step, {"params": params, "stats": stats}, {"top1": top1},
-                            wait=True)
+            self._best.save(step, {"params": params, "stats": stats}, {"top1": top1}, wait=True)
 
-    def _top1(self, params: network_steps.Tree, stats: network_steps.Tree,
-              part: data.Part) -> float:
-        correct = count = 0.0
-        for batch in evaluation(part, self.config, self._layout):
-            sums = self.steps.evaluate(params, stats, batch)
-            correct, count = correct + float(sums["correct"]), count + float(sums["count"])
-        return correct / count
+    def _compile(self, sizes: BatchSizes) -> None:
+        """Compiles the steps for batches of a size, or loads them where they are kept."""
+        batch, masked = batch_shapes(sizes, self._layout)
+        state = self._layout.replicated_shapes(self.loop.state)
+        programs = {"train": (self._jitted.train, (state, batch)),
+                    "evaluate": (self._jitted.evaluate, (state.params, state.stats, masked))}
+        with self._progress.phase("compile", total=1.0) as phase:
+            compiled = compiled_steps(programs, self._made_of, phase.update)
+            phase.end(readiness(compiled))
+        self._steps = dataclasses.replace(self._jitted, **compiled)
 
-    def _save(self, wait: bool = False) -> None:
-        if self._checkpoints.latest_step() != self.step:
-            self._checkpoints.save(self.step, self.state, wait=wait)
-        self._saved_at = time.monotonic()
-
-    def _finite(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
-        values = {key: float(value) for key, value in metrics.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss(f"by step {self.step} the loss is no number any more ({values}): "
-                                f"lower --learning_rate; the checkpoint before is kept")
-        return values
+    def _top1(self, params, stats, part, sizes, tick=lambda done, note: None) -> float:
+        return count_top1(lambda batch: self._steps.evaluate(params, stats, batch), part, sizes,
+                          self._layout, tick)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import jax
 
 from experiments.config import Config
+from experiments.runs.loop import checkpoint_folder
+from experiments.training import CHECKPOINTS
 from jaxnas import data, steps, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network, NetworkSpec, network_of
@@ -144,13 +146,14 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
     like = jax.eval_shape(lambda: steps.init_state(space, classes, steps.Hyperparameters(), 0))
     with _at_rest(folder):
         # Before opening, which makes the folder where it is missing.
-        if not (folder / "checkpoints").is_dir():
+        checkpoints_folder = checkpoint_folder(folder, CHECKPOINTS)
+        if not checkpoints_folder.is_dir():
             raise ValueError(f"{folder} has no checkpoints: give the folder of a search as it was "
                              f"left, or --start=scratch")
-        with contextlib.closing(Checkpoints(folder / "checkpoints",
+        with contextlib.closing(Checkpoints(checkpoints_folder,
                                             config.identity())) as checkpoints:
             if checkpoints.latest_step() is None:
-                raise ValueError(f"{folder / 'checkpoints'} is empty: give the folder of a search "
+                raise ValueError(f"{checkpoints_folder} is empty: give the folder of a search "
                                  f"as it was left, or --start=scratch")
             state, _ = checkpoints.restore(like)
     return supernet.extract(space, state.params, state.stats,

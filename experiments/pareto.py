@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments import derivation
-from experiments.published import PUBLISHED
+from experiments.runs.published import PUBLISHED
 from experiments.training import Trainer
+from experiments.workdir import Workdir
 from jaxnas import data, draw
 from jaxnas.latency import LatencyTable
 from profiling.measurement import Device
@@ -31,21 +32,14 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
     again; one that is stopped later takes it from the file.
 
     Args:
-      trainer: at the end of its search, or further if the file is there.
+      trainer: at the end of its search.
       table: from which each budget's derivation starts; see `derivation.approach`.
       device: which measures each network; where it is None, device_ms and kind are None.
-
-    Raises:
-      FileNotFoundError: fine-tuning has begun and the file is gone.
     """
     config, workdir = trainer.config, trainer.workdir
-    known = workdir.read_json(FILE)
-    if known is not None and trainer.may_keep(known["networks"][0]["device_ms"], device):
+    known = known_front(workdir, device is not None)
+    if known is not None:
         return known
-    if trainer.step > trainer.schedule.warmup + trainer.schedule.search:
-        raise FileNotFoundError(
-            f"{workdir.path / FILE} is gone, and fine-tuning has changed the weights that it was "
-            f"made from: give another --workdir")
     train_split = data.dataset(config.dataset).train_split
     networks = []
     with trainer.progress.phase("pareto", total=len(config.pareto_ms)) as phase:
@@ -59,16 +53,25 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
                 "predicted_ms": found["predicted_ms"], "device_ms": found["device_ms"],
                 "kind": device.setup.kind if device else None,
                 "device": device.setup.device if device else table.device,
-                "top1": trainer.inherited_top1(path),
+                "inherited_top1": trainer.inherited_top1(path),
                 "split": f"held out of {train_split} for α",
                 "examples": len(trainer.parts.alpha)})
             phase.update(len(networks), _note(networks[-1]))
         phase.end("; ".join(map(_note, networks)))
     document = {"schema": 1, "space": config.space, "dataset": config.dataset,
-                "image_size": config.image_size, "train_image_size": config.train_image_size,
+                "image_size": config.image_size, "search_image_size": config.search_image_size,
                 "settings": dict(table.settings), "networks": networks, "files": _FIGURES}
     workdir.write_json(FILE, document)
     return document
+
+
+def known_front(workdir: Workdir, has_device: bool) -> dict[str, object] | None:
+    """The document that this run has made before; None where there is none that stands."""
+    known = workdir.read_json(FILE)
+    if known is None or not derivation.may_keep(workdir, known["networks"][0]["device_ms"],
+                                                has_device):
+        return None
+    return known
 
 
 def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -86,11 +89,11 @@ def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str,
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
-    axes.plot([one[latency] for one in networks], [100 * one["top1"] for one in networks],
+    axes.plot([one[latency] for one in networks], [100 * one["inherited_top1"] for one in networks],
               marker="o", color=_FOUND_COLOUR)
     for index, one in enumerate(networks):
         # Above and below in turn, so that near ones do not cover each other.
-        axes.annotate(f"≤ {one['target_ms']:g} ms", (one[latency], 100 * one["top1"]),
+        axes.annotate(f"≤ {one['target_ms']:g} ms", (one[latency], 100 * one["inherited_top1"]),
                       xytext=(0, -16 if index % 2 else 9), textcoords="offset points",
                       ha="center", fontsize=9, color=_FOUND_COLOUR,
                       bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "linewidth": 0})
@@ -102,7 +105,8 @@ def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str,
                       va="bottom", fontsize=9, color=_REFERENCE_COLOUR)
     axes.margins(0.08, 0.15)
     axes.set_xlabel(f"latency at {document['image_size']} px, batch 1, ms ({said})")
-    axes.set_ylabel(f"top-1, % ({first['examples']} examples {first['split']})")
+    axes.set_ylabel(f"top-1 for choosing, % ({first['examples']} examples {first['split']}, "
+                    f"{document['search_image_size']} px)")
     axes.set_title(f"{document['space']} on {document['dataset']}: one search, each budget's "
                    f"network with the supernet's weights", fontsize=11)
     axes.grid(alpha=0.3)

@@ -10,9 +10,9 @@ import jax
 from absl import flags
 
 from experiments.compilation import keep_compiled_programs
-from experiments.delivery import ParityBroken
+from experiments.runs.delivery import ParityBroken
+from experiments.runs.loop import NonFiniteLoss
 from experiments.stopping import Stopped, Terminated, terminate_like_control_c
-from experiments.training import NonFiniteLoss
 from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointUnreadable
 from profiling import command

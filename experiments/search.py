@@ -2,8 +2,9 @@
 
     python -m experiments.search --flagfile=vpu.flags
 
-Warm-up and search train the supernet; α gives the network; the device confirms it. The same
-command goes on where a stopped run was.
+Warm-up and search train the supernet; α gives the network; the device confirms it. The network is
+then trained as itself, at the end at the deployment size, exported, and its files are tested. The
+same command goes on where a stopped run was.
 """
 
 import contextlib
@@ -14,12 +15,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import delivery, derivation, pareto, program, summary
+from experiments import derivation, pareto, program
 from experiments.config import Config, config_from_flags, define_flags
+from experiments.network_training import fit
+from experiments.runs import summary
+from experiments.runs.delivery import deliver
 from experiments.training import Schedule, Trainer
 from experiments.workdir import Workdir, finished
 from jaxnas import data, parallel, paths
 from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.network import Network, NetworkSpec, network_of
 from profiling import command, tables
 from profiling.database import Store
 from profiling.device import device_kind, device_names, open_device
@@ -46,6 +51,7 @@ def search() -> int:
             parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                               held_out=config.held_out)
             Schedule.of(config, len(parts.weights))
+            config.training.epoch_steps(len(parts.weights), config.dataset)
             table = given_table(config) if parallel.is_first() else None
             store = command.open_store(config.store) if parallel.is_first() else None
             workdir = Workdir(config)
@@ -56,9 +62,15 @@ def search() -> int:
     elif parallel.is_first():
         print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
     if parallel.is_first():
-        summary.show(result, config)
+        summary.show(result, _spec(config, result), f"{result['space']} for {result['device']}, "
+                     f"{result['target_ms']:g} ms", pathlib.Path(config.workdir))
     failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
+
+
+def _spec(config: Config, result: dict[str, object]) -> NetworkSpec:
+    space = config.search_space
+    return network_of(space, space.parse(result["architecture"]), result["num_classes"])
 
 
 def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: Store | None,
@@ -70,23 +82,77 @@ def run(config: Config, parts: data.Parts, table: LatencyTable | None, store: St
     """
     with available_device(config, table, store, progress) as device:
         table = deployment_table(config, table, device, workdir, progress)
-        latency = LatencyModel.of(table)
-        parallel.check_same("the latency table", latency)
-        trainer = Trainer(config, parts, workdir, progress)
-        trainer.compile(latency)
-        trainer.search(latency)
-        derived = derivation.derive(trainer, table, device)
-        # Before fine-tuning, which changes the weights that networks share.
-        front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
-        trainer.finetune()
-        parallel.check_same("what the search came to", (trainer.state, trainer.path))
-        result = delivery.deliver(trainer, derived, table, device)
-        trainer.close()
-    if front is not None:
-        parallel.of_first(lambda: pareto.save_figure(front, result["references"], workdir.path))
+        found = find_network(config, parts, table, device, workdir, progress)
+        fitted = fit(config.training, config.identity(), found.network, parts, workdir, progress,
+                     found.steps)
+        delivered = parallel.of_first(lambda: deliver(
+            found.network, fitted.top1, parts.test, config.image_size,
+            f"{config.space} for {config.device}, {config.target_ms:g} ms", device, config.options,
+            workdir.path, progress))
+    device_ms = delivered["device_ms"]
+    result = {
+        "schema": 2, "architecture": found.derived.architecture, "space": config.space,
+        "target_ms": config.target_ms, "predicted_ms": found.derived.predicted_ms,
+        "target_met": None if device_ms is None else device_ms <= config.target_ms,
+        "device": table.device, "settings": dict(table.settings), **delivered,
+        "held_out": fitted.held_out, "rounds": found.derived.rounds}
+    result["files"]["table"] = "latency_table.json"
+    if found.front is not None:
+        parallel.of_first(lambda: pareto.save_figure(found.front, result["references"],
+                                                     workdir.path))
         result["files"]["pareto"] = pareto.FILE
     workdir.write_json("result.json", result)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstsDevice:
+    """The device as the other processes know it: the first one's, which alone measures."""
+
+    setup: Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the supernet is needed for.
+
+    Attributes:
+      derived: the architecture.
+      network: it, with the supernet's weights.
+      steps: of the search.
+      front: the document of pareto.json, where further budgets were asked for.
+    """
+
+    derived: derivation.Derived
+    network: Network
+    steps: int
+    front: dict[str, object] | None
+
+
+def find_network(config: Config, parts: data.Parts, table: LatencyTable,
+                 device: Recording | FirstsDevice | None, workdir: Workdir,
+                 progress: Progress) -> Found:
+    """Trains the supernet and α, and derives the network; what was done before is not repeated.
+
+    Raises:
+      Stopped, NonFiniteLoss, CheckpointUnreadable, ProcessesDiffer, CompileError,
+      DeviceUnavailable.
+    """
+    latency = LatencyModel.of(table)
+    parallel.check_same("the latency table", latency)
+    trainer = Trainer(config, parts, workdir, progress)
+    known = [derivation.known_derivation(workdir, device is not None)]
+    if config.pareto_ms:
+        known.append(pareto.known_front(workdir, device is not None))
+    if not trainer.is_over or None in known:
+        trainer.compile(latency)
+    trainer.search(latency)
+    derived = derivation.derive(trainer, table, device)
+    front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
+    network = trainer.extract(config.search_space.path(
+        config.search_space.parse(derived.architecture)))
+    trainer.close()
+    return Found(derived, network, trainer.schedule.end, front)
 
 
 def given_table(config: Config) -> LatencyTable | None:
@@ -132,13 +198,6 @@ def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> 
             f"--latency_control=mul_log: the fastest network of the {table.space} space takes "
             f"{fastest:.2f} ms on {table.device}, and the logarithm of what is not above 1 ms is "
             f"no measure; give another control")
-
-
-@dataclasses.dataclass(frozen=True)
-class FirstsDevice:
-    """The device as the other processes know it: the first one's, which alone measures."""
-
-    setup: Setup
 
 
 @contextlib.contextmanager

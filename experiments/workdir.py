@@ -14,7 +14,7 @@ from typing import Self, TextIO
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.runs.config import RunConfig
 from jaxnas import parallel
 
 
@@ -25,7 +25,7 @@ class WorkdirHeld(ValueError):
 class Workdir:
     """A run's folder, held by this run until closed."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: RunConfig):
         """Makes the folder, or takes up the run that is in it.
 
         Raises:
@@ -40,7 +40,7 @@ class Workdir:
         self._metrics: TextIO | None = None
         parallel.of_first(lambda: self._open(config))
 
-    def _open(self, config: Config) -> None:
+    def _open(self, config: RunConfig) -> None:
         check_workdir(config)
         file = self.path / "config.json"
         try:
@@ -92,6 +92,8 @@ class Workdir:
         """Starts or continues metrics.jsonl at a step; lines of what comes again are dropped."""
         if not parallel.is_first():
             return
+        if self._metrics is not None:
+            self._metrics.close()
         file = self.path / "metrics.jsonl"
         derived = (self.path / "architecture.json").exists()
         kept = [text for text in _lines(file) if (line := json.loads(text))["step"] <= step
@@ -109,7 +111,7 @@ class Workdir:
         self._metrics.flush()
 
 
-def finished(config: Config) -> dict[str, object] | None:
+def finished(config: RunConfig) -> dict[str, object] | None:
     """The result of this run, if it has come to its end before; raises as `check_workdir`."""
     check_workdir(config)
     file = pathlib.Path(config.workdir) / "result.json"
@@ -128,7 +130,7 @@ def is_held(path: pathlib.Path) -> bool:
     return False
 
 
-def check_workdir(config: Config) -> None:
+def check_workdir(config: RunConfig) -> None:
     """Raises ValueError where `--workdir` holds another run or something else; changes nothing."""
     path = pathlib.Path(config.workdir)
     if path.exists() and not path.is_dir():
@@ -147,7 +149,7 @@ def _lines(file: pathlib.Path) -> Iterator[str]:
         yield from (line for line in file.read_text().splitlines(True) if line.endswith("\n"))
 
 
-def _check_same(file: pathlib.Path, config: Config) -> None:
+def _check_same(file: pathlib.Path, config: RunConfig) -> None:
     try:
         found = json.loads(file.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,12 +1,16 @@
 """A network as ONNX and OpenVINO IR, and the proof that all three compute the same.
 
-Batch norm is folded into the convolutions first, so that what is exported is convolutions, clips,
-additions, one pooling and one fully connected layer, every node named after its block
+Files take pixels: uint8, red, green, blue, 0 to 255. The scale of `jaxnas.pixels` is folded into
+the stem and batch norm into every convolution, so that what is exported is one cast, convolutions,
+clips, additions, one pooling and one fully connected layer, every node named after its block
 (`block07/depthwise`): per-layer times of any device can then be attributed to blocks by name.
 """
 
 import dataclasses
+import functools
+import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +24,13 @@ from onnx import helper, numpy_helper
 
 from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, relu6
 from jaxnas.network import Network, NetworkSpec
+from jaxnas.pixels import PIXEL_SCALE, from_pixels
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
 IR_VERSION = 8
-EXPORT = 1  # Raised whenever `to_onnx` gives another graph for the same specification and size.
+EXPORT = 2  # Raised whenever `to_onnx` gives another graph for the same specification and size.
 INPUT, OUTPUT = "image", "logits"
+CAST = "input/cast"
 
 
 def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
@@ -50,10 +56,14 @@ def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
 
 
 class FoldedNetwork(nnx.Module):
-    """A trained network for inference: batch norm folded, standard NNX layers; NHWC to logits."""
+    """A trained network for inference: batch norm folded, standard NNX layers.
+
+    Input pixels as float32 [batch, size, size, 3], 0 to 255; output logits float32.
+    """
 
     def __init__(self, network: Network):
         self.stem = folded_convolution(network.stem)
+        self.stem.kernel.set_value(self.stem.kernel[...] * np.float32(PIXEL_SCALE))
         self.blocks = nnx.List([
             nnx.List([folded_convolution(layer)
                       for layer in (block.expand, block.depthwise, block.project)
@@ -77,7 +87,7 @@ class FoldedNetwork(nnx.Module):
 
 
 def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
-    """The network as ONNX opset 13: one image, NCHW float32 `image` to `logits`.
+    """Returns the network as ONNX opset 13: one image, NCHW uint8 `image` to float32 `logits`.
 
     Raises:
       ValueError: `image_size` is not positive.
@@ -112,9 +122,10 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     form newer than opset 13, and annotates NHWC shapes where the graph is NCHW.
     """
     weights = {t.name: t for t in raw.graph.initializer}
-    values = {INPUT: INPUT}  # jax2onnx's value name → ours
+    values = {INPUT: CAST}  # jax2onnx's value name → ours
     steps = iter(_layers(spec))
-    nodes, initializers = [], [
+    nodes = [helper.make_node("Cast", [INPUT], [CAST], name=CAST, to=onnx.TensorProto.FLOAT)]
+    initializers = [
         numpy_helper.from_array(np.float32(0), "clip/min"),
         numpy_helper.from_array(np.float32(6), "clip/max")]
     for node in raw.graph.node:
@@ -150,7 +161,7 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
         values[node.output[0]] = output
     graph = helper.make_graph(
         nodes, spec.name,
-        [helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT,
+        [helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8,
                                        (1, 3, image_size, image_size))],
         [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, (1, spec.num_classes))],
         initializers)
@@ -161,13 +172,36 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     return model
 
 
+def add_class_names(model: onnx.ModelProto, class_names: Sequence[str]) -> None:
+    """Notes the classes in the metadata, by the keys that OpenVINO's Model API reads.
+
+    Args:
+      class_names: in the order of the logits. The Model API's own list separates them by blanks;
+        `class_names`, JSON, has them as they are.
+    """
+    model_info = {
+        "model_type": "Classification",
+        "labels": " ".join("~".join(name.split(" ")) for name in class_names),
+        "resize_type": "crop",
+        # The Model API is given images as OpenCV reads them: blue, green, red.
+        "reverse_input_channels": "YES"}
+    helper.set_model_props(model, {
+        "class_names": json.dumps(class_names, ensure_ascii=False),
+        **{f"model_info {key}": value for key, value in model_info.items()}})
+
+
 def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path) -> None:
     """Writes the ONNX file and, through OpenVINO's own converter, IR (`.xml` with its `.bin`).
 
     The IR keeps float32 weights: a device that computes in FP16 rounds them itself.
     """
     onnx.save(model, onnx_path)
-    openvino.save_model(openvino.Core().read_model(onnx_path), xml_path, compress_to_fp16=False)
+    network = openvino.Core().read_model(onnx_path)
+    # OpenVINO keeps the metadata under `framework`; the Model API looks for paths of its own.
+    for entry in model.metadata_props:
+        if entry.key.startswith("model_info "):
+            network.set_rt_info(entry.value, entry.key.split(" "))
+    openvino.save_model(network, xml_path, compress_to_fp16=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,22 +220,29 @@ class Parity:
 
 
 def parity(network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path,
-           images: np.ndarray) -> Parity:
-    """Compares the files as written with the network in evaluation mode.
+           pixels: np.ndarray) -> Parity:
+    """Compares the files as written with the network in evaluation mode, float32 everywhere.
 
     Args:
-      images: float32 [count, size, size, 3], size as exported.
+      pixels: uint8 [count, size, size, 3], size as exported.
     """
     network.eval()
     graph, state = nnx.split(network)
-    expected = np.asarray(jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, images))
+    expected = np.asarray(_float32_logits(graph, state, pixels))
     session = onnxruntime.InferenceSession(onnx_path, providers=["CPUExecutionProvider"])
     compiled = openvino.Core().compile_model(
         xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    batches = np.moveaxis(images, -1, 1)[:, None]
+    batches = np.ascontiguousarray(np.moveaxis(pixels, -1, 1)[:, None])
     runtime = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in batches])
     device = np.concatenate([compiled(x)[OUTPUT] for x in batches])
     tops = [logits.argmax(-1) for logits in (expected, runtime, device)]
-    return Parity(len(images), float(abs(runtime - expected).max()),
+    return Parity(len(pixels), float(abs(runtime - expected).max()),
                   float(abs(device - expected).max()),
                   bool((tops[0] == tops[1]).all() and (tops[0] == tops[2]).all()))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _float32_logits(graph: nnx.GraphDef, state: nnx.State, pixels: jax.Array) -> jax.Array:
+    # By default accelerators multiply in TF32 or bfloat16.
+    with jax.default_matmul_precision("float32"):
+        return nnx.merge(graph, state)(from_pixels(pixels))

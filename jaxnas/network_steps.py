@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +18,7 @@ from flax import nnx
 
 from jaxnas import blocks, loss
 from jaxnas.network import Network
+from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.steps import PRECISIONS, STATISTICS_MOMENTUM, Precision
 
 Array = jax.Array
@@ -31,6 +31,8 @@ class Recipe:
 
     Attributes:
       steps: of the whole schedule; the cosine reaches 0 with the last.
+      last_steps: of these, the last, for which the cosine begins anew at its peak, as pictures of
+        another size ask for; 0 for one cosine over all steps.
       warmup_steps: of these, the first, with a linear learning rate up to its peak.
       learning_rate: the peak.
       momentum: Nesterov, of SGD.
@@ -43,6 +45,7 @@ class Recipe:
     """
 
     steps: int
+    last_steps: int = 0
     warmup_steps: int = 0
     learning_rate: float = 0.05
     momentum: float = 0.9
@@ -92,13 +95,17 @@ class NetworkSteps:
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
-    """The cosine to 0 over all steps (Loshchilov and Hutter 2017), behind a warm-up if any."""
-    if not recipe.warmup_steps:
-        return optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
-    # From one part of the way and not from 0, with which the first step would do nothing.
-    first = recipe.learning_rate / (recipe.warmup_steps + 1)
-    return optax.warmup_cosine_decay_schedule(first, recipe.learning_rate, recipe.warmup_steps,
-                                              recipe.steps)
+    """Cosines to 0 (Loshchilov and Hutter 2017), the first behind a warm-up if any."""
+    steps, peak = recipe.steps - recipe.last_steps, recipe.learning_rate
+    first = optax.cosine_decay_schedule(peak, steps)
+    if recipe.warmup_steps:
+        # From one part of the way and not from 0, with which the first step would do nothing.
+        first = optax.warmup_cosine_decay_schedule(
+            peak / (recipe.warmup_steps + 1), peak, recipe.warmup_steps, steps)
+    if not recipe.last_steps:
+        return first
+    return optax.join_schedules(
+        [first, optax.cosine_decay_schedule(peak, recipe.last_steps)], [steps])
 
 
 def decayed(params: Tree) -> Tree:
@@ -142,12 +149,12 @@ def make_steps(network: Network, recipe: Recipe,
     dtype = PRECISIONS[recipe.precision]
 
     def train(state: NetworkState, batch: dict[str, Array]):
-        _check_batch(batch)
+        check_batch(batch)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def objective(params):
             network = nnx.merge(train_graph, nnx.State(params), nnx.State(state.stats))
-            logits = _logits(network, batch["image"].astype(dtype), recipe.dropout, key)
+            logits = _logits(network, from_pixels(batch["image"], dtype), recipe.dropout, key)
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
             return ce, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
@@ -174,8 +181,9 @@ def make_steps(network: Network, recipe: Recipe,
         return average["params"], average["stats"]
 
     def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> dict[str, Array]:
-        _check_batch(batch)
-        logits, _ = blocks.run(eval_graph, params, stats, batch["image"])
+        check_batch(batch)
+        with jax.default_matmul_precision("float32"):
+            logits, _ = blocks.run(eval_graph, params, stats, from_pixels(batch["image"]))
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 
@@ -193,10 +201,3 @@ def _logits(network: Network, images: Array, dropout: float, key: Array) -> Arra
     kept = jax.random.bernoulli(key, 1 - dropout, features.shape)
     features = jnp.where(kept, features / (1 - dropout), 0)
     return features @ classifier.kernel[...] + classifier.bias[...]
-
-
-def _check_batch(batch: dict[str, Array]) -> None:
-    chex.assert_rank(batch["image"], 4)
-    chex.assert_axis_dimension(batch["image"], 3, 3)
-    chex.assert_shape(batch["label"], batch["image"].shape[:1])
-    chex.assert_type([batch["image"], batch["label"]], [jnp.floating, jnp.int32])

@@ -9,13 +9,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxnas import estimators, loss, paths, supernet
 from jaxnas.latency import LatencyModel
+from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.space import Space
 
 Array = jax.Array
@@ -138,13 +138,6 @@ def _map_trace(function, *states):
         *states, is_leaf=lambda s: isinstance(s, optax.TraceState))
 
 
-def _check_batch(batch: dict[str, Array]) -> None:
-    chex.assert_rank(batch["image"], 4)
-    chex.assert_axis_dimension(batch["image"], 3, 3)
-    chex.assert_shape(batch["label"], batch["image"].shape[:1])
-    chex.assert_type([batch["image"], batch["label"]], [jnp.floating, jnp.int32])
-
-
 def _key(state: SearchState, use: int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), use),
                               state.step)
@@ -174,13 +167,13 @@ def make_steps(space: Space, hyper: Hyperparameters,
 
     def weight(state: SearchState, batch: dict[str, Array], path: Array, learning_rate: Array,
                statistics_momentum: Array) -> tuple[SearchState, Metrics]:
-        _check_batch(batch)
+        check_batch(batch)
         params, stats = gather(state.params, path), gather(state.stats, path)
         momentum = _map_trace(lambda trace: gather(trace, path), state.momentum)
 
         def objective(params):
             logits, batch_stats = supernet.apply(space, params, stats, path,
-                                                 batch["image"].astype(dtype), train=True)
+                                                 from_pixels(batch["image"], dtype), train=True)
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
             return ce, (logits, batch_stats)
 
@@ -200,8 +193,8 @@ def make_steps(space: Space, hyper: Hyperparameters,
 
     def arch(state: SearchState, batch: dict[str, Array], latency: LatencyModel,
              target_ms: Array, latency_weight: Array) -> tuple[dict[str, Any], Metrics]:
-        _check_batch(batch)
-        images = batch["image"].astype(dtype)
+        check_batch(batch)
+        images = from_pixels(batch["image"], dtype)
         before_ms = latency.expected_ms(paths.probabilities(state.alpha, allowed))
         weight = latency_weight
         if hyper.latency_control == "dual":
@@ -248,9 +241,10 @@ def make_steps(space: Space, hyper: Hyperparameters,
         return changes, metrics
 
     def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Metrics:
-        _check_batch(batch)
-        logits, _ = supernet.apply(space, gather(params, path), gather(stats, path), path,
-                                   batch["image"], train=False)
+        check_batch(batch)
+        with jax.default_matmul_precision("float32"):
+            logits, _ = supernet.apply(space, gather(params, path), gather(stats, path), path,
+                                       from_pixels(batch["image"]), train=False)
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 

@@ -17,7 +17,7 @@ from profiling.myriad import remote
 FAILED, WRONG_USAGE = 1, 2
 
 
-def _parse(argv: Sequence[str], actions: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> list[str]:
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         # absl's own --help lists the flags of one module and exits with 1.
         print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
@@ -32,7 +32,10 @@ def _parse(argv: Sequence[str], actions: Sequence[str]) -> list[str]:
         print(f"error: give one of {', '.join(actions)} (--help says what each does)",
               file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    if len(rest) > 1 + bool(actions):
+    if files is not None and len(rest) == 1:
+        print(f"error: give {files} (--help says more)", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    if files is None and len(rest) > 1 + bool(actions):
         print(f"error: unexpected argument {rest[-1]!r}; flags are given as --name=value "
               f"(--help lists them)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
@@ -49,14 +52,16 @@ def _help() -> str:
                       "  --flagfile: A file of flags, one a line; later flags win."])
 
 
-def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()) -> None:
+def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = (),
+        files: str | None = None) -> None:
     """`app.run` with this project's exit statuses; a wrong flag is one line, not a page.
 
     Args:
       main: gets the program's name and, where it has actions, the one asked for.
       actions: words of which the command line must have one.
+      files: what else it must name, one or more, for people; None where it names nothing.
     """
-    app.run(main, flags_parser=lambda argv: _parse(argv, actions))
+    app.run(main, flags_parser=lambda argv: _parse(argv, actions, files))
 
 
 def define_device_flags() -> None:

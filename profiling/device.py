@@ -6,6 +6,7 @@ from absl import logging
 
 from profiling import oak, openvino
 from profiling.errors import DeviceUnavailable
+from profiling.execution import Executor
 from profiling.measurement import Device, Options
 from profiling.myriad import compiler, stick
 
@@ -36,6 +37,20 @@ def device_names(text: str) -> list[str]:
 def device_kind(name: str) -> str:
     """A device's name without the number of one among several, as tables and setups have it."""
     return name.partition(".")[0]
+
+
+def open_executor(name: str, options: Options | None = None) -> Executor:
+    """Opens a device to run networks on.
+
+    Raises:
+      ValueError: an unknown device, or the compiler alone, which runs nothing.
+      DeviceUnavailable: it is not there; says why.
+    """
+    for one in device_names(name):
+        if device_kind(one) == compiler.NAME:
+            raise ValueError(f"--device={name}: {compiler.NAME} compiles networks and runs none; "
+                             f"give CPU, or a device of {', '.join(DEVICES)} that is at hand")
+    return open_device(name, options)
 
 
 def open_device(text: str, options: Options | None = None) -> Device:

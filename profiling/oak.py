@@ -17,9 +17,10 @@ import contextlib
 import datetime
 import math
 import os
+import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ import numpy as np
 import onnx
 
 from profiling.errors import CompileError, DeviceUnavailable
+from profiling.execution import onnx_bytes
 from profiling.measurement import LayerTime, Measurement, Options, Setup
 from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
@@ -50,6 +52,7 @@ _REBOOT_S = 20.0  # from the end of one pipeline until the camera can be opened 
 _INFERENCE_S = 30.0
 _TRACE_S = 120.0
 _TOOK = re.compile(r"\bNeuralNetwork inference took\s+'(\d+(?:\.\d+)?)'\s+ms\b")
+_DTYPES = {"U8F": np.uint8, "FP32": np.float32}  # by depthai's names for them
 _COMPLAINT = re.compile(r"\[(warn|err|crit)")
 
 
@@ -91,7 +94,7 @@ def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
 
     Raises:
       DeviceUnavailable: depthai cannot read it, or reads other resources or inputs than asked for.
-      CompileError: an input is not FP32, which is all that is fed here.
+      CompileError: an input is of a type that is not fed here.
     """
     dai = _depthai()
     try:
@@ -110,9 +113,9 @@ def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
             f"the blob's inputs and their elements are {found}, the network's are {expected}: "
             f"`python -m profiling.myriad.install` renews the compiler")
     for name, info in blob.networkInputs.items():
-        if info.dataType != dai.TensorInfo.DataType.FP32:
-            raise CompileError(f"input {name!r} is {info.dataType.name}; an OAK is fed FP32 here, "
-                               f"export the network with that")
+        if info.dataType.name not in _DTYPES:
+            raise CompileError(f"input {name!r} is {info.dataType.name}; an OAK is fed "
+                               f"{' or '.join(_DTYPES)} here, export the network with that")
     return blob
 
 
@@ -173,25 +176,52 @@ class Oak:
         except ValueError as error:
             raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
                                f"model: {error}") from error
-        times_ms, temperature_c = self._run(blob)
+        times_ms, temperature_c = self._time(blob)
         latency_ms, p10_ms, p90_ms = map(float, np.percentile(times_ms, (50, 10, 90)))
         return Measurement(self.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
                            divide(latency_ms, estimated), temperature_c=temperature_c,
                            blob=compiled.blob)
 
-    def _run(self, blob: Any) -> tuple[list[float], tuple[float, float]]:
+    def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
+        """As `Executor.scores`."""
+        model = onnx_bytes(file, NAME)
+        blob = read_blob(self._compiler.compile(model, shaves=self._shaves), model, self._shaves)
+        (name,) = blob.networkInputs
+        dai, trace, found = _depthai(), Trace(), []
+        with self._running(blob, trace) as (_, infer):
+            for image in images:
+                data = dai.NNData()
+                _add_tensor(dai, data, name, image[None])
+                found.append(np.float32(infer(data).getFirstTensor(dequantize=True)).ravel())
+        return np.stack(found)
+
+    def _time(self, blob: Any) -> tuple[list[float], tuple[float, float]]:
         """Times in ms of TIMED inferences, and the chip's °C before and after."""
+        trace = Trace()
+        with self._running(blob, trace) as (camera, infer):
+            before_c = camera.getChipTemperature().average
+            data = _data(_depthai(), blob.networkInputs)
+            end_s = time.monotonic() + _TRACE_S
+            # The log comes on a channel of its own, later than the outputs.
+            while len(trace.times_ms) < UNTIMED + TIMED:
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
+                infer(data)
+            after_c = camera.getChipTemperature().average
+        return trace.times_ms[UNTIMED:UNTIMED + TIMED], (before_c, after_c)
+
+    @contextlib.contextmanager
+    def _running(self, blob: Any, trace: Trace) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+        """A pipeline of the network alone: the camera, and what turns an input into its output."""
         dai = _depthai()
         # The end of a pipeline closes its camera, which then boots anew.
         camera = self._camera or _open(dai, self._id, _REBOOT_S)
         self._camera = None
-        trace = Trace()
         with contextlib.closing(camera), _camera_errors(dai, "running a network", trace):
             camera.addLogCallback(lambda message: trace.hear(
                 f"[{message.nodeIdName}] [{message.level.name.lower()}] {message.payload}"))
             camera.setLogLevel(dai.LogLevel.TRACE)
             camera.setLogOutputLevel(dai.LogLevel.OFF)  # it would print to standard output
-            before_c = camera.getChipTemperature().average
             with dai.Pipeline(camera) as pipeline:
                 network = pipeline.create(dai.node.NeuralNetwork)
                 network.setBlob(blob)
@@ -200,17 +230,15 @@ class Oak:
                 inputs = network.input.createInputQueue()
                 outputs = network.out.createOutputQueue()
                 pipeline.start()
-                data = _data(dai, blob.networkInputs)
-                end_s = time.monotonic() + _TRACE_S
-                # The log comes on a channel of its own, later than the outputs.
-                while len(trace.times_ms) < UNTIMED + TIMED:
-                    if time.monotonic() > end_s:
-                        raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
+
+                def infer(data: Any) -> Any:
                     inputs.send(data)
-                    if outputs.get(datetime.timedelta(seconds=_INFERENCE_S)) is None:
+                    output = outputs.get(datetime.timedelta(seconds=_INFERENCE_S))
+                    if output is None:
                         raise TimeoutError(f"no output within {_INFERENCE_S} s")
-                after_c = camera.getChipTemperature().average
-        return trace.times_ms[UNTIMED:UNTIMED + TIMED], (before_c, after_c)
+                    return output
+
+                yield camera, infer
 
 
 def _depthai() -> ModuleType:
@@ -287,6 +315,12 @@ def _data(dai: ModuleType, inputs: Mapping[str, Any]) -> Any:
     """Drawn inputs for a blob; its dimensions are given innermost first."""
     rng, data = np.random.default_rng(0), dai.NNData()
     for name, info in inputs.items():
-        values = rng.standard_normal(info.dims[::-1], dtype=np.float32)
-        data.addTensor(name, values, dataType=dai.TensorInfo.DataType.FP32)
+        values = rng.uniform(0, 256, info.dims[::-1]).astype(_DTYPES[info.dataType.name])
+        _add_tensor(dai, data, name, values)
     return data
+
+
+def _add_tensor(dai: ModuleType, data: Any, name: str, values: np.ndarray) -> None:
+    """Adds an input; its type is that of the values."""
+    (type_name,) = (key for key, dtype in _DTYPES.items() if dtype == values.dtype)
+    data.addTensor(name, values, dataType=getattr(dai.TensorInfo.DataType, type_name))

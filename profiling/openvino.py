@@ -13,8 +13,10 @@ NPU its last inference.
 import collections
 import dataclasses
 import hashlib
+import itertools
+import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -66,12 +68,13 @@ class OpenVinoDevice:
 
     passes = PASSES
 
-    def __init__(self, name: str, options: Options):
+    def __init__(self, name: str, options: Options, precision: str | None = None):
         """Looks for the device and lets it infer once.
 
         Args:
           name: as OpenVINO has it.
           options: `threads` holds for the CPU.
+          precision: `f32` or another that OpenVINO names; None is OpenVINO's own choice.
 
         Raises:
           DeviceUnavailable: it is not there, or does not work; says what is and what to do.
@@ -88,6 +91,8 @@ class OpenVinoDevice:
         self._config = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
         if options.threads is not None and self._kind == "CPU":
             self._config["INFERENCE_NUM_THREADS"] = options.threads
+        if precision is not None:
+            self._config["INFERENCE_PRECISION_HINT"] = precision
         self._compiled: collections.OrderedDict[bytes, _Compiled] = collections.OrderedDict()
         image = opset13.parameter([1, 3, 32, 32], np.float32)
         try:
@@ -134,6 +139,34 @@ class OpenVinoDevice:
             network.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
             tuple(LayerTime(layer.name, layer.ms * factor) for layer in layers),
             host_ms=0.0 if layers else latency_ms)
+
+    def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
+        """As `Executor.scores`; several requests at once, as many as OpenVINO chooses."""
+        images = iter(images)
+        first = next(images)
+        found: dict[int, np.ndarray] = {}
+
+        def keep(request: openvino.InferRequest, index: int) -> None:
+            found[index] = request.get_output_tensor().data.astype(np.float32).ravel()
+
+        config = {**self._config, "PERFORMANCE_HINT": "THROUGHPUT", "PERF_COUNT": False}
+        try:
+            network = self._core.read_model(file)
+            if network.is_dynamic():
+                network.reshape([1, *first.shape])
+            compiled = self._core.compile_model(network, self._name, config)
+        except RuntimeError as error:
+            raise CompileError(f"{self._name} refuses {file}: {_words(error)}") from error
+        try:
+            queue = openvino.AsyncInferQueue(compiled)
+            queue.set_callback(keep)
+            for index, image in enumerate(itertools.chain([first], images)):
+                queue.start_async([image[None]], index)
+            queue.wait_all()
+        except RuntimeError as error:
+            raise DeviceUnavailable(f"{self._name} fails while it infers: {_words(error)}") \
+                from error
+        return np.stack([found[index] for index in range(len(found))])
 
     def _network(self, model: bytes) -> _Compiled:
         """The network compiled, now or earlier; those used last are kept."""
@@ -194,6 +227,8 @@ def _fill(request: openvino.InferRequest) -> None:
     for tensor in request.input_tensors:
         if tensor.element_type.is_real():
             tensor.data[...] = rng.random(tensor.shape, np.float32)
+        elif tensor.element_type == openvino.Type.u8:
+            tensor.data[...] = rng.integers(0, 256, tensor.shape, np.uint8)
         else:
             tensor.data[...] = 0
 

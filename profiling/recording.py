@@ -1,17 +1,21 @@
 """A device that remembers what it measured."""
 
+import pathlib
+from collections.abc import Iterable
 from typing import Self
 
+import numpy as np
 from absl import logging
 
 from profiling.database import Store, StoreError
+from profiling.execution import Executor
 from profiling.measurement import Device, Measurement, Setup
 
 
 class Recording:
     """A device whose every measurement goes into a store; in all else the device itself."""
 
-    def __init__(self, device: Device, store: Store):
+    def __init__(self, device: Device | Executor, store: Store):
         self.store = store
         self._device = device
 
@@ -37,6 +41,10 @@ class Recording:
             logging.warning("a measurement of %.3f ms is not stored: %s", measurement.latency_ms,
                             error)
         return measurement
+
+    def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
+        """As `Executor.scores`, of a device that runs networks."""
+        return self._device.scores(file, images)
 
     def __enter__(self) -> Self:
         self._device.__enter__()

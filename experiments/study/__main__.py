@@ -24,7 +24,7 @@ from experiments import derivation, program
 from experiments.config import Config, config_from_flags, define_flags
 from experiments.study import affinities, results, worth
 from experiments.study.random_networks import Draw, draw_within_budget
-from experiments.study.runs import Runs, recipe
+from experiments.study.runs import Runs, recipe, training_size
 from experiments.study.worth import Contender
 from experiments.training import Schedule
 from jaxnas import data
@@ -54,7 +54,6 @@ class Study:
     train_seeds: tuple[int, ...]
     parts: tuple[str, ...]
     random_networks: int
-    train_epochs: int | None
     reference: np.ndarray  # int32 [blocks]
     mobile_table: pathlib.Path
     mobilenet: tuple[float, float] | None  # width and ms
@@ -85,7 +84,7 @@ def run_study() -> int:
                           held_out=study.config.held_out)
         Schedule.of(study.config, len(parts.weights))
     with Progress() as progress:
-        runs = Runs(study.config, study.train_epochs, progress)
+        runs = Runs(study.config, progress)
         # First, so that a device which is not there is not missed after hours.
         rival = (mobilenet(study, devices[0].table, progress) if "worth" in study.parts
                  else None)
@@ -131,7 +130,7 @@ def study_from_flags() -> Study:
     return Study(
         config, _seeds("seeds", args.seeds),
         _seeds("train_seeds", args.train_seeds or args.seeds), _parts(args.parts),
-        args.random_networks, args.train_epochs, reference,
+        args.random_networks, reference,
         pathlib.Path(args.mobile_table or MOBILE_TABLE),
         None if args.mobilenet_ms is None else (args.mobilenet_width, args.mobilenet_ms), output)
 
@@ -240,7 +239,8 @@ def head(study: Study, parts: data.Parts) -> dict[str, object]:
         "image_size": config.image_size, "dataset": config.dataset,
         "examples": {"weights": len(parts.weights), "held_out": len(parts.alpha),
                      "test": len(parts.test)},
-        "train_image_size": config.train_image_size, "batch_size": config.batch_size,
+        "search_image_size": config.search_image_size,
+        "train_image_size": training_size(config), "batch_size": config.batch_size,
         "seeds": list(study.seeds), "train_seeds": list(study.train_seeds),
         "reference": format_arch(config.search_space.arch(study.reference)),
         "least_spent": derivation.least_ms(config) / config.target_ms,
@@ -248,7 +248,7 @@ def head(study: Study, parts: data.Parts) -> dict[str, object]:
             "warmup_epochs", "search_epochs", "warmup_learning_rate", "search_learning_rate",
             "initialisation", "estimator", "alpha_learning_rate", "alpha_every",
             "latency_control", "latency_weight", "finalists")},
-        "training": recipe(study.train_epochs)}
+        "training": recipe(config)}
 
 
 def _seeds(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
@@ -273,8 +273,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("train_seeds", None, "Of every network's trainings; unset is --seeds.")
     flags.DEFINE_list("parts", ",".join(PARTS), f"Of the study: {', '.join(PARTS)}.")
     flags.DEFINE_integer("random_networks", 20, "Random networks that are trained.", lower_bound=0)
-    flags.DEFINE_integer("train_epochs", None, "Epochs of every training from scratch; unset is "
-                         "the default of experiments.train.", lower_bound=1)
     flags.DEFINE_string("reference", REFERENCE, "Architecture whose latency on both devices makes "
                         "their budgets equally tight; unset is ProxylessNAS mobile's blocks.")
     flags.DEFINE_string("mobile_table", None, "Latency table of the other device; unset is the "

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import derivation
 from experiments.config import Config
-from experiments.network_training import NetworkTrainer
+from experiments.network_training import fit
 from experiments.study.affinities import Found, expected_statistics
 from experiments.study.worth import Contender, Trained
 from experiments.train_config import TrainConfig, recipe_defaults
@@ -21,7 +21,6 @@ from experiments.workdir import Workdir, WorkdirHeld, check_workdir
 from jaxnas import data, paths
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
-from jaxnas.network_steps import NetworkSteps
 from jaxnas.steps import Steps
 from profiling import command
 from profiling.progress import Progress
@@ -34,20 +33,16 @@ class Runs:
       missing: names of the runs that another process was at, in the order they were asked for.
     """
 
-    def __init__(self, config: Config, train_epochs: int | None, progress: Progress):
+    def __init__(self, config: Config, progress: Progress):
         """A study's runs.
 
         Args:
           config: of the study; searches differ from it in device, target, seed and folder.
-          train_epochs: of every training; None is the recipe's own.
         """
         self.missing: list[str] = []
         self._config, self._progress = config, progress
-        self._recipe = recipe(train_epochs)
         self._parts: dict[int, data.Parts] = {}
-        # Compiled once: all searches take the same steps, and all trainings of one network.
-        self._search_steps: Steps | None = None
-        self._network_steps: tuple[str, NetworkSteps] | None = None
+        self._search_steps: Steps | None = None  # compiled once: all searches take the same
 
     def search(self, table: LatencyTable, target_ms: float, seed: int) -> Found | None:
         """What a search with this table found; None where another process is at it.
@@ -84,9 +79,10 @@ class Runs:
         config = TrainConfig(
             network=contender.name, architecture=contender.architecture, space=contender.space,
             start="scratch", seed=seed, workdir=str(pathlib.Path(study.workdir, name)),
-            **self._recipe, **{field: getattr(study, field) for field in (
-                "device", "shaves", "threads", "worker_prefix", "store", "image_size", "dataset",
-                "data_dir", "held_out", "train_image_size", "batch_size", "data_workers",
+            image_size=training_size(study), train_image_size=None, **recipe(study),
+            **{field: getattr(study, field) for field in (
+                "device", "shaves", "threads", "worker_prefix", "store", "dataset", "data_dir",
+                "held_out", "deployment_epochs", "batch_size", "data_workers",
                 "checkpoint_seconds")})
         document = self._once(name, config, "trained.json",
                               lambda workdir: self._trained(config, contender, workdir))
@@ -120,7 +116,7 @@ class Runs:
         trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
         if self._search_steps is not None:
             trainer.steps = self._search_steps
-        elif not trainer.finetuning:  # one that is over has no steps to take
+        elif not trainer.is_over:  # one that is over has no steps to take
             trainer.compile(latency)
             self._search_steps = trainer.steps
         trainer.search(latency)
@@ -137,19 +133,10 @@ class Runs:
         num_classes = data.dataset(config.dataset).num_classes
         network = Network(dataclasses.replace(contender.spec, num_classes=num_classes),
                           rng=np.random.default_rng(config.seed))
-        trainer = NetworkTrainer(config, network, self._parts_of(config.seed), workdir,
-                                 self._progress)
-        if self._network_steps is not None and self._network_steps[0] == contender.name:
-            trainer.steps = self._network_steps[1]
-        else:
-            trainer.compile()
-            self._network_steps = contender.name, trainer.steps
-        trainer.run()
-        best = trainer.best()
-        top1 = trainer.test(best)
-        trainer.close()
-        return dataclasses.asdict(Trained(config.seed, top1, best.top1,
-                                          best.step // trainer.epoch_steps))
+        fitted = fit(config.training, config.identity(), network, self._parts_of(config.seed),
+                     workdir, self._progress)
+        return dataclasses.asdict(Trained(config.seed, fitted.top1, fitted.held_out["top1"],
+                                          fitted.held_out["epoch"]))
 
     def _parts_of(self, seed: int) -> data.Parts:
         """The data as this seed divides it, as a run of its own would have them."""
@@ -159,7 +146,14 @@ class Runs:
         return self._parts[seed]
 
 
-def recipe(train_epochs: int | None) -> dict[str, object]:
-    """How every network of a study is trained: `experiments.train`'s defaults, epochs apart."""
-    chosen = recipe_defaults()
-    return chosen if train_epochs is None else {**chosen, "epochs": train_epochs}
+def training_size(config: Config) -> int:
+    """The size in px at which every network of a study is trained and tested."""
+    return config.train_image_size or config.image_size
+
+
+def recipe(config: Config) -> dict[str, object]:
+    """How every network of a study is trained: as experiments.train does by default, but for what
+    the study's flags say: epochs, weight decay, label smoothing and precision."""
+    return {**recipe_defaults(), "epochs": config.train_epochs,
+            **{name: getattr(config, name) for name in (
+                "weight_decay", "label_smoothing", "precision")}}

@@ -12,8 +12,6 @@ from jaxnas.data.specs import DatasetSpec
 
 TEST_SPLITS = ("test", "validation", "val")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Mean and deviation of ImageNet's photographs, as is usual for others.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HELD_OUT = 0.1  # of the train split, for α
 
 
@@ -56,7 +54,7 @@ def folder_spec(name: str) -> DatasetSpec:
 
 def photographs_spec(name: str, num_classes: int, test_split: str, examples: int,
                      most_per_class: int | None = None) -> DatasetSpec:
-    """Of photographs nobody has said more about.
+    """Returns the default specification of photographs.
 
     Args:
       examples: of the split `train`, a tenth of which is held out for α.
@@ -67,7 +65,7 @@ def photographs_spec(name: str, num_classes: int, test_split: str, examples: int
         per_class = min(per_class, most_per_class)
     return DatasetSpec(
         name=name, num_classes=num_classes, train_split="train", test_split=test_split,
-        mean=_MEAN, std=_STD, eval_fraction=0.875, held_out=per_class * num_classes,
+        eval_fraction=0.875, held_out=per_class * num_classes,
         augmentation=ResizedCrop(area=(0.25, 1.0), brightness=32 / 255, saturation=0.5))
 
 
@@ -97,7 +95,9 @@ class FolderRecords:
     """Random access to one split of a folder of pictures."""
 
     def __init__(self, spec: DatasetSpec, split: str):
-        self._pictures = list_pictures(pathlib.Path(spec.name), split)
+        root = pathlib.Path(spec.name)
+        self.class_names = tuple(class_names(root))
+        self._pictures = list_pictures(root, split)
 
     def __len__(self) -> int:
         return len(self._pictures)

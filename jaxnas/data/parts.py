@@ -34,7 +34,9 @@ class _Records:
     def __init__(self, spec: DatasetSpec, folder: pathlib.Path, split: str):
         self._name = f"{spec.name}/{split}"
         self._num_classes = spec.num_classes
-        self._source = tfds.builder_from_directory(folder).as_data_source(
+        builder = tfds.builder_from_directory(folder)
+        self.class_names = tuple(builder.info.features["label"].names)
+        self._source = builder.as_data_source(
             split, decoders={"image": tfds.decode.SkipDecoding()}
         )
         self._memory: list[Example] | None = None
@@ -99,6 +101,11 @@ class Part:
 
     def __getitem__(self, index: int) -> Example:
         return self.records[int(self.indices[index])]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return self.records.class_names
 
     def __repr__(self) -> str:  # grain puts it into the names of its threads and statistics
         return f"{self.spec.name}/{self.name}"

@@ -21,7 +21,7 @@ _MAX_THREADS = 16
 class Batch(TypedDict):
     """What a step gets.
 
-    image: float32 [batch, image_size, image_size, 3], normalised to mean 0 and deviation 1.
+    image: uint8 [batch, image_size, image_size, 3], red, green, blue, 0 to 255.
     label: int32 [batch].
     mask: float32 [batch], 1 for an example and 0 for padding; in evaluation only.
     """
@@ -69,7 +69,7 @@ def batches(
         OSError: too little shared memory for so many workers.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
-    batch_bytes = batch_size // shard_count * image_size**2 * 3 * 4
+    batch_bytes = batch_size // shard_count * image_size**2 * 3
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; it must not be negative")
     order_seed, augment_seed = (
@@ -84,7 +84,7 @@ def batches(
     steps = (
         examples[shard_index::shard_count]
         .batch(batch_size // shard_count, drop_remainder=True)
-        .map(_normalised(part))
+        .map(_int32_labels)
     )
     return _ahead(steps[start_step:], part, threads, workers, batch_bytes)
 
@@ -105,7 +105,7 @@ def evaluation_batches(
     is 0. Arguments, result and errors are those of `batches`.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
-    batch_bytes = batch_size // shard_count * image_size**2 * 3 * 4
+    batch_bytes = batch_size // shard_count * image_size**2 * 3
     padding = -len(part) % batch_size
     centred = _centred(part, image_size)
 
@@ -117,7 +117,7 @@ def evaluation_batches(
     steps = (
         examples.map_with_index(masked)[shard_index::shard_count]
         .batch(batch_size // shard_count, drop_remainder=True)
-        .map(_normalised(part))
+        .map(_int32_labels)
     )
     return _ahead(steps, part, threads, workers, batch_bytes)
 
@@ -202,23 +202,8 @@ def _unreadable(part: Part, example: Example, error: OSError) -> ValueError:
     )
 
 
-def _normalised(part: Part) -> Callable[[dict], Batch]:
-    std = np.asarray(part.spec.std, np.float32)
-    scale = 1 / (255 * std)
-    offset = -np.asarray(part.spec.mean, np.float32) / std
-
-    def normalised(batch: dict) -> Batch:
-        count, height, width, channels = batch["image"].shape
-        # Whole rows at a time: numpy is slow where the innermost axis has three elements.
-        rows = batch["image"].reshape(count, height, width * channels)
-        image = np.multiply(rows, np.tile(scale, width), dtype=np.float32)
-        image += np.tile(offset, width)
-        return batch | {
-            "image": image.reshape(count, height, width, channels),
-            "label": batch["label"].astype(np.int32),
-        }
-
-    return normalised
+def _int32_labels(batch: dict) -> Batch:
+    return batch | {"label": batch["label"].astype(np.int32)}
 
 
 def _ahead(

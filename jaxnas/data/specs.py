@@ -9,15 +9,13 @@ from jaxnas.data.augment import Augmentation, ResizedCrop, ShiftZoom
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """A data set and how its images become network inputs.
+    """A data set and how its images become square pictures.
 
     Attributes:
         name: the name in tensorflow-datasets, or a folder of pictures (`jaxnas.data.folder`).
         num_classes: labels are 0 … num_classes - 1.
         train_split: the split that weights and α share, without overlap.
         test_split: the split that accuracies are reported on.
-        mean: red, green, blue mean over the train split, of pixels scaled to 0..1.
-        std: red, green, blue standard deviation, likewise.
         augmentation: applied to the images that weights are trained on, and to no others.
         eval_fraction: side of the centred square that is evaluated, over the shorter side.
         held_out: examples of the train split kept for α unless a run says otherwise.
@@ -28,8 +26,6 @@ class DatasetSpec:
     num_classes: int
     train_split: str
     test_split: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     augmentation: Augmentation
     eval_fraction: float
     held_out: int
@@ -42,8 +38,6 @@ _ALL = (
         num_classes=10,
         train_split="train",
         test_split="test",
-        mean=(0.3053, 0.3053, 0.3053),
-        std=(0.3757, 0.3757, 0.3757),
         augmentation=ShiftZoom(zoom=(0.85, 1.15), shift=0.1),
         eval_fraction=1.0,
         held_out=300,
@@ -54,8 +48,6 @@ _ALL = (
         num_classes=10,
         train_split="train",
         test_split="test",
-        mean=(0.3240, 0.3240, 0.3240),
-        std=(0.2569, 0.2569, 0.2569),
         augmentation=ShiftZoom(zoom=(0.85, 1.15), shift=0.1),
         eval_fraction=1.0,
         held_out=300,
@@ -66,8 +58,6 @@ _ALL = (
         num_classes=10,
         train_split="train",
         test_split="test",
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
         augmentation=ResizedCrop(area=(0.5, 1.0), brightness=32 / 255, saturation=0.5),
         eval_fraction=1.0,
         held_out=5_000,
@@ -77,8 +67,6 @@ _ALL = (
         num_classes=1000,
         train_split="train",
         test_split="validation",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         augmentation=ResizedCrop(area=(0.08, 1.0), brightness=32 / 255, saturation=0.5),
         eval_fraction=0.875,
         held_out=50_000,

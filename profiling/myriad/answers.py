@@ -10,11 +10,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from profiling.errors import WorkerError
 from profiling.measurement import LayerTime
 from profiling.myriad.process import Fault
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,15 @@ def read_compiled(answer: dict[str, Any]) -> Compiled:
     except (KeyError, TypeError, binascii.Error) as error:
         raise Fault(f"answered no blob: {error!r}") from error
     return Compiled(graph, blob, _read_versions(answer))
+
+
+def read_scores(answer: dict[str, Any]) -> np.ndarray:
+    """The outputs in an answer, float32 [images, elements of an output]."""
+    try:
+        values = np.frombuffer(base64.b64decode(answer["scores"], validate=True), np.float32)
+        return values.reshape(answer["count"], -1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Fault(f"answered no scores: {error!r}") from error
 
 
 def read_inferences(answer: dict[str, Any]) -> Inferences:

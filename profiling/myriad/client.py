@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.measurement import MAX_SHAVES
 from profiling.myriad import remote
@@ -23,6 +25,7 @@ from profiling.myriad.answers import (
     read_devices,
     read_hello,
     read_inferences,
+    read_scores,
 )
 from profiling.myriad.environment import ensure_environment
 from profiling.myriad.process import Fault, Process, interrupts_deferred
@@ -32,7 +35,10 @@ OPENVINO = "2021.4.2"
 # Seconds that an answer may take. hello's also bounds the start of a worker, on another host the
 # connection; infer's comes on top of the time that is asked for, and holds a stick's start and the
 # compilation: nn-Meter, which does the same, gives 30 s and two retries.
-DEADLINES_S = MappingProxyType({"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0})
+DEADLINES_S = MappingProxyType({"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0,
+                                "scores": 60.0})
+
+_IMAGE_S = 0.5  # that one image may take on top of the start
 
 _Read = TypeVar("_Read")
 
@@ -150,6 +156,25 @@ class Worker:
             {"method": "infer", "model": _encoded(model), "shaves": _checked(shaves),
              "device": device, "count": count, "seconds": seconds, "wait_s": wait_s},
             read_inferences, more_s=seconds + wait_s)
+
+    def scores(self, model: bytes, device: str, images: np.ndarray, *, shaves: int | None = None,
+               wait_s: float = 15.0) -> np.ndarray:
+        """Runs a network of one input and one output on images, one after the other.
+
+        Args:
+          model, device, shaves, wait_s: as for infer.
+          images: uint8 or float32 [count, *the input's shape without its batch of 1].
+
+        Returns:
+          float32 [count, elements of an output].
+
+        Raises:
+          CompileError, DeviceUnavailable: as for infer.
+        """
+        return self._request(
+            {"method": "scores", "model": _encoded(model), "shaves": _checked(shaves),
+             "device": device, "images": _encoded(images.tobytes()), "dtype": str(images.dtype),
+             "wait_s": wait_s}, read_scores, more_s=wait_s + len(images) * _IMAGE_S)
 
     def close(self) -> None:
         """Ends the worker; it ends by itself when its input does, or is killed."""

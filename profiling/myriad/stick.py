@@ -6,13 +6,16 @@ through the stage graph of the same compilation, in which each stage names its n
 latency is in no counter is the host's and the bus's.
 """
 
-from collections.abc import Container
+import contextlib
+import pathlib
+from collections.abc import Container, Iterable, Iterator
 from typing import Self
 
 import numpy as np
 import onnx
 
 from profiling.errors import DeviceUnavailable, WorkerError
+from profiling.execution import batched, onnx_bytes
 from profiling.measurement import LayerTime, Measurement, Options, Setup
 from profiling.myriad import owner
 from profiling.myriad.answers import Inferences
@@ -20,6 +23,7 @@ from profiling.myriad.client import Worker
 from profiling.myriad.stages import parse
 
 NAME = "MYRIAD"
+_BATCH_BYTES = 32 << 20  # of images in one request
 
 UDEV_RULE = 'SUBSYSTEM=="usb", ATTRS{idVendor}=="03e7", MODE="0666"'
 NO_STICK = (
@@ -98,16 +102,29 @@ class Stick:
         self._worker.close()
         self._claim.close()
 
-    def measure(self, model: bytes) -> Measurement:
-        # The blob is the network's as it is; what is timed takes 8-bit images.
-        compiled = self._worker.compile(model, shaves=self._shaves)
+    def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
+        """As `Executor.scores`; the network is loaded anew for every 32 MB of images."""
+        model = onnx_bytes(file, self.setup.device)
+        found = []
+        for batch in batched(images, _BATCH_BYTES):
+            with self._remedy():
+                found.append(self._worker.scores(model, self._device, batch, shaves=self._shaves))
+        return np.concatenate(found)
+
+    @contextlib.contextmanager
+    def _remedy(self) -> Iterator[None]:
         try:
-            inferences = self._worker.infer(model, self._device, shaves=self._shaves)
+            yield
         except WorkerError:
             raise
         except DeviceUnavailable as error:
             raise DeviceUnavailable(f"{error}. Unplug it from {self._host}, plug it in again and "
                                     f"start anew") from error
+
+    def measure(self, model: bytes) -> Measurement:
+        compiled = self._worker.compile(model, shaves=self._shaves)
+        with self._remedy():
+            inferences = self._worker.infer(model, self._device, shaves=self._shaves)
         latency_ms, p10_ms, p90_ms = np.percentile(inferences.latency_ms, (50, 10, 90)).tolist()
         layers = by_node(inferences, {
             output for node in onnx.load_from_string(model).graph.node for output in node.output})

@@ -1,15 +1,17 @@
 """OpenVINO 2021.4.2 behind a pipe: one JSON request a line in, one JSON answer a line out.
 
-It compiles networks for the MyriadX and times them on one. Runs on CPython 3.8 and 3.9 with
-openvino 2021.4.2, the last wheel that holds the MYRIAD plugin, and imports nothing else: the file
-alone can be started on another host. Models, graphs and blobs therefore travel inside the
-messages, never as paths.
+It compiles networks for the MyriadX, times them on one and runs them there. Runs on CPython 3.8
+and 3.9 with openvino 2021.4.2, the last wheel that holds the MYRIAD plugin, and imports nothing
+else: the file alone can be started on another host. Models, graphs and blobs therefore travel
+inside the messages, never as paths.
 
     {"id": 1, "method": "hello"}
     {"id": 2, "method": "compile", "model": "<base64 ONNX>", "shaves": 6}
     {"id": 3, "method": "devices"}
     {"id": 4, "method": "infer", "model": "<base64 ONNX>", "shaves": 6, "device": "MYRIAD",
      "count": 100, "seconds": 10, "wait_s": 15}
+    {"id": 5, "method": "scores", "model": "<base64 ONNX>", "shaves": 6, "device": "MYRIAD",
+     "images": "<base64>", "dtype": "uint8", "wait_s": 15}
 
     {"id": 2, "ok": true, "graph": "digraph ...", "blob": "<base64>", "versions": {...}}
     {"id": 2, "ok": false, "error": {"kind": "compile", "message": "...", "layer": "..."}}
@@ -37,7 +39,7 @@ import tempfile
 import time
 import xml.etree.ElementTree
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 # The plugin compiles, writes the graph and the blob, and then fails to make an inference request
 # because no device was opened. Only this message means that the compilation itself went well.
@@ -100,10 +102,15 @@ def hello(request):
 
 
 def compile_model(request):
-    """Compiles an ONNX network for the MyriadX; needs no device and opens none."""
+    """Compiles an ONNX network for the MyriadX; needs no device and opens none.
+
+    Images go in as 8-bit pixels, which is what a camera sends, and outputs come as FP16.
+    """
     shaves = read_number(request, "shaves", int, or_null=True)
     with prepared(request) as (engine, network, folder):
         found = versions(engine)
+        take_pixels(network)
+        give_fp16(network)
         cache_folder = os.path.join(folder, "cache")
         os.mkdir(cache_folder)
         engine.set_config({"CACHE_DIR": cache_folder}, "")
@@ -136,11 +143,11 @@ def devices(request):
 def infer(request):
     """Times single inferences as benchmark_app does: one untimed, then one after the other.
 
-    Inputs are fixed random numbers, images 8-bit, outputs floats, also as there. Latency is the
-    runtime's own, from the request's start to its end, without Python. Counters are read after
-    each inference, outside of that time. A layer's time is the median of its counters, as the
-    latency is meant to be of the samples: a single hiccup then stays out of both. (The CPU
-    plugin's counters are themselves averages since the load.)
+    Inputs are fixed random numbers, images 8-bit, also as there; a stick's outputs are FP16, as
+    those of compile's blob. Latency is the runtime's own, from the request's start to its end,
+    without Python. Counters are read after each inference, outside of that time. A layer's time is
+    the median of its counters, as the latency is meant to be of the samples: a single hiccup then
+    stays out of both. (The CPU plugin's counters are themselves averages since the load.)
     """
     device = request.get("device")
     if not isinstance(device, str) or not device:
@@ -157,16 +164,9 @@ def infer(request):
             # By stage, since by layer the plugin puts conversions of input and output together.
             config.update(schedule_config(folder, shaves),
                           MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE")
-        for info in network.input_info.values():
-            # What benchmark_app takes for an image, and so feeds with 8-bit pixels.
-            if info.layout == "NCHW" and info.input_data.shape[1] == 3:
-                info.precision = "U8"
-        try:
-            executable = engine.load_network(network, device, config, num_requests=1)
-        except RuntimeError as error:
-            words = str(error).strip()
-            kind = "device" if DEVICE_WORDS.search(words) else "compile"
-            raise Refused(kind, words, layer_named(words)) from error
+            give_fp16(network)
+        take_pixels(network)
+        executable = loaded(engine, network, device, config)
         try:
             before = temperature_c(executable)
             latency_ms, counters = time_inferences(executable.requests[0], count, seconds)
@@ -176,6 +176,67 @@ def infer(request):
         return {"latency_ms": latency_ms, "counters": counters, "temperature_c": [before, after],
                 "graph": read_graph(folder) if on_stick else None,
                 "originals": {} if on_stick else original_layers(executable, folder)}
+
+
+def scores(request):
+    """Gives the output for each of some images, one inference each, for networks with one of each.
+
+    Images are packed one behind the other, all of the input's shape, pixels as uint8 or numbers as
+    float32.
+    """
+    import numpy
+
+    device = request.get("device")
+    shaves = read_number(request, "shaves", int, or_null=True)
+    wait_s = read_number(request, "wait_s", (int, float))
+    if request.get("dtype") not in ("uint8", "float32"):
+        raise Refused("request", f"dtype is {request.get('dtype')!r}; allowed: uint8 and float32")
+    with prepared(request) as (engine, network, folder):
+        if len(network.input_info) != 1 or len(network.outputs) != 1:
+            raise Refused("compile", f"the network has {len(network.input_info)} inputs and "
+                          f"{len(network.outputs)} outputs; give one with one of each")
+        (name, info), = network.input_info.items()
+        shape = info.input_data.shape
+        images = numpy.frombuffer(decode(request, "images"), request["dtype"])
+        if images.size % numpy.prod(shape):
+            raise Refused("request", f"the images have {images.size} elements, no multiple of the "
+                          f"input's shape {shape}")
+        info.precision = "U8" if request["dtype"] == "uint8" else "FP32"
+        wait_for(engine, device, wait_s)
+        on_stick = device.split(".")[0] == "MYRIAD"
+        executable = loaded(engine, network, device,
+                            schedule_config(folder, shaves) if on_stick else {})
+        try:
+            outputs = [list(executable.infer({name: image}).values())[0].ravel()
+                       for image in images.reshape(-1, *shape)]
+        except RuntimeError as error:
+            raise Refused("device", str(error).strip()) from error
+        content = numpy.float32(outputs).tobytes()
+        return {"scores": base64.b64encode(content).decode("ascii"), "count": len(outputs)}
+
+
+def take_pixels(network):
+    """Makes images 8-bit: what benchmark_app takes for an image, and so feeds with pixels."""
+    for info in network.input_info.values():
+        if info.layout == "NCHW" and info.input_data.shape[1] == 3:
+            info.precision = "U8"
+
+
+def give_fp16(network):
+    """Leaves outputs as the MyriadX computes them."""
+    for output in network.outputs.values():
+        if output.precision == "FP32":
+            output.precision = "FP16"
+
+
+def loaded(engine, network, device, config):
+    """Loads a network onto a device that is there."""
+    try:
+        return engine.load_network(network, device, config, num_requests=1)
+    except RuntimeError as error:
+        words = str(error).strip()
+        kind = "device" if DEVICE_WORDS.search(words) else "compile"
+        raise Refused(kind, words, layer_named(words)) from error
 
 
 def time_inferences(request, count, seconds):
@@ -277,14 +338,19 @@ def read_number(request, name, types, or_null=False):
     return value
 
 
+def decode(request, name):
+    """Returns the bytes of a request's field."""
+    try:
+        return base64.b64decode(request[name], validate=True)
+    except KeyError as error:
+        raise Refused("request", f'the request needs "{name}", base64') from error
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise Refused("request", f'"{name}" is not base64: {error}') from error
+
+
 def decode_model(request):
     """Returns the ONNX bytes of a request."""
-    try:
-        model = base64.b64decode(request["model"], validate=True)
-    except KeyError as error:
-        raise Refused("request", 'a request to compile needs "model", base64 of ONNX') from error
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise Refused("request", f'"model" is not base64: {error}') from error
+    model = decode(request, "model")
     if not model:
         raise Refused("model", "the model is empty; give the bytes of an ONNX file")
     return model
@@ -347,7 +413,8 @@ def read_blob(cache_folder):
     return blob
 
 
-METHODS = {"hello": hello, "compile": compile_model, "devices": devices, "infer": infer}
+METHODS = {"hello": hello, "compile": compile_model, "devices": devices, "infer": infer,
+           "scores": scores}
 
 
 def answer(line):

@@ -1,0 +1,87 @@
+"""Names and probabilities for pictures.
+
+    python -m experiments.predict --model=runs/FOLDER PICTURE.jpg ...
+
+Pictures are taken upright as their EXIF data say, centre cropped, at the file's size.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+from absl import flags
+from PIL import Image, ImageOps
+
+from experiments.runs.inference import Model, define_model_flags, model_from_flags
+from jaxnas import data
+from jaxnas.data.augment import centre_crop
+from profiling import command
+
+_EVAL_FRACTION = 1.0  # of the shorter side, where no run says which its test split was cropped to
+
+
+def main(argv: Sequence[str]) -> int:
+    """Predicts as the command line says; see the module."""
+    files, args = [pathlib.Path(name) for name in argv[1:]], flags.FLAGS
+    with command.usage_errors():
+        model = model_from_flags()
+        inputs = [model.classifier.input_of(pixels_of(file, model)) for file in files]
+    with command.device_errors(), model.open() as executor:
+        scores = executor.scores(model.classifier.file, inputs)
+    answers = [answers_of(row, model, args.top) for row in probabilities(scores)]
+    if args.json:
+        print(json.dumps({"schema": 1, "model": str(model.classifier.file), "predictions": [
+            {"picture": str(file), "answers": ranked}
+            for file, ranked in zip(files, answers, strict=True)]}, indent=1, ensure_ascii=False))
+    else:
+        show(files, answers)
+    return 0
+
+
+def pixels_of(file: pathlib.Path, model: Model) -> np.ndarray:
+    """A picture as the model takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
+    fraction = _EVAL_FRACTION
+    if model.run is not None:
+        fraction = data.dataset(model.run["dataset"]).eval_fraction
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            return centre_crop(upright, model.classifier.image_size, fraction)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} cannot be read as a picture ({error}); give pictures that Pillow "
+                         f"reads, such as JPEG or PNG") from error
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Softmax of scores [pictures, classes], or the scores where they are probabilities."""
+    if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
+        return scores
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, object]]:
+    """The most probable classes of one picture, the first the most probable."""
+    names = model.classifier.class_names or [str(index) for index in range(len(row))]
+    return [{"class": names[index], "probability": float(row[index])}
+            for index in np.argsort(-row, kind="stable")[:top]]
+
+
+def show(files: Sequence[pathlib.Path], answers: Sequence[Sequence[dict[str, object]]]) -> None:
+    """Prints a line for each picture."""
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for file, ranked in zip(files, answers, strict=True):
+        said = "  ".join(f"{one['class']} {one['probability']:.1%}" for one in ranked)
+        table.add_row(rich.text.Text(str(file)), rich.text.Text(said))
+    rich.console.Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    define_model_flags()
+    flags.DEFINE_integer("top", 3, "Classes to name for each picture.", lower_bound=1)
+    flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
+    command.run(main, files="one picture or more")

@@ -1,0 +1,108 @@
+"""What a person reads at the end of a search or a training."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import rich.console
+import rich.panel
+import rich.table
+import rich.text
+
+from experiments.runs.published import PUBLISHED
+from jaxnas import draw
+from jaxnas.network import NetworkSpec
+
+Result = Mapping[str, object]
+_LEGEND = "green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"
+
+
+def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) -> None:
+    """Prints the summary of a result.json, and of a pareto.json that it names, on standard output.
+
+    Args:
+      spec: of the network.
+      folder: of the run.
+
+    Raises:
+      OSError: the pareto.json is gone.
+    """
+    console = rich.console.Console(highlight=False)
+    front = []
+    if "pareto" in result["files"]:
+        front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
+    searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
+    lines = [
+        draw.terminal(spec), "", rich.text.Text(result["architecture"], "bold"),
+        f"{searched}{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
+        f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes", "",
+        rich.text.Text(_latency_label(result)), _latency(result), "",
+        *map(rich.text.Text, _accuracy(result)), *front, "",
+        rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}")]
+    console.print(rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title),
+                                   subtitle=_LEGEND))
+
+
+def _latency_label(result: Result) -> str:
+    if not result["kind"]:
+        return f"{result['device']} was not there, nothing was checked on it:"
+    chosen = [f"{name} {value}" for name, value in result["settings"].items() if value is not None]
+    settings = f" with {', '.join(chosen)}" if chosen else ""
+    return f"Latency by {result['device']}{settings}, {result['kind']}, batch 1:"
+
+
+def _latency(result: Result) -> rich.table.Table:
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("[bold]this network[/]", f"[bold]{_ms(result['device_ms'])}[/]", _target(result))
+    for name, reference in result["references"].items():
+        ratio = result["device_ms"] / reference["device_ms"]
+        table.add_row(PUBLISHED[name].title, _ms(reference["device_ms"]),
+                      f"this one takes {ratio:.2f} of it")
+    return table
+
+
+def _target(result: Result) -> str:
+    if "target_ms" not in result:
+        return ""
+    met = {True: "[green]target met[/]", False: "[red]target missed[/]",
+           None: "[yellow]not checked on the device[/]"}[result["target_met"]]
+    return f"target {result['target_ms']:g} ms, predicted {_ms(result['predicted_ms'])}: {met}"
+
+
+def _accuracy(result: Result) -> list[str]:
+    """The accuracy of the file that ships, and what was not run."""
+    accuracy = result["accuracy"]
+    lines = [f"top-1 {accuracy['top1']:.2%} ({accuracy['top1_low']:.1%} to "
+             f"{accuracy['top1_high']:.1%}) of {accuracy['file']} in {accuracy['runtime']}, "
+             f"{accuracy['image_size']} px,",
+             f"on {accuracy['dataset']}'s {accuracy['split']} split, {accuracy['examples']} "
+             f"examples; {accuracy['jax_top1']:.2%} in JAX"]
+    if result["kind"] == "estimated":
+        lines.append(f"{result['device']} runs nothing: accuracy in the chip's "
+                     f"{result['precision']} was not measured")
+    if "held_out" in result:
+        held_out = result["held_out"]
+        lines.append(f"weights of epoch {held_out['epoch']} of {held_out['epochs']}, the best on "
+                     f"held-out data: {held_out['top1']:.2%} of {held_out['examples']} examples")
+    return lines
+
+
+def _front(document: Result) -> list[rich.console.RenderableType]:
+    """The networks of pareto.json, one line each."""
+    networks = document["networks"]
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("budget", "device", "predicted", "top-1, for choosing"):
+        table.add_column(title, justify="right")
+    for one in networks:
+        table.add_row(f"{one['target_ms']:g} ms", _ms(one["device_ms"]), _ms(one["predicted_ms"]),
+                      f"{one['inherited_top1']:.2%}")
+    return [f"The same search for other budgets; top-1 is for choosing: inherited weights, "
+            f"{document['search_image_size']} px, {networks[0]['examples']} examples "
+            f"{networks[0]['split']}:", table]
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} ms"
