@@ -118,7 +118,7 @@ def define_flags() -> None:
     integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
     integer("search_epochs", 40, "Epochs of weight steps with architecture steps between, none in "
             "the first.", lower_bound=2)
-    integer("train_epochs", 8, "Epochs of the network that is found, from the supernet's weights.",
+    integer("train_epochs", 20, "Epochs of the network that is found, from the supernet's weights.",
             lower_bound=1)
     integer("train_batch_size", None, "Examples in a step of them; unset is batch_size.",
             lower_bound=2)

@@ -52,11 +52,11 @@ class Training:
                   (self.image_size, self.deployment_epochs)]
         return [phase for phase in phases if phase[1]]
 
-    def epoch_steps(self, examples: int, dataset: str) -> int:
+    def epoch_steps(self, examples: int, dataset: str, flag: str = "batch_size") -> int:
         """Steps of an epoch; raises ValueError where the batch is larger than the part."""
         if self.batch_size > examples:
-            raise ValueError(f"batches of {self.batch_size}: {dataset} has {examples} examples to "
-                             f"train on; give a batch of at most that many")
+            raise ValueError(f"--{flag}={self.batch_size}: {dataset} has {examples} examples to "
+                             f"train on; give at most that many")
         return examples // self.batch_size
 
     def recipe(self, epoch_steps: int) -> network_steps.Recipe:

@@ -16,12 +16,10 @@ import rich.text
 from absl import flags
 from PIL import Image, ImageOps
 
+from experiments.runs.classifier import Classifier
 from experiments.runs.inference import Model, define_model_flags, model_from_flags
-from jaxnas import data
 from jaxnas.data.augment import centre_crop
 from profiling import command
-
-_EVAL_FRACTION = 1.0  # of the shorter side, where no run says which its test split was cropped to
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     files, args = [pathlib.Path(name) for name in argv[1:]], flags.FLAGS
     with command.usage_errors():
         model = model_from_flags()
-        inputs = [model.classifier.input_of(pixels_of(file, model)) for file in files]
+        inputs = [model.classifier.input_of(pixels_of(file, model.classifier)) for file in files]
     with command.device_errors(), model.open() as executor:
         scores = executor.scores(model.classifier.file, inputs)
     answers = [answers_of(row, model, args.top) for row in probabilities(scores)]
@@ -42,15 +40,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def pixels_of(file: pathlib.Path, model: Model) -> np.ndarray:
-    """A picture as the model takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
-    fraction = _EVAL_FRACTION
-    if model.run is not None:
-        fraction = data.dataset(model.run["dataset"]).eval_fraction
+def pixels_of(file: pathlib.Path, classifier: Classifier) -> np.ndarray:
+    """A picture as a file takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
-            return centre_crop(upright, model.classifier.image_size, fraction)
+            return centre_crop(upright, classifier.image_size, classifier.crop_fraction)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be read as a picture ({error}); give pictures that Pillow "
                          f"reads, such as JPEG or PNG") from error

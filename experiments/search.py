@@ -46,12 +46,13 @@ def search() -> int:
     with command.usage_errors():
         config = config_from_flags()
         parallel.layout().check_batch_size(config.batch_size)
+        parallel.layout().check_batch_size(config.training.batch_size, "train_batch_size")
         result = parallel.of_first(lambda: finished(config))
         if result is None:
             parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                               held_out=config.held_out)
             Schedule.of(config, len(parts.weights))
-            config.training.epoch_steps(len(parts.weights), config.dataset)
+            config.training.epoch_steps(len(parts.weights), config.dataset, "train_batch_size")
             table = given_table(config) if parallel.is_first() else None
             store = command.open_store(config.store) if parallel.is_first() else None
             workdir = Workdir(config)

@@ -124,10 +124,12 @@ def check(config: TrainConfig) -> None:
     if config.start == "supernet" and not pathlib.Path(config.network).is_dir():
         raise ValueError(f"--start=supernet: --network={config.network} is no folder; give that of "
                          f"a search, whose supernet has the weights")
-    if config.warmup_epochs >= config.epochs:
-        raise ValueError(f"--warmup_epochs={config.warmup_epochs}: give fewer than the "
-                         f"{config.epochs} of --epochs")
     spec = config.chosen.spec(2)
     check_run(config, {name: getattr(config, name) for name in ("image_size", "train_image_size")},
               2 * math.prod(block.stride for block in spec.blocks), "the network")
     check_epochs(config, config.epochs, "epochs")
+    first, *rest = config.training.phases()
+    if config.warmup_epochs >= first[1]:
+        before = " before the last --deployment_epochs" if rest else ""
+        raise ValueError(f"--warmup_epochs={config.warmup_epochs}: give fewer than the {first[1]} "
+                         f"of --epochs{before}")

@@ -172,12 +172,14 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     return model
 
 
-def add_class_names(model: onnx.ModelProto, class_names: Sequence[str]) -> None:
-    """Notes the classes in the metadata, by the keys that OpenVINO's Model API reads.
+def add_metadata(model: onnx.ModelProto, class_names: Sequence[str], crop_fraction: float) -> None:
+    """Notes in the metadata what the network classifies, also by the keys of OpenVINO's Model API.
 
     Args:
       class_names: in the order of the logits. The Model API's own list separates them by blanks;
         `class_names`, JSON, has them as they are.
+      crop_fraction: side of the centred square of a picture that the network is given, over its
+        shorter side. The Model API takes the whole shorter side.
     """
     model_info = {
         "model_type": "Classification",
@@ -187,6 +189,7 @@ def add_class_names(model: onnx.ModelProto, class_names: Sequence[str]) -> None:
         "reverse_input_channels": "YES"}
     helper.set_model_props(model, {
         "class_names": json.dumps(class_names, ensure_ascii=False),
+        "crop_fraction": repr(crop_fraction),
         **{f"model_info {key}": value for key, value in model_info.items()}})
 
 

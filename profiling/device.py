@@ -39,21 +39,20 @@ def device_kind(name: str) -> str:
     return name.partition(".")[0]
 
 
-def open_executor(name: str, options: Options | None = None) -> Executor:
-    """Opens a device to run networks on.
+def executor_name(text: str) -> str:
+    """The name of one device that runs networks.
 
     Raises:
-      ValueError: an unknown device, or the compiler alone, which runs nothing.
-      DeviceUnavailable: it is not there; says why.
+      ValueError: an unknown device, several, or the compiler alone, which runs nothing.
     """
-    for one in device_names(name):
-        if device_kind(one) == compiler.NAME:
-            raise ValueError(f"--device={name}: {compiler.NAME} compiles networks and runs none; "
-                             f"give CPU, or a device of {', '.join(DEVICES)} that is at hand")
-    return open_device(name, options)
+    names = device_names(text)
+    if len(names) > 1 or device_kind(names[0]) == compiler.NAME:
+        runs = ", ".join(name for name in DEVICES if name != compiler.NAME)
+        raise ValueError(f"--device={text}: give one device that runs networks: {runs}")
+    return names[0]
 
 
-def open_device(text: str, options: Options | None = None) -> Device:
+def open_device(text: str, options: Options | None = None) -> Device | Executor:
     """The first device of a preference list that is there.
 
     Raises:

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnas import steps
 from jaxnas.latency import FIXED, LatencyTable
+from jaxnas.pixels import from_pixels
 from jaxnas.space import Space, staged_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
@@ -51,12 +53,16 @@ def myriad() -> environment.Environment:
 
 @pytest.fixture(scope="session")
 def micro_search(tmp_path_factory, myriad) -> tuple[str, ...]:
-    """The flags of a search that takes seconds: three blocks, pictures of 16 px, 51 steps."""
+    """The flags of a search that takes seconds: three blocks, pictures of 16 px, 51 steps.
+
+    Its network is then trained for an epoch of 17 steps at 32 px and one at 64 px.
+    """
     file = tmp_path_factory.mktemp("space") / "micro.json"
     file.write_text(json.dumps(MICRO))
     return ("--device=MYRIADX_COMPILER", f"--space={file}", "--image_size=64",
-            "--train_image_size=16", "--target_ms=1.82", "--warmup_epochs=1", "--search_epochs=2",
-            "--finetune_epochs=1", "--calibration_batches=2")
+            "--search_image_size=16", "--train_image_size=32", "--target_ms=1.82",
+            "--warmup_epochs=1", "--search_epochs=2", "--train_epochs=2", "--deployment_epochs=1",
+            "--calibration_batches=2")
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +87,14 @@ def small_state() -> steps.SearchState:
 @pytest.fixture(scope="session")
 def batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
-    return {"image": rng.normal(size=(8, 16, 16, 3)).astype(np.float32),
+    return {"image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
             "label": rng.integers(0, NUM_CLASSES, 8).astype(np.int32)}
+
+
+@pytest.fixture(scope="session")
+def images(batch) -> jax.Array:
+    """The batch's pixels as networks take them."""
+    return from_pixels(jnp.asarray(batch["image"]))
 
 
 def make_table(space: Space, candidate_ms: np.ndarray, fixed_ms: float = 0.7) -> LatencyTable:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxnas import export
 from jaxnas.network import Network, network_of
+from jaxnas.pixels import from_pixels
 from jaxnas.zoo import find_network
 from tests.conftest import NUM_CLASSES, SMALL
 
@@ -42,7 +43,7 @@ def exported(tmp_path_factory):
 def test_nodes_are_named_after_their_blocks(exported):
     names = [node.name for node in exported[1].graph.node]
     assert names == [
-        "stem/conv", "stem/clip", "first/depthwise", "first/depthwise_clip", "first/project",
+        "input/cast", "stem/conv", "stem/clip", "first/depthwise", "first/depthwise_clip", "first/project",
         "first/add",
         "block00/expand", "block00/expand_clip", "block00/depthwise", "block00/depthwise_clip",
         "block00/project",
@@ -58,7 +59,7 @@ def test_nodes_are_named_after_their_blocks(exported):
 def test_published_network_exports_to_few_operators():
     model = export.to_onnx(Network(find_network("mobilenet_v2"), rng=np.random.default_rng(0)), 224)
     assert collections.Counter(node.op_type for node in model.graph.node) == {
-        "Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+        "Cast": 1, "Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
 
 
 def test_shapes_are_right_and_complete(exported):
@@ -68,6 +69,7 @@ def test_shapes_are_right_and_complete(exported):
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
               for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
     assert shapes["image"] == [1, 3, SIZE, SIZE]
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert shapes["stem/conv"] == [1, 4, 16, 16]
     assert shapes["block01/depthwise"] == [1, 12, 8, 8]
     assert shapes["logits"] == [1, NUM_CLASSES]
@@ -84,8 +86,8 @@ def test_onnx_runtime_loads_without_a_warning(exported, capfd):
 
 def test_jax_onnx_and_ir_agree(exported):
     network, _, folder = exported
-    images = np.random.default_rng(2).normal(size=(4, SIZE, SIZE, 3)).astype(np.float32)
-    result = export.parity(network, folder / "model.onnx", folder / "model.xml", images)
+    pixels = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    result = export.parity(network, folder / "model.onnx", folder / "model.xml", pixels)
     assert result.images == 4
     assert result.holds
     assert max(result.onnxruntime_max_abs, result.openvino_max_abs) < 1e-5
@@ -99,8 +101,8 @@ def test_parity_notices_a_changed_weight(exported, tmp_path):
     array = onnx.numpy_helper.to_array(bias) + np.float32([1e-3] + [0] * (NUM_CLASSES - 1))
     bias.CopyFrom(onnx.numpy_helper.from_array(array, bias.name))
     onnx.save(changed, tmp_path / "model.onnx")
-    images = np.zeros((1, SIZE, SIZE, 3), np.float32)
-    result = export.parity(network, tmp_path / "model.onnx", folder / "model.xml", images)
+    pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    result = export.parity(network, tmp_path / "model.onnx", folder / "model.xml", pixels)
     assert not result.holds
     assert result.onnxruntime_max_abs == pytest.approx(1e-3, rel=1e-2)
 
@@ -110,8 +112,8 @@ def test_folding_leaves_the_layer_as_it_was(exported):
     before = jax.tree.map(np.array, nnx.state(network))
     folded = export.FoldedNetwork(network)
     network.eval()
-    images = np.random.default_rng(3).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
-    np.testing.assert_allclose(folded(images), network(images), atol=1e-5)
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_allclose(folded(np.float32(pixels)), network(from_pixels(pixels)), atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, nnx.state(network)))
 
 

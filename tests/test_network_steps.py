@@ -53,6 +53,9 @@ def test_warmup_rises_evenly_to_the_peak_and_the_cosine_ends_at_zero():
     assert float(rate(12)) == pytest.approx(0, abs=1e-9)
     plain = network_steps.learning_rate(Recipe(steps=12, learning_rate=0.05))
     assert float(plain(0)) == pytest.approx(0.05) and float(plain(6)) == pytest.approx(0.025)
+    twice = network_steps.learning_rate(Recipe(steps=12, last_steps=4, learning_rate=0.05))
+    np.testing.assert_allclose([twice(i) for i in (0, 4, 8, 10, 12)], [0.05, 0.025, 0.05, 0.025, 0],
+                               atol=1e-6)
 
 
 def test_decay_leaves_batch_norm_alone(network):
@@ -110,10 +113,10 @@ def test_without_an_average_the_weights_are_delivered_as_they_are(network):
     assert same_bits(steps_of(PLAIN).delivered(state), (state.params, state.stats))
 
 
-def test_loss_without_dropout_is_the_network_s_own(network, batch):
+def test_loss_without_dropout_is_the_network_s_own(network, batch, images):
     _, metrics, _ = trained(network, AVERAGED, batch, 1)
     network.train()
-    expected = loss.cross_entropy(network(batch["image"]), batch["label"], 0.1)
+    expected = loss.cross_entropy(network(images), batch["label"], 0.1)
     assert metrics[0]["ce"] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -133,8 +136,8 @@ def test_dropout_is_drawn_anew_each_step_and_keeps_the_mean(network, batch):
 def test_bf16_learns_as_f32_does_and_keeps_a_float32_state(network, batch):
     losses = {}
     for precision in network_steps.PRECISIONS:
-        recipe = dataclasses.replace(AVERAGED, precision=precision)
-        states, metrics, _ = trained(network, recipe, batch, 30)
+        recipe = dataclasses.replace(AVERAGED, precision=precision, steps=60)
+        states, metrics, _ = trained(network, recipe, batch, 60)
         losses[precision] = [one["ce"] for one in metrics]
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
         trees = (states[-1].params, states[-1].stats, states[-1].average.ema)
@@ -145,11 +148,11 @@ def test_bf16_learns_as_f32_does_and_keeps_a_float32_state(network, batch):
         assert values[-1] < 0.8 * values[0]
 
 
-def test_evaluation_leaves_padding_out(network, batch):
+def test_evaluation_leaves_padding_out(network, batch, images):
     steps = steps_of(PLAIN)
     _, params, stats = blocks.split(network, False)
     mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], np.float32)
     sums = steps.evaluate(params, stats, {**batch, "mask": mask})
     network.eval()
-    hits = np.asarray(network(batch["image"])).argmax(-1) == batch["label"]
+    hits = np.asarray(network(images)).argmax(-1) == batch["label"]
     assert float(sums["count"]) == 5 and float(sums["correct"]) == hits[mask == 1].sum()

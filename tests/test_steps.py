@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxnas import estimators, loss, paths, steps, supernet
 from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.pixels import from_pixels
 from jaxnas.space import PROXYLESS, staged_space
 from tests.conftest import NUM_CLASSES, ROOT, SMALL, random_table, same_bits
 
@@ -35,7 +36,7 @@ def naive_gate_gradients(state, chosen, batch):
 
     def forward(perturbations):
         modules = [nnx.clone(network) for network in networks]  # their statistics change inside
-        x = modules[0].blocks[0](modules[0].stem(batch["image"]))
+        x = modules[0].blocks[0](modules[0].stem(from_pixels(batch["image"])))
         outputs = []
         for block in range(BLOCKS):
             each = [x if path[block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
@@ -131,7 +132,8 @@ def naive_reinforce(state, batch, table, weight):
         path = np.asarray(paths.sample_path(key, state.alpha, SMALL.allowed))
         network = supernet.extract(SMALL, state.params, state.stats, path, NUM_CLASSES)
         network.train()
-        top1 = np.mean(np.asarray(network(batch["image"])).argmax(1) == batch["label"])
+        logits = np.asarray(network(from_pixels(batch["image"])))
+        top1 = np.mean(logits.argmax(1) == batch["label"])
         rewards.append(top1 * (TARGET_MS / table.path_ms(path)) ** weight)
         scores.append(np.eye(CANDIDATES)[path] - p)
     for reward, score in zip(rewards, scores, strict=True):
@@ -353,7 +355,7 @@ def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
         return jax.grad(lambda gates: loss.cross_entropy(supernet.apply_gated(
             space, *slices, choices, gates, images), batch["label"]))(jnp.zeros(choices.shape))
 
-    exact, rounded = (np.asarray(gradient(batch["image"].astype(dtype)))
+    exact, rounded = (np.asarray(gradient(from_pixels(jnp.asarray(batch["image"]), dtype)))
                       for dtype in (jnp.float32, jnp.bfloat16))
     assert rounded.dtype == np.float32 and np.any(rounded != exact)
     assert np.linalg.norm(rounded - exact) < 0.25 * np.linalg.norm(exact)

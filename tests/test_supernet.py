@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxnas import loss, paths, steps, supernet
 from jaxnas.latency import LatencyModel
+from jaxnas.pixels import from_pixels
 from tests.conftest import NUM_CLASSES, SMALL, make_table, same_bits
 
 SKIP_INDEX = len(SMALL.candidates) - 1
@@ -26,25 +27,24 @@ def step(small_steps, state, batch, path, rate=0.05, momentum=0.9):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("train", [True, False])
-def test_a_path_computes_what_its_network_computes(small_state, batch, path, train):
+def test_a_path_computes_what_its_network_computes(small_state, images, path, train):
     path = np.array(path, np.int32)
     network = supernet.extract(SMALL, small_state.params, small_state.stats, path, NUM_CLASSES)
     (network.train if train else network.eval)()
     params, stats = (supernet.gather(SMALL, tree, path)
                      for tree in (small_state.params, small_state.stats))
-    logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), batch["image"], train=train)
-    np.testing.assert_allclose(logits, network(batch["image"]), atol=2e-5)
+    logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=train)
+    np.testing.assert_allclose(logits, network(images), atol=2e-5)
 
 
-def test_gradients_of_a_path_are_its_networks(small_state, batch):
+def test_gradients_of_a_path_are_its_networks(small_state, batch, images):
     """The custom backward pass, against plain differentiation of the network on its own."""
     path = np.array(PATHS[1], np.int32)
     params, stats = (supernet.gather(SMALL, tree, path)
                      for tree in (small_state.params, small_state.stats))
 
     def supernet_loss(params):
-        logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), batch["image"],
-                                   train=True)
+        logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=True)
         return loss.cross_entropy(logits, batch["label"], 0.1)
 
     mine = jax.jit(jax.grad(supernet_loss))(params)
@@ -52,7 +52,7 @@ def test_gradients_of_a_path_are_its_networks(small_state, batch):
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def network_loss(weights):
-        logits = nnx.merge(graph, weights, rest, copy=True)(batch["image"])
+        logits = nnx.merge(graph, weights, rest, copy=True)(images)
         return loss.cross_entropy(logits, batch["label"], 0.1)
 
     expected = nnx.to_pure_dict(jax.grad(network_loss)(weights))
@@ -120,14 +120,14 @@ def test_training_one_path_lowers_its_loss(small_steps, small_state, batch):
 def test_recalibration_gives_the_mean_of_the_batches_statistics(small_steps, small_state, batch):
     path = jnp.asarray(PATHS[0], jnp.int32)
     rng = np.random.default_rng(8)
-    batches = [batch | {"image": rng.normal(i, 1 + i, (8, 16, 16, 3)).astype(np.float32)}
+    batches = [batch | {"image": rng.integers(0, 80 * (1 + i), (8, 16, 16, 3), np.uint8)}
                for i in range(3)]
     state = copy(small_state)
     for i, one in enumerate(batches):
         state, _ = step(small_steps, state, one, path, rate=0.0, momentum=i / (i + 1))
     params, stats = (supernet.gather(SMALL, tree, path)
                      for tree in (small_state.params, small_state.stats))
-    seen = [supernet.apply(SMALL, params, stats, path, one["image"], train=True)[1]
+    seen = [supernet.apply(SMALL, params, stats, path, from_pixels(one["image"]), train=True)[1]
             for one in batches]
     expected = jax.tree.map(lambda *s: np.mean(s, 0), *seen)
     got = supernet.gather(SMALL, state.stats, path)
@@ -173,13 +173,13 @@ def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(small_steps, s
         0.1 * (float(metrics["expected_ms"]) - 4) / 4, rel=1e-5)
 
 
-def test_shared_initialisation_makes_all_candidates_one_function(batch):
+def test_shared_initialisation_makes_all_candidates_one_function(images):
     params, stats = supernet.init(SMALL, NUM_CLASSES, 0, "shared")
 
     @jax.jit
     def logits(path):
         active = supernet.gather(SMALL, params, path), supernet.gather(SMALL, stats, path)
-        return supernet.apply(SMALL, *active, path, batch["image"], train=True)[0]
+        return supernet.apply(SMALL, *active, path, images, train=True)[0]
 
     reference = logits(jnp.zeros(5, jnp.int32))
     for path in [[3, 3, 3, 3, 3], [1, 2, 0, 3, 1], [2, 1, SKIP_INDEX, 2, SKIP_INDEX]]:

@@ -30,7 +30,7 @@ def exported(folder: pathlib.Path, image_size: int, rounds: int,
     """
     folder.mkdir(parents=True, exist_ok=True)
     core, calls, rows = openvino.Core(), {}, {}
-    image = np.random.default_rng(0).standard_normal((1, 3, image_size, image_size), np.float32)
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, image_size, image_size), np.uint8)
     for name in networks:
         network = Network(find_network(name), rng=np.random.default_rng(0))
         start = time.perf_counter()

@@ -72,10 +72,10 @@ class Workload:
         return [self.search_space.random_path(rng) for _ in range(count)]
 
     def batch(self) -> dict[str, jax.Array]:
-        """Random images and labels, on the device."""
+        """Random pixels and labels, on the device."""
         rng = np.random.default_rng(0)
         shape = (self.batch_size, self.image_size, self.image_size, 3)
-        return {"image": jnp.asarray(rng.standard_normal(shape, np.float32)),
+        return {"image": jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
                 "label": jnp.asarray(rng.integers(0, self.num_classes, self.batch_size),
                                      jnp.int32)}
 

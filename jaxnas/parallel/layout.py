@@ -33,10 +33,10 @@ class Layout:
         """Along the first axis, among the devices."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(AXIS))
 
-    def check_batch_size(self, batch_size: int) -> None:
+    def check_batch_size(self, batch_size: int, flag: str = "batch_size") -> None:
         """Raises ValueError for one that does not divide among the devices."""
         if batch_size % self.mesh.size:
-            raise ValueError(f"--batch_size={batch_size} does not divide among {self.mesh.size} "
+            raise ValueError(f"--{flag}={batch_size} does not divide among {self.mesh.size} "
                              f"devices: give a multiple")
 
     def divide(self, shard: Tree) -> Tree:
