@@ -16,12 +16,15 @@ from model_api.models import ClassificationModel
 from experiments.network_training import Training, fit
 from experiments.networks import find_architecture
 from experiments.runs import delivery
+from experiments.runs.classifier import Normalization
 from experiments.runs.delivery import ParityBroken, check_accuracy, check_parity
+from experiments.runs.inference import find_model
 from experiments.train_config import TrainConfig
 from experiments.workdir import Workdir
 from jaxnas import data, export
 from jaxnas.network import Network
 from profiling.device import open_device
+from profiling.measurement import Options
 from profiling.progress import Progress
 from profiling.recording import Recording
 from tests.conftest import run_program
@@ -193,18 +196,35 @@ def test_predict_names_pictures(trained, test_part, tmp_path):
     assert f"{best['class']} {best['probability']:.1%}" in said.stdout
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"name": "README.md"}, "README.md is no network's file; give one that ends in"),
+    ({"name": "tests"}, "--model=tests has no config.json: give the folder of a search"),
+    ({"device": "MYRIADX_COMPILER"}, "give one device that runs networks: MYRIAD, OAK, CPU, GPU"),
+    ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
+    ({"device": "MYRIAD", "precision": "f16"}, "MYRIAD computes in one precision alone"),
+    ({"image_size": 32}, "takes 64 px; leave it out"),
+    ({"normalization": Normalization(scale=(1.0, 2.0, 3.0))}, "takes 8-bit pixels"),
+])
+def test_refuses_models_that_are_none(trained, changes, message):
+    arguments = {"name": str(trained), "device": None, "precision": None, "image_size": None,
+                 "normalization": Normalization(), "options": Options()}
+    find_model(**arguments)
+    with pytest.raises(ValueError, match=message):
+        find_model(**{**arguments, **changes})
+
+
+def test_refuses_a_run_without_files_yet(trained, tmp_path):
+    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
+    with pytest.raises(ValueError, match="has no result.json: let the run come to its end"):
+        find_model(str(tmp_path), None, None, None, Normalization(), Options())
+
+
 @pytest.mark.parametrize(("program", "arguments", "message"), [
-    ("evaluate", ["--model=README.md"], "README.md is no network's file; give one that ends in"),
-    ("evaluate", ["--model=tests"], "--model=tests has no config.json: give the folder of a"),
     ("evaluate", ["--model={run}/model.onnx"], "--dataset: give one"),
-    ("evaluate", ["--model={run}", "--device=MYRIADX_COMPILER"],
-     "give one device that runs networks: MYRIAD, OAK, CPU, GPU, NPU"),
     ("evaluate", ["--model={run}", "--dataset=mnist"], "unknown data set 'mnist'"),
     ("evaluate", ["--model={run}", "--mean_values=1,2"], "--mean_values=1,2: give three numbers"),
-    ("evaluate", ["--model={run}", "--scale_values=1,2,3"], "takes 8-bit pixels"),
     ("predict", ["--model={run}"], "give one picture or more"),
     ("predict", ["--model={run}", "README.md"], "README.md cannot be read as a picture"),
-    ("predict", ["--model={run}", "gone.png"], "gone.png cannot be read as a picture"),
 ])
 def test_refuses_bad_input_with_one_line(trained, program, arguments, message):
     done = run_program(f"experiments.{program}", *(a.format(run=trained) for a in arguments))
@@ -212,13 +232,6 @@ def test_refuses_bad_input_with_one_line(trained, program, arguments, message):
     last = done.stderr.strip().splitlines()[-1]
     assert message in last and last.startswith("error: ") and "Traceback" not in done.stderr
     assert not done.stdout
-
-
-def test_refuses_a_run_without_files_yet(trained, tmp_path):
-    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
-    done = run_program("experiments.evaluate", f"--model={tmp_path}")
-    assert done.returncode == 2
-    assert "has no result.json: let the run come to its end" in done.stderr
 
 
 def test_the_training_keeps_the_best_epoch_at_the_deployment_size(trained, result):

@@ -43,8 +43,8 @@ def exported(tmp_path_factory):
 def test_nodes_are_named_after_their_blocks(exported):
     names = [node.name for node in exported[1].graph.node]
     assert names == [
-        "input/cast", "stem/conv", "stem/clip", "first/depthwise", "first/depthwise_clip", "first/project",
-        "first/add",
+        "input/cast", "stem/conv", "stem/clip", "first/depthwise", "first/depthwise_clip",
+        "first/project", "first/add",
         "block00/expand", "block00/expand_clip", "block00/depthwise", "block00/depthwise_clip",
         "block00/project",
         "block01/expand", "block01/expand_clip", "block01/depthwise", "block01/depthwise_clip",
@@ -59,7 +59,8 @@ def test_nodes_are_named_after_their_blocks(exported):
 def test_published_network_exports_to_few_operators():
     model = export.to_onnx(Network(find_network("mobilenet_v2"), rng=np.random.default_rng(0)), 224)
     assert collections.Counter(node.op_type for node in model.graph.node) == {
-        "Cast": 1, "Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+        "Cast": 1, "Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1,
+        "Gemm": 1}
 
 
 def test_shapes_are_right_and_complete(exported):

@@ -131,7 +131,8 @@ def test_it_is_searched_on_and_trained_on(prepared, micro_search, tmp_path):
     assert result["num_classes"] == 1000 and result["accuracy"]["split"] == "validation"
     assert result["accuracy"]["examples"] == TEST
     done = run_program("experiments.train", f"--network={search}", *dataset, "--epochs=2",
-                       "--train_image_size=16", "--image_size=64", f"--workdir={train}")
+                       "--train_image_size=16", "--deployment_epochs=1", "--image_size=64",
+                       f"--workdir={train}")
     assert done.returncode == 0, done.stderr
     trained = json.loads((train / "result.json").read_text())
     assert trained["architecture"] == result["architecture"]

@@ -100,8 +100,8 @@ def test_a_blob_is_fed_what_its_input_takes(compiled):
     inputs = oak.read_blob(compiled, convolution(), 6).networkInputs
     data = oak._data(depthai, inputs)
     tensor = data.getTensorInfo("image")
-    assert (tensor.dims, tensor.dataType.name) == ([1, 3, 16, 16], "FP32")
-    assert len(data.getData()) == 1 * 3 * 16 * 16 * 4
+    assert (tensor.dims, tensor.dataType.name) == ([1, 3, 16, 16], "U8F")
+    assert len(data.getData()) == 1 * 3 * 16 * 16
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -278,6 +278,28 @@ def test_a_measurement_is_the_cameras_times_without_the_first_two(myriad, monkey
     assert setup.hardware == "OAK-D 14442C10D13EABCE00"
     assert setup.versions["layers"] == "shares of the compiler's estimate, no counters"
     assert depthai.OpenVINO.Blob(depthai.VectorUInt8(first.blob)).numShaves == 6
+
+
+class Answering(Camera):
+    """Answers with how many images were sent, and the sum of the last one's bytes."""
+
+    def get(self, timeout):
+        answer = depthai.NNData()
+        total = int(np.sum(self.sent[-1].getData(), dtype=np.int64))
+        answer.addTensor("scores", np.float32([[len(self.sent), total]]),
+                         dataType=depthai.TensorInfo.DataType.FP32)
+        return answer
+
+
+def test_scores_are_the_cameras_answers_to_each_image(myriad, monkeypatch, tmp_path):
+    depthai_with(monkeypatch, Answering)
+    (tmp_path / "model.onnx").write_bytes(convolution())
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
+    with oak.Oak("OAK", Options()) as camera:
+        scores = camera.scores(tmp_path / "model.onnx", iter(images))
+    sums = images.sum((1, 2, 3))
+    np.testing.assert_array_equal(scores, [[1, sums[0]], [2, sums[1]]])
+    assert scores.dtype == np.float32
 
 
 def test_a_camera_that_runs_nothing_is_told_with_its_log(myriad, monkeypatch):

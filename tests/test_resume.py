@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from experiments.config import Config
-from jaxnas import steps
+from jaxnas import network_steps, steps
 from jaxnas.checkpoint import Checkpoints
+from jaxnas.network import Network, network_of
 from tests.conftest import ROOT, metrics_of, same_bits
 
 KILLS = 20
@@ -35,25 +36,31 @@ def in_phase(name: str):
 MOMENTS = [
     ("the table's building", lambda folder: (folder / "config.json").exists()),
     ("compilation", lambda folder: (folder / "latency_table.json").exists()),
-    ("a checkpoint's writing", lambda folder: any(folder.glob("checkpoints/*tmp*"))),
+    ("a checkpoint's writing", lambda folder: any(folder.glob("checkpoints/*/*tmp*"))),
     ("warm-up", in_phase("warm-up")),
     ("search", in_phase("search")),
     ("the search's end", lambda folder: (folder / "architecture.json").exists()),
-    ("fine-tuning", in_phase("fine-tune")),
+    ("training", in_phase("train")),
+    ("the best weights' writing", lambda folder: any(folder.glob("checkpoints/best/*"))),
     ("export", lambda folder: (folder / "model.onnx").exists()),
 ]
 
 
-def final_state(folder: pathlib.Path) -> steps.SearchState:
-    """Of the newest checkpoint."""
+def final_state(folder: pathlib.Path) -> tuple[steps.SearchState, network_steps.NetworkState]:
+    """Of the newest checkpoints of the search and of the training."""
     document = json.loads((folder / "config.json").read_text())
     config = Config(**{key: value for key, value in document.items() if key != "schema"})
-    like = jax.eval_shape(lambda: steps.init_state(
-        config.search_space, 10, steps.Hyperparameters(), config.seed))
-    checkpoints = Checkpoints(folder / "checkpoints", config.identity())
-    state, _ = checkpoints.restore(like)
-    checkpoints.close()
-    return state
+    space = config.search_space
+    arch = space.parse(json.loads((folder / "architecture.json").read_text())["architecture"])
+    network = Network(network_of(space, arch, 10), rng=np.random.default_rng(0))
+    likes = {"search": lambda: steps.init_state(space, 10, steps.Hyperparameters(), config.seed),
+             "train": lambda: network_steps.init_state(network, config.training.recipe(17), 0)}
+    states = []
+    for part, init in likes.items():
+        checkpoints = Checkpoints(folder / "checkpoints" / part, config.identity())
+        states.append(checkpoints.restore(jax.eval_shape(init))[0])
+        checkpoints.close()
+    return states[0], states[1]
 
 
 def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
@@ -96,7 +103,7 @@ def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
     results = [json.loads((run / "result.json").read_text()) for run in (folder, micro_searched)]
     assert results[0] == results[1]
     assert same_bits(final_state(folder), final_state(micro_searched))
-    assert np.isfinite(final_state(folder).alpha).any()
+    assert np.isfinite(final_state(folder)[0].alpha).any()
 
 
 def test_preempted_while_it_compiles_a_run_succeeds_and_goes_on(micro_search, tmp_path):

@@ -34,9 +34,10 @@ from profiling.recording import Recording
 from tests.conftest import ROOT, SMALL, make_table, run_program
 
 SHAVES = 6
-# Two checkpoints are kept; so rarely written, they are the search's end and the run's.
+# So rarely written, checkpoints are of the search's end and of the training's.
 FLAGS = ("--flagfile=vpu.flags", "--space=proxyless_tiny", "--image_size=64", "--target_ms=2.2",
-         "--warmup_epochs=3", "--search_epochs=3", "--finetune_epochs=3", f"--shaves={SHAVES}",
+         "--warmup_epochs=3", "--search_epochs=3", "--train_image_size=32", "--train_epochs=3",
+         "--deployment_epochs=1", "--train_batch_size=64", f"--shaves={SHAVES}",
          "--checkpoint_seconds=600")
 
 
@@ -74,12 +75,11 @@ def config_of(folder: pathlib.Path) -> config.Config:
 
 
 def as_searched(finished: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """A copy of a finished run as its search left it, derived but not fine-tuned."""
+    """A copy of a finished run as its search left it: derived, its network not trained."""
     shutil.copytree(finished, folder)
     (folder / "result.json").unlink()
-    numbers = [int(f.name) for f in (folder / "checkpoints").iterdir() if f.name.isdigit()]
-    assert len(numbers) == 2
-    shutil.rmtree(folder / "checkpoints" / str(max(numbers)))
+    for part in ("train", "best"):
+        shutil.rmtree(folder / "checkpoints" / part)
     return folder
 
 
@@ -95,8 +95,8 @@ def trainer_of(run: config.Config) -> Iterator[Trainer]:
 def test_leaves_every_file_of_the_contract(finished):
     folder, _ = finished
     for name in ("config.json", "metrics.jsonl", "latency_table.json", "architecture.json",
-                 "architecture.svg", "model.onnx", "model.xml", "model.bin", "model.blob",
-                 "result.json", "checkpoints"):
+                 "architecture.svg", "model.onnx", "model.xml", "model.bin", "labels.txt",
+                 "model.blob", "model.rvc2.tar.xz", "result.json", "checkpoints"):
         assert (folder / name).exists(), name
     xml.etree.ElementTree.parse(folder / "architecture.svg")
 
@@ -111,6 +111,8 @@ def test_result_meets_the_target_on_the_device(finished):
     assert result["accuracy"]["dataset"] == "digits" and result["accuracy"]["examples"] == 359
     # Random guessing has 0.10 with a standard deviation of 0.016.
     assert result["accuracy"]["top1"] > 0.2
+    assert result["accuracy"]["file"] == "model.xml" and result["accuracy"]["image_size"] == 64
+    assert result["archive"] == {"shaves": SHAVES, "estimated_ms": None}  # the blob as measured
     arch = PROXYLESS_TINY.parse(result["architecture"])
     table = LatencyTable.load(finished[0] / "latency_table.json", PROXYLESS_TINY)
     assert table.num_classes == 10
@@ -132,7 +134,7 @@ def test_blob_opens_with_the_shaves_asked_for(finished):
 
 def test_ir_and_onnx_give_the_same_logits(finished):
     folder, _ = finished
-    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)
     session = onnxruntime.InferenceSession(folder / "model.onnx",
                                            providers=["CPUExecutionProvider"])
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU",
@@ -144,7 +146,7 @@ def test_ir_and_onnx_give_the_same_logits(finished):
 def test_metrics_tell_every_phase_in_order(finished):
     lines = [json.loads(x) for x in (finished[0] / "metrics.jsonl").read_text().splitlines()]
     phases = list(dict.fromkeys(line["phase"] for line in lines))
-    assert phases == ["warm-up", "search", "derive", "fine-tune"]
+    assert phases == ["warm-up", "search", "derive", "train", "evaluate"]
     searching = [x for x in lines if x["phase"] == "search"][-1]
     assert {"ce", "top1", "learning_rate", "arch_ce", "expected_ms", "latency_term",
             "entropy"} <= set(searching)
@@ -173,12 +175,12 @@ def test_a_missed_target_fails_where_it_is_required(finished, table_file, tmp_pa
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file):
-    """Stopped by Control-C in the search, preempted while fine-tuning."""
+    """Stopped by Control-C in the search, preempted while the network is trained."""
     folder = tmp_path / "run"
     arguments = [sys.executable, "-m", "experiments.search", *FLAGS,
                  f"--latency_table={table_file}", f"--workdir={folder}", "--checkpoint_seconds=1"]
     metrics = folder / "metrics.jsonl"
-    for number, after, status in ((signal.SIGINT, "search", 1), (signal.SIGTERM, "fine-tune", 0)):
+    for number, after, status in ((signal.SIGINT, "search", 1), (signal.SIGTERM, "train", 0)):
         process = subprocess.Popen(
             arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 300
@@ -252,7 +254,7 @@ def test_argmax_takes_each_block_s_likeliest_candidate_and_may_miss_the_target(t
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse("k5e6 k7e6 k3e6 k7e6 k7e3"))
     with open_device(run.device, run.options) as device, trainer_of(run) as trainer:
         alpha = trainer.state.alpha.at[jnp.arange(len(path)), path].add(0.01)
-        trainer.state = dataclasses.replace(trainer.state, alpha=alpha)
+        trainer.loop.state = dataclasses.replace(trainer.state, alpha=alpha)
         derived = derivation.derive(trainer, table, device)
     assert derived.architecture == "k5e6 k7e6 k3e6 k7e6 k7e3"
     assert derived.rounds[-1]["device_ms"] > 1.8

@@ -39,7 +39,7 @@ def arguments(tmp_path_factory) -> list[str]:
             f"--latency_table={folder / 'MYRIADX_COMPILER.json'}",
             f"--mobile_table={folder / 'PIXEL_1.json'}", f"--reference={TINY_REFERENCE}",
             "--seeds=0,1", "--random_networks=3", "--warmup_epochs=1", "--search_epochs=2",
-            "--train_epochs=2", "--batch_size=256", "--train_image_size=8",
+            "--train_epochs=2", "--batch_size=256", "--search_image_size=8", "--train_image_size=8",
             "--mobilenet_width=0.1", "--mobilenet_ms=4.4"]
 
 
@@ -90,7 +90,7 @@ def test_a_study_trains_all_networks_alike(finished):
         assert network["top1"] == pytest.approx(np.mean([r["top1"] for r in network["runs"]]))
         assert network["latency_ms"] <= 4.5
     same = ("epochs", "learning_rate", "weight_decay", "label_smoothing", "dropout", "ema_decay",
-            "precision", "dataset", "batch_size", "train_image_size", "held_out", "start")
+            "precision", "dataset", "batch_size", "image_size", "held_out", "start")
     configs = [json.loads((finished / f"train-{name}-seed1" / "config.json").read_text())
                for name in names]
     assert all({k: c[k] for k in same} == {k: configs[0][k] for k in same} for c in configs)

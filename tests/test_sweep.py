@@ -15,7 +15,7 @@ from tests.conftest import ROOT, run_program
 
 @pytest.fixture(scope="module")
 def arguments(micro_search) -> list[str]:
-    return ["experiments.sweep", *micro_search, "--finetune_epochs=0",
+    return ["experiments.sweep", *micro_search, "--train_epochs=1",
             "--sweep=latency_weight=0.05,0.2", "--sweep=target_ms=1.8,1.85", "--seeds=2"]
 
 

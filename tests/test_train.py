@@ -39,7 +39,7 @@ flags.FLAGS(["search", "--space=proxyless_tiny", "--image_size=64", f"--workdir=
 run = config.config_from_flags()
 with Workdir(run) as workdir:
     state = steps.init_state(run.search_space, 10, steps.Hyperparameters(), seed=5)
-    checkpoints = Checkpoints(workdir.path / "checkpoints", run.identity())
+    checkpoints = Checkpoints(workdir.path / "checkpoints" / "search", run.identity())
     checkpoints.save(7, state, wait=True)
     checkpoints.close()
     workdir.write_json("architecture.json", {"schema": 1, "space": run.space,
@@ -82,10 +82,11 @@ def test_result_says_what_was_trained_and_how_good_it_is(finished):
     # Random guessing has 0.10 with a standard deviation of 0.016.
     assert result["accuracy"]["top1"] > 0.2
     assert result["parity"]["same_top1"]
-    assert set(result["files"].values()) == {"model.onnx", "model.xml", "model.blob",
-                                             "architecture.svg"}
+    assert set(result["files"].values()) == {
+        "model.onnx", "model.xml", "labels.txt", "model.blob", "model.rvc2.tar.xz",
+        "architecture.svg"}
     assert all((folder / name).stat().st_size for name in result["files"].values())
-    for words in (TEXT, "ms by MYRIADX_COMPILER, estimated", "of 5, the best on held-out data",
+    for words in (TEXT, "Latency by MYRIADX_COMPILER, estimated", "of 5, the best on held-out data",
                   "model.blob"):
         assert words in " ".join(done.stdout.split()), words
 
@@ -111,7 +112,7 @@ def test_the_learning_rate_warms_up_and_falls(finished):
 def test_the_onnx_file_has_the_shapes_of_the_deployment(finished):
     session = onnxruntime.InferenceSession(finished[0] / "model.onnx",
                                            providers=["CPUExecutionProvider"])
-    logits, = session.run(None, {"image": np.zeros((1, 3, 64, 64), np.float32)})
+    logits, = session.run(None, {"image": np.zeros((1, 3, 64, 64), np.uint8)})
     assert logits.shape == (1, 10)
 
 

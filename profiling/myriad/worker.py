@@ -218,7 +218,8 @@ def scores(request):
 def take_pixels(network):
     """Makes images 8-bit: what benchmark_app takes for an image, and so feeds with pixels."""
     for info in network.input_info.values():
-        if info.layout == "NCHW" and info.input_data.shape[1] == 3:
+        is_image = info.layout == "NCHW" and info.input_data.shape[1] == 3
+        if is_image and info.precision.startswith("FP"):
             info.precision = "U8"
 
 
