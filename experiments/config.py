@@ -7,53 +7,87 @@ on two cores. `imagenet.flags` sets the published schedule over them.
 import dataclasses
 import math
 
-from absl import flags
-
 from experiments.network_training import Training
 from experiments.runs.config import (
     RunConfig,
     check_epochs,
     check_run,
     default_workdir,
-    define_run_flags,
+    define_config_flags,
+    flag_values,
+    option,
 )
 from jaxnas import estimators, loss, steps, supernet
 from jaxnas.space import SPACES, Space, find_space
-from profiling import command
-
-DERIVE = ("budget", "argmax")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    """What a search does. Fields have the names, units and meaning of the flags below."""
+    """What a search does. Fields are flags."""
 
-    space: str
-    target_ms: float
-    pareto_ms: tuple[float, ...] | None
-    latency_weight: float
-    latency_control: str
-    estimator: str
-    gumbel_temperature: float | None
-    latency_table: str | None
-    derive: str
-    finalists: int
-    tolerance: float
-    require_target: bool
-    search_image_size: int
-    warmup_epochs: int
-    search_epochs: int
-    warmup_learning_rate: float
-    search_learning_rate: float
-    initialisation: str
-    alpha_learning_rate: float
-    alpha_every: int
-    calibration_batches: int
-    train_epochs: int
-    train_batch_size: int | None
-    train_learning_rate: float
-    train_dropout: float
-    train_ema_decay: float
+    space: str = option("proxyless", f"Search space: {', '.join(SPACES)}, or a JSON file that "
+                        f"describes one.")
+    target_ms: float = option(17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
+    pareto_ms: tuple[float, ...] | None = option(
+        None, "Further budgets in ms, comma-separated; unset is none. From the one α each gets a "
+        "network with the supernet's weights, its device figure and its accuracy on held-out data: "
+        "pareto.json, pareto.svg, pareto.png.")
+    latency_weight: float = option(
+        0.1, "λ of latency_control=fixed, 0 searching for accuracy alone; where λ of dual starts; "
+        "the exponent β of mul_log (published: 0.3); with estimator=reinforce the exponent of the "
+        "reward.")
+    latency_control: str = option(
+        "fixed", "How latency enters the search. fixed: CE + λ (E[LAT] - LAT_T) / LAT_T, which "
+        "does not converge to the target by itself. dual: the same, λ driven so that E[LAT] comes "
+        "to LAT_T. mul_log: CE (ln E[LAT] / ln LAT_T)^β.", choices=loss.LATENCY_CONTROLS)
+    estimator: str = option(
+        "two", "Of α's gradient. two: a pair of candidates a block and step. full: all of them. "
+        "gumbel: all of them, straight-through. reinforce: the accuracy of ten networks, times "
+        "(LAT_T / LAT)^latency_weight.", choices=estimators.ESTIMATORS)
+    gumbel_temperature: float | None = option(
+        None, f"Of estimator=gumbel; unset is {steps.GUMBEL_TEMPERATURE:g}.", 0.01)
+    latency_table: str | None = option(
+        None, "Latency table, a JSON file made by profiling.tables; unset takes the one that ships "
+        "for device, space and image size, or builds one.")
+    derive: str = option(
+        "budget", "budget: the most probable path that uses the budget, at most target_ms and at "
+        "least (1 - tolerance / 2) of it where there is one. argmax: the most probable candidate "
+        "of each block, whatever it takes.", choices=("budget", "argmax"))
+    finalists: int = option(
+        1, "Most probable paths that use the budget, of which the one most accurate on held-out "
+        "data is derived, each with the supernet's weights. 1 takes the most probable.", 1, 50)
+    tolerance: float = option(
+        0.02, "Fraction of the latency by which prediction and device may differ before the table "
+        "is rescaled and the network derived again.", 0.001, 0.5)
+    require_target: bool = option(False, "Exit with status 1 if the device's figure is above "
+                                  "target_ms or the device is not there.")
+    search_image_size: int = option(32, "Size in px that the supernet is trained at.", 8)
+    warmup_epochs: int = option(20, "Epochs of weight steps alone, paths drawn.", 0)
+    search_epochs: int = option(40, "Epochs of weight steps with architecture steps between, none "
+                                "in the first.", 2)
+    warmup_learning_rate: float = option(
+        0.02, "Peak of the warm-up's cosine, not scaled by batch size.", 0)
+    search_learning_rate: float = option(
+        0.01, "Peak of the search's cosine, not scaled by batch size.", 0)
+    initialisation: str = option(
+        "shared", "Of the supernet. independent: as published, for long schedules. shared: the "
+        "candidates of a block start as one function, so that short schedules learn.",
+        choices=supernet.INITIALISATIONS)
+    alpha_learning_rate: float = option(0.05, "Of α's Adam.", 0)
+    alpha_every: int = option(2, "Weight steps to one architecture step.", 1)
+    calibration_batches: int = option(16, "Training batches whose mean gives a path's batch "
+                                      "statistics, where it is scored.", 1)
+    train_epochs: int = option(20, "Epochs of the network that is found, from the supernet's "
+                               "weights.", 1)
+    train_batch_size: int | None = option(None, "Examples in a step of them; unset is batch_size.",
+                                          2)
+    train_learning_rate: float = option(
+        0.02, "Peak of the training's cosine, not scaled by batch size.", 0)
+    train_dropout: float = option(0.0, "Rate at which the network's features before the classifier "
+                                  "are dropped.", 0, 0.9)
+    train_ema_decay: float = option(
+        0.0, "Decay per step of the moving average of weights and statistics that is evaluated and "
+        "delivered; 0 takes the weights as they are.", 0, 0.999999)
 
     @property
     def search_space(self) -> Space:
@@ -78,68 +112,7 @@ class Config(RunConfig):
 
 def define_flags() -> None:
     """Defines the flags of a search."""
-    integer, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
-    define_run_flags()
-    text("space", "proxyless", f"Search space: {', '.join(SPACES)}, or a JSON file "
-         f"that describes one.")
-    real("target_ms", 17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
-    flags.DEFINE_list("pareto_ms", None, "Further budgets in ms, comma-separated; unset is none. "
-                      "From the one α each gets a network with the supernet's weights, its device "
-                      "figure and its accuracy on held-out data: pareto.json, pareto.svg, "
-                      "pareto.png.")
-    real("latency_weight", 0.1, "λ of latency_control=fixed, 0 searching for accuracy alone; where "
-         "λ of dual starts; the exponent β of mul_log (published: 0.3); with estimator=reinforce "
-         "the exponent of the reward.")
-    flags.DEFINE_enum("latency_control", "fixed", loss.LATENCY_CONTROLS, "How latency enters the "
-                      "search. fixed: CE + λ (E[LAT] - LAT_T) / LAT_T, which does not settle at "
-                      "the target by itself. dual: the same, λ driven so that E[LAT] comes to "
-                      "LAT_T. mul_log: CE (ln E[LAT] / ln LAT_T)^β.")
-    flags.DEFINE_enum("estimator", "two", estimators.ESTIMATORS, "Of α's gradient. two: a pair of "
-                      "candidates a block and step. full: all of them. gumbel: all of them, "
-                      "straight-through. reinforce: the accuracy of ten networks, times "
-                      "(LAT_T / LAT)^latency_weight.")
-    real("gumbel_temperature", None, f"Of estimator=gumbel; unset is {steps.GUMBEL_TEMPERATURE:g}.",
-         lower_bound=0.01)
-    text("latency_table", None, "Latency table, a JSON file made by profiling.tables; unset takes "
-         "the one that ships for device, space and image size, or builds one.")
-    flags.DEFINE_enum("derive", "budget", DERIVE, "budget: the likeliest path that spends the "
-                      "budget, at most target_ms and at least (1 - tolerance / 2) of it where "
-                      "there is one. argmax: the likeliest candidate of each block, whatever it "
-                      "takes.")
-    integer("finalists", 1, "Likeliest paths that spend the budget, of which the one most accurate "
-            "on held-out data is derived, each with the supernet's weights. 1 takes the likeliest.",
-            lower_bound=1, upper_bound=50)
-    real("tolerance", 0.02, "Fraction of the latency by which prediction and device may differ "
-         "before the table is rescaled and the network derived again.", lower_bound=0.001,
-         upper_bound=0.5)
-    flags.DEFINE_bool("require_target", False, "Exit with status 1 if the device's figure is above "
-                      "target_ms or the device is not there.")
-    integer("search_image_size", 32, "Size in px that the supernet is trained at.", lower_bound=8)
-    integer("warmup_epochs", 20, "Epochs of weight steps alone, paths drawn.", lower_bound=0)
-    integer("search_epochs", 40, "Epochs of weight steps with architecture steps between, none in "
-            "the first.", lower_bound=2)
-    integer("train_epochs", 20, "Epochs of the network that is found, from the supernet's weights.",
-            lower_bound=1)
-    integer("train_batch_size", None, "Examples in a step of them; unset is batch_size.",
-            lower_bound=2)
-    real("warmup_learning_rate", 0.02, "Peak of the warm-up's cosine, not scaled by batch size.",
-         lower_bound=0)
-    real("search_learning_rate", 0.01, "Peak of the search's cosine, not scaled by batch size.",
-         lower_bound=0)
-    real("train_learning_rate", 0.02, "Peak of the training's cosine, not scaled by batch size.",
-         lower_bound=0)
-    real("train_dropout", 0.0, "Rate at which the network's features before the classifier are "
-         "dropped.", lower_bound=0, upper_bound=0.9)
-    real("train_ema_decay", 0.0, "Decay per step of the moving average of weights and statistics "
-         "that is evaluated and delivered; 0 takes the weights as they are.", lower_bound=0,
-         upper_bound=0.999999)
-    flags.DEFINE_enum("initialisation", "shared", supernet.INITIALISATIONS, "Of the supernet. "
-                      "independent: as published, for long schedules. shared: the candidates of a "
-                      "block start as one function, so that short schedules learn.")
-    real("alpha_learning_rate", 0.05, "Of α's Adam.", lower_bound=0)
-    integer("alpha_every", 2, "Weight steps to one architecture step.", lower_bound=1)
-    integer("calibration_batches", 16, "Training batches whose mean gives the derived network's "
-            "batch statistics.", lower_bound=1)
+    define_config_flags(Config)
 
 
 def config_from_flags() -> Config:
@@ -148,8 +121,7 @@ def config_from_flags() -> Config:
     Raises:
       ValueError: a value that is not allowed; names it, what is allowed and the remedy.
     """
-    command.device_options()  # refuses what no device can be asked for
-    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
+    values = flag_values(Config)
     values["workdir"] = values["workdir"] or default_workdir(
         values["space"], values["dataset"], values["device"].split(",")[0].lower(),
         f"{values['target_ms']:g}ms", f"seed{values['seed']}")

@@ -5,12 +5,9 @@ on two cores. `train_imagenet.flags` sets the published schedule over them.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import zlib
-
-from absl import flags
 
 from experiments.network_training import Training
 from experiments.networks import Architecture, find_architecture
@@ -19,31 +16,39 @@ from experiments.runs.config import (
     check_epochs,
     check_run,
     default_workdir,
-    define_run_flags,
+    define_config_flags,
+    flag_values,
+    option,
 )
 from jaxnas.space import SPACES
 from jaxnas.zoo import ZOO
-from profiling import command
-
-STARTS = ("scratch", "supernet")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """What a training does. Fields have the names, units and meaning of the flags below.
+    """What a training does. Fields are flags.
 
     `architecture` and `space` are what --network and --space came to when the run began.
     """
 
-    network: str
+    network: str = option(None, f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
+                          f"architecture, one token a block of --space.", required=True)
     architecture: str
-    space: str | None
-    start: str
-    epochs: int
-    warmup_epochs: int
-    learning_rate: float
-    dropout: float
-    ema_decay: float
+    space: str | None = option(
+        None, f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that describes one; "
+        f"unset is proxyless. A folder knows its own.")
+    start: str = option("scratch", "scratch: weights drawn anew. supernet: those of the search in "
+                        "the folder that --network names.", choices=("scratch", "supernet"))
+    epochs: int = option(20, "Epochs in all, each followed by an evaluation on held-out data.", 1)
+    warmup_epochs: int = option(
+        0, "Of these, the first, with a linear learning rate up to its peak; the published recipe "
+        "has none.", 0)
+    learning_rate: float = option(0.05, "Peak of the cosine, not scaled by batch size.", 0)
+    dropout: float = option(0.1, "Rate at which features before the classifier are dropped.", 0,
+                            0.9)
+    ema_decay: float = option(
+        0.0, "Decay per step of the moving average of weights and statistics that is evaluated and "
+        "delivered, such as 0.9999; 0 takes the weights as they are.", 0, 0.999999)
 
     @property
     def chosen(self) -> Architecture:
@@ -62,41 +67,7 @@ class TrainConfig(RunConfig):
 
 def define_flags() -> None:
     """Defines the flags of a training."""
-    text = flags.DEFINE_string
-    define_run_flags()
-    text("network", None, f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
-         f"architecture, one token a block of --space.", required=True)
-    text("space", None, f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that "
-         f"describes one; unset is proxyless. A folder knows its own.")
-    flags.DEFINE_enum("start", "scratch", STARTS, "scratch: weights drawn anew. supernet: those of "
-                      "the search in the folder that --network names.")
-    define_recipe_flags()
-
-
-def define_recipe_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the flags of the recipe that are a training's alone."""
-    integer = functools.partial(flags.DEFINE_integer, flag_values=flag_values)
-    real = functools.partial(flags.DEFINE_float, flag_values=flag_values)
-    integer("epochs", 20, "Epochs in all, each followed by an evaluation on held-out data.",
-            lower_bound=1)
-    integer("warmup_epochs", 0, "Of these, the first, with a linear learning rate up to its peak; "
-            "the published recipe has none.", lower_bound=0)
-    real("learning_rate", 0.05, "Peak of the cosine, not scaled by batch size.", lower_bound=0)
-    real("dropout", 0.1, "Rate at which features before the classifier are dropped.",
-         lower_bound=0, upper_bound=0.9)
-    real("ema_decay", 0.0, "Decay per step of the moving average of weights and statistics that is "
-         "evaluated and delivered, such as 0.9999; 0 takes the weights as they are.",
-         lower_bound=0, upper_bound=0.999999)
-
-
-def recipe_defaults() -> dict[str, object]:
-    """The recipe's fields of `TrainConfig` with their flags' defaults.
-
-    For a program that trains by this recipe and whose own flags have some of these names.
-    """
-    values = flags.FlagValues()
-    define_recipe_flags(values)
-    return {name: values[name].default for name in values}
+    define_config_flags(TrainConfig)
 
 
 def config_from_flags() -> TrainConfig:
@@ -105,16 +76,13 @@ def config_from_flags() -> TrainConfig:
     Raises:
       ValueError: a value that is not allowed; names it, what is allowed and the remedy.
     """
-    command.device_options()  # refuses what no device can be asked for
-    resolved = ("architecture", "space")
-    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(TrainConfig)
-              if f.name not in resolved}
-    chosen = find_architecture(values["network"], flags.FLAGS.space)
+    values = flag_values(TrainConfig)
+    chosen = find_architecture(values["network"], values["space"])
     name = chosen.text if chosen.space is None else (
         f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}")
     values["workdir"] = values["workdir"] or default_workdir(
         "train", name, values["dataset"], f"seed{values['seed']}")
-    config = TrainConfig(**values, architecture=chosen.text, space=chosen.space)
+    config = TrainConfig(**{**values, "architecture": chosen.text, "space": chosen.space})
     check(config)
     return config
 

@@ -206,7 +206,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--device=TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
     (["--target_ms=3"], "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
-                        "proxyless space takes 8.98 ms and the slowest 49.77 ms"),
+                        "proxyless space takes 8.92 ms and the slowest 49.63 ms"),
     (["--worker_prefix='"], "worker_prefix is \"'\""),
     (["--workdir=README.md"], "--workdir=README.md is a file"),
     (["--no_such_flag=1"], "no_such_flag"),

@@ -49,7 +49,7 @@ class Scores:
         return figures
 
     def confusions(self, class_names: Sequence[str], most: int) -> list[dict[str, object]]:
-        """The pairs of classes most often confused: what was shown, what was answered, how often."""
+        """The pairs of classes most often confused: shown, answered, how often."""
         wrong = self.answers != self.labels
         pairs, counts = np.unique(np.stack([self.labels[wrong], self.answers[wrong]]), axis=1,
                                   return_counts=True)

@@ -1,8 +1,13 @@
-"""What search and training have in common: where, on what data, for which device."""
+"""What search and training have in common: where, on what data, for which device.
+
+A configuration is a table: a field has the name, default, help and bounds of its flag.
+"""
 
 import dataclasses
-import functools
 import pathlib
+import types
+import typing
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -16,29 +21,51 @@ from profiling.measurement import Options
 _SAME_RUN = ("workdir", "checkpoint_seconds", "data_workers", "data_dir", "worker_prefix", "store")
 
 
+def option(default: typing.Any, help_text: str, low: float | None = None,
+           high: float | None = None, choices: Sequence[str] | None = None,
+           required: bool = False) -> typing.Any:
+    """A field that is a flag; low and high bound a number, choices are all that a text may be."""
+    return dataclasses.field(default=default, metadata={
+        "help": help_text, "low": low, "high": high, "choices": choices, "required": required})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Fields have the names, units and meaning of the flags below."""
+    """What every run is told. The first fields are the flags of `profiling.command`."""
 
     device: str
     shaves: int | None
     threads: int | None
     worker_prefix: str | None
     store: str | None
-    image_size: int
-    train_image_size: int | None
-    deployment_epochs: int
-    dataset: str
-    data_dir: str | None
-    held_out: int | None
-    batch_size: int
-    data_workers: int
-    weight_decay: float
-    label_smoothing: float
-    precision: Precision
-    seed: int
-    checkpoint_seconds: int
-    workdir: str
+    image_size: int = option(224, "Deployment size in px: of the exported files, their accuracy "
+                             "and their latency.", 32)
+    train_image_size: int | None = option(
+        None, "Size in px that the network is trained at before its last epochs; unset is "
+        "image_size.", 8)
+    deployment_epochs: int = option(5, "The last epochs of the training, which are at image_size "
+                                    "where train_image_size is another.", 1)
+    dataset: str = option("digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
+                          f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
+    data_dir: str | None = option(
+        None, "Folder of the prepared data sets; unset is that of tensorflow-datasets "
+        "($TFDS_DATA_DIR or ~/tensorflow_datasets).")
+    held_out: int | None = option(
+        None, "Training examples held out, for α and to choose the best epoch; a multiple of the "
+        "number of classes; unset is the data set's own default.", 1)
+    batch_size: int = option(64, "Examples in a step, over all devices.", 2)
+    data_workers: int = option(0, "Processes that make the batches of each part, the same ones, "
+                               "for photographs on hosts of many cores; 0 is threads of this "
+                               "process.", 0)
+    weight_decay: float = option(4e-5, "Added to the weights' gradient, times the weights.", 0)
+    label_smoothing: float = option(0.1, "Of the loss that weights are trained by.", 0, 0.5)
+    precision: Precision = option("f32", "Of the layers' products in steps; weights, loss and "
+                                  "evaluation are float32. bf16 is for accelerators.",
+                                  choices=tuple(PRECISIONS))
+    seed: int = option(0, "Of every random draw of the run.", 0)
+    checkpoint_seconds: int = option(60, "Least time between checkpoints.", 0)
+    workdir: str = option(None, "Folder of the run; unset is a folder in runs/ named after the "
+                          "flags that matter most.")
 
     @property
     def options(self) -> Options:
@@ -49,36 +76,38 @@ class RunConfig:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in _SAME_RUN}
 
 
-def define_run_flags(batch_size: int = 64) -> None:
-    """Defines the flags of `RunConfig`."""
-    integer, text = flags.DEFINE_integer, flags.DEFINE_string
-    real = functools.partial(flags.DEFINE_float, lower_bound=0)
+def define_config_flags(config: type[RunConfig]) -> None:
+    """Defines the flags of a configuration's fields."""
     command.define_device_flags()
     command.define_store_flag()
-    integer("image_size", 224, "Deployment size in px: of the exported files, their accuracy and "
-            "their latency.", lower_bound=32)
-    integer("train_image_size", None, "Size in px that the network is trained at before its last "
-            "epochs; unset is image_size.", lower_bound=8)
-    integer("deployment_epochs", 5, "The last epochs of the training, which are at image_size "
-            "where train_image_size is another.", lower_bound=1)
-    text("dataset", "digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
-         f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
-    text("data_dir", None, "Folder of the prepared data sets; unset is that of "
-         "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
-    integer("held_out", None, "Training examples held out, for α and to choose the best epoch; a "
-            "multiple of the number of classes; unset is the data set's own default.",
-            lower_bound=1)
-    integer("batch_size", batch_size, "Examples in a step, over all devices.", lower_bound=2)
-    integer("data_workers", 0, "Processes that make the batches of each part, the same ones, for "
-            "photographs on hosts of many cores; 0 is threads of this process.", lower_bound=0)
-    real("weight_decay", 4e-5, "Added to the weights' gradient, times the weights.")
-    real("label_smoothing", 0.1, "Of the loss that weights are trained by.", upper_bound=0.5)
-    flags.DEFINE_enum("precision", "f32", tuple(PRECISIONS), "Of the layers' products in steps; "
-                      "weights, loss and evaluation are float32. bf16 is for accelerators.")
-    integer("seed", 0, "Of every random draw of the run.", lower_bound=0)
-    integer("checkpoint_seconds", 60, "Least time between checkpoints.", lower_bound=0)
-    text("workdir", None, "Folder of the run; unset is a folder in runs/ named after the flags that "
-         "matter most.")
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if not field.metadata:
+            continue
+        name, help_text, choices = field.name, field.metadata["help"], field.metadata["choices"]
+        kinds = [kind for kind in typing.get_args(hints[name]) if kind is not types.NoneType]
+        kind = kinds[0] if isinstance(hints[name], types.UnionType) else hints[name]
+        bounds = {"lower_bound": field.metadata["low"], "upper_bound": field.metadata["high"]}
+        if choices is not None:
+            flags.DEFINE_enum(name, field.default, choices, help_text)
+        elif kind is bool:
+            flags.DEFINE_bool(name, field.default, help_text)
+        elif kind is int:
+            flags.DEFINE_integer(name, field.default, help_text, **bounds)
+        elif kind is float:
+            flags.DEFINE_float(name, field.default, help_text, **bounds)
+        elif kind is str:
+            flags.DEFINE_string(name, field.default, help_text,
+                                required=field.metadata["required"])
+        else:
+            flags.DEFINE_list(name, field.default, help_text)
+
+
+def flag_values(config: type[RunConfig]) -> dict[str, typing.Any]:
+    """The flags' values by the configuration's fields, of those that are flags."""
+    command.device_options()  # refuses what no device can be asked for
+    return {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)
+            if field.name in flags.FLAGS}
 
 
 def check_run(config: RunConfig, sizes: dict[str, int | None], factor: int, divides: str) -> None:

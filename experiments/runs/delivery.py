@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 
-import numpy as np
-
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
 from jaxnas import archive, data, draw, export
@@ -167,8 +165,9 @@ def _archive(model: bytes, measured: Measurement, options: Options, folder: path
     """
     shaves, blob, estimated_ms = options.shaves or oak.SHAVES, measured.blob, None
     if measured.setup.settings.get("shaves") != shaves:
-        with MyriadXCompiler("MYRIADX_COMPILER", dataclasses.replace(options, shaves=shaves)) as one:
-            estimate = one.measure(model)
+        options = dataclasses.replace(options, shaves=shaves)
+        with MyriadXCompiler("MYRIADX_COMPILER", options) as compiler:
+            estimate = compiler.measure(model)
         blob, estimated_ms = estimate.blob, estimate.latency_ms
     archive.save_archive(folder / ARCHIVE, "jaxnas", blob, class_names, image_size)
     return {"shaves": shaves, "estimated_ms": estimated_ms}

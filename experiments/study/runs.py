@@ -15,7 +15,7 @@ from experiments.config import Config
 from experiments.network_training import fit
 from experiments.study.affinities import Found, expected_statistics
 from experiments.study.worth import Contender, Trained
-from experiments.train_config import TrainConfig, recipe_defaults
+from experiments.train_config import TrainConfig
 from experiments.training import Trainer
 from experiments.workdir import Workdir, WorkdirHeld, check_workdir
 from jaxnas import data, paths
@@ -154,6 +154,9 @@ def training_size(config: Config) -> int:
 def recipe(config: Config) -> dict[str, object]:
     """How every network of a study is trained: as experiments.train does by default, but for what
     the study's flags say: epochs, weight decay, label smoothing and precision."""
-    return {**recipe_defaults(), "epochs": config.train_epochs,
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    return {**{name: defaults[name] for name in (
+                "warmup_epochs", "learning_rate", "dropout", "ema_decay")},
+            "epochs": config.train_epochs,
             **{name: getattr(config, name) for name in (
                 "weight_decay", "label_smoothing", "precision")}}
