@@ -110,7 +110,9 @@ class Trainer:
         programs = {"weight": (self.steps.weight, (state, batch, path, scalar, scalar))}
         if not self.is_over:
             programs["arch"] = (self.steps.arch, (state, batch, latency, scalar, scalar))
-        programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
+        if self.config.finalists > 1 or self.config.pareto_ms:  # which paths are scored for
+            programs["evaluate"] = (self.steps.evaluate,
+                                    (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
             phase.end(readiness(compiled))

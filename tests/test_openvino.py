@@ -22,7 +22,8 @@ from tests.conftest import run_program
 
 # Block 1 and 3 have a residual add, block 4 is left out.
 ARCH = "k3e3 k5e6 k7e3 k3e6 -"
-PARTS = {"stem", "first", "block00", "block01", "block02", "block03", "head", "pool", "classifier"}
+PARTS = {"input", "stem", "first", "block00", "block01", "block02", "block03", "head", "pool",
+         "classifier"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_fused_and_inserted_steps_go_to_a_layer_of_their_block(ours):
     layers = [layer.name for layer in attribution.layers(counters)]
     assert "block01/project" in layers and "block01/add" not in layers
     assert not [name for name in layers if name.endswith("clip")]
-    inserted, = (step for step in counters if step.startswith("image_"))
+    inserted, = (step for step in counters if step.startswith("input/cast_"))
     assert attribution.layers({inserted: 1.0})[0].name == "stem/conv"
 
 
@@ -124,7 +125,7 @@ def test_layers_come_in_order_of_execution(ours):
     attribution = Attribution(ours, network.get_runtime_model())
     layers = [layer.name for layer in attribution.layers(dict(sorted(counters.items())))]
     assert layers == sorted(layers, key=[node.name for node in ours.graph.node].index)
-    assert layers[0] == "stem/conv" and layers[-1] == "classifier/linear"
+    assert layers[:2] == ["input/cast", "stem/conv"] and layers[-1] == "classifier/linear"
 
 
 def test_counters_without_a_runtime_model(ours):
@@ -146,7 +147,7 @@ def test_counters_without_a_runtime_model(ours):
 def test_a_step_by_the_gpus_name_is_found(ours):
     network, counters = compiled(ours)
     attribution = Attribution(ours, network.get_runtime_model())
-    inserted, = (step for step in counters if step.startswith("image_"))
+    inserted, = (step for step in counters if step.startswith("input/cast_"))
     assert attribution.layers({f"reorder:{inserted}": 1.0})[0].name == "stem/conv"
     assert attribution.layers({"convolution:head/conv/WithoutBiases": 1.0})[0].name == "head/conv"
 

@@ -23,7 +23,7 @@ from experiments.benchmark.workload import Workload
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
-_KEPT_STEPS = 3  # weight, arch, evaluate
+_KEPT_STEPS = 2  # weight, arch
 _LAST_WORDS = 2000  # characters of a failed process's standard error
 _SEARCH_NEEDS = ("openvino", "onnx", "jax2onnx", "onnxruntime", "grain", "orbax",
                  "tensorflow_datasets", "matplotlib", "pydot")
