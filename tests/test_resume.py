@@ -53,12 +53,13 @@ def final_state(folder: pathlib.Path) -> tuple[steps.SearchState, network_steps.
     space = config.search_space
     arch = space.parse(json.loads((folder / "architecture.json").read_text())["architecture"])
     network = Network(network_of(space, arch, 10), rng=np.random.default_rng(0))
-    likes = {"search": lambda: steps.init_state(space, 10, steps.Hyperparameters(), config.seed),
-             "train": lambda: network_steps.init_state(network, config.training.recipe(17), 0)}
+    likes = {"search": jax.eval_shape(lambda: steps.init_state(
+                 space, 10, steps.Hyperparameters(), config.seed)),
+             "train": network_steps.init_state(network, config.training.recipe(17), 0)}
     states = []
-    for part, init in likes.items():
+    for part, like in likes.items():
         checkpoints = Checkpoints(folder / "checkpoints" / part, config.identity())
-        states.append(checkpoints.restore(jax.eval_shape(init))[0])
+        states.append(checkpoints.restore(like)[0])
         checkpoints.close()
     return states[0], states[1]
 

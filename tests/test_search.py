@@ -37,8 +37,8 @@ SHAVES = 6
 # So rarely written, checkpoints are of the search's end and of the training's.
 FLAGS = ("--flagfile=vpu.flags", "--space=proxyless_tiny", "--image_size=64", "--target_ms=2.2",
          "--warmup_epochs=3", "--search_epochs=3", "--train_image_size=32", "--train_epochs=3",
-         "--deployment_epochs=1", "--train_batch_size=64", f"--shaves={SHAVES}",
-         "--checkpoint_seconds=600")
+         "--deployment_epochs=1", "--train_batch_size=16", "--train_ema_decay=0",
+         f"--shaves={SHAVES}", "--checkpoint_seconds=600")
 
 
 def write_table(file: pathlib.Path) -> None:
