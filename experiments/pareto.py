@@ -122,4 +122,4 @@ def save_figure(document: Mapping[str, object], references: Mapping[str, Mapping
 
 def _note(one: Mapping[str, object]) -> str:
     device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
-    return f"{one['target_ms']:g} ms: device {device}, top-1 {one['top1']:.3f}"
+    return f"{one['target_ms']:g} ms: device {device}, top-1 {one['inherited_top1']:.3f}"
