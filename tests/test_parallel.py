@@ -41,7 +41,7 @@ class Group:
                     cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
                     stdout=out, stderr=err))
 
-    def wait(self, timeout_s: float = 300) -> list[int]:
+    def wait(self, timeout_s: float = 500) -> list[int]:
         """Exit statuses."""
         end = time.monotonic() + timeout_s
         try:

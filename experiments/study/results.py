@@ -87,7 +87,8 @@ def _head(document: Mapping[str, object]) -> str:
         f"{document['batch_size']}; latency at {document['image_size']} px. Seeds of the "
         f"searches: {seeds}; of the trainings of every network: {train_seeds}. A seed also chooses "
         f"which examples are held out.", "",
-        f"A search: {search['warmup_epochs']} epochs of warm-up, {search['search_epochs']} of "
+        f"A search, at {document['search_image_size']} px: {search['warmup_epochs']} epochs of "
+        f"warm-up, {search['search_epochs']} of "
         f"search, estimator {search['estimator']}, α's learning rate "
         f"{search['alpha_learning_rate']:g}, an architecture step every {search['alpha_every']} "
         f"weight steps, λ {search['latency_weight']:g} ({search['latency_control']}); then the "
