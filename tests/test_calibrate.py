@@ -73,9 +73,10 @@ def test_convolutions_of_networks_left_out_are_within_12_percent_in_the_median(r
 def test_layers_that_no_fit_saw(report):
     errors = {point.name: point.error for point in report.points}
     # A depthwise 1×1 is a scaling of channels, and in no search space. It is overestimated.
-    odd = errors.pop("depthwise 1×1, 32×16, 512 channels")
-    assert len(errors) == 11 and max(map(abs, errors.values())) < 0.2, errors
-    assert 0.2 < odd < 0.4
+    odd = [errors.pop(f"depthwise 1×1, {size}")
+           for size in ("32×16, 512 channels", "8×8, 3 channels")]
+    assert len(errors) == 10 and max(map(abs, errors.values())) < 0.1, errors
+    assert all(0.2 < error < 0.4 for error in odd)
 
 
 def test_networks_that_no_fit_saw(report):
