@@ -39,7 +39,8 @@ def arguments(tmp_path_factory) -> list[str]:
             f"--latency_table={folder / 'MYRIADX_COMPILER.json'}",
             f"--mobile_table={folder / 'PIXEL_1.json'}", f"--reference={TINY_REFERENCE}",
             "--seeds=0,1", "--random_networks=3", "--warmup_epochs=1", "--search_epochs=2",
-            "--train_epochs=2", "--batch_size=256", "--search_image_size=8", "--train_image_size=8",
+            "--train_epochs=2", "--deployment_epochs=1", "--batch_size=256",
+            "--search_image_size=8", "--train_image_size=8",
             "--mobilenet_width=0.1", "--mobilenet_ms=4.4"]
 
 
