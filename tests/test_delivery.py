@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 import tarfile
 
 import depthai
@@ -28,6 +30,7 @@ from profiling.measurement import Options
 from profiling.progress import Progress
 from profiling.recording import Recording
 from tests.conftest import run_program
+from tests.test_readme import python_block
 
 TEXT, SIZE, SMALL_SIZE = "k5e3 - k3e3 k7e3 -", 64, 32
 TRAIN = ("experiments.train", f"--network={TEXT}", "--space=proxyless_tiny",
@@ -194,6 +197,21 @@ def test_predict_names_pictures(trained, test_part, tmp_path):
     assert said.returncode == 0, said.stderr
     best = predictions[0]["answers"][0]
     assert f"{best['class']} {best['probability']:.1%}" in said.stdout
+
+
+@pytest.mark.parametrize("word", ["model_api", "onnxruntime"])
+def test_a_picture_is_classified_as_readme_shows(trained, test_part, tmp_path, word):
+    for name in ("model.onnx", "model.xml", "model.bin", "labels.txt"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    answers = []
+    for index in range(5):
+        test_part[index]["image"].save(tmp_path / "picture.png")
+        done = subprocess.run([sys.executable, "-c", python_block(word)], cwd=tmp_path, text=True,
+                              capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        answers.append(int(done.stdout.split()[-1]))
+    right = np.array(answers) == [test_part[index]["label"] for index in range(5)]
+    assert right.sum() >= 4
 
 
 @pytest.mark.parametrize(("changes", "message"), [
