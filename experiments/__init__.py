@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments import huge_pages
+from experiments import memory
 
 if sys.argv[:1] == ["-m"]:  # Python is about to run one of them, and has imported nothing large
-    huge_pages.ask_for_them()
+    memory.keep_memory()

@@ -4,7 +4,7 @@ The last epochs are at the deployment size, and of these the best is delivered.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from flax import nnx
@@ -145,8 +145,8 @@ class NetworkTrainer:
         self.epoch_steps = training.epoch_steps(len(parts.weights), parts.weights.spec.name)
         recipe = training.recipe(self.epoch_steps)
         self._layout = parallel.layout()
-        self._steps = self._jitted = network_steps.make_steps(network, recipe,
-                                                              self._layout.replicated)
+        self._jitted = network_steps.make_steps(network, recipe, self._layout.replicated)
+        self._steps = {size: self._jitted for size, _ in training.phases()}
         self._made_of = (network.spec, recipe)
         state = self._layout.replicate(network_steps.init_state(network, recipe, training.seed))
         self.loop = Loop(state, identity, workdir, progress, name=CHECKPOINTS,
@@ -169,13 +169,15 @@ class NetworkTrainer:
         Raises:
           Stopped, NonFiniteLoss.
         """
-        start, phases = self._first_step, self._training.phases()
-        for phase in phases:
-            image_size, epochs = phase
-            end = start + epochs * self.epoch_steps
+        end, ahead = self._first_step, []
+        for image_size, epochs in self._training.phases():
+            start, end = end, end + epochs * self.epoch_steps
             if self.loop.step < end:
-                self._run_phase(image_size, start, end, is_last=phase == phases[-1])
-            start = end
+                ahead.append((image_size, start, end))
+        if ahead:
+            self._compile([image_size for image_size, _, _ in ahead])
+        for phase in ahead:
+            self._run_phase(*phase, is_last=phase == ahead[-1])
         self.loop.save(wait=True)
 
     def best(self) -> Best:
@@ -209,16 +211,15 @@ class NetworkTrainer:
 
     def _run_phase(self, image_size: int, start: int, end: int, is_last: bool) -> None:
         """The epochs at one size."""
-        sizes = self._sizes(image_size)
-        self._compile(sizes)
+        sizes, steps = self._sizes(image_size), self._steps[image_size]
         feed = Feed(self.parts.weights, sizes, self._layout, self.loop.step - self._first_step)
 
         def take(state: network_steps.NetworkState, done: int):
-            return self._steps.train(state, next(feed))
+            return steps.train(state, next(feed))
 
         def end_epoch(state: network_steps.NetworkState) -> str:
             step = int(state.step)
-            params, stats = self._steps.delivered(state)
+            params, stats = steps.delivered(state)
             top1 = self._top1(params, stats, self.parts.alpha, sizes)
             self._workdir.log(self._first_step + step, "evaluate", epoch=step // self.epoch_steps,
                               image_size=image_size, held_out_top1=top1)
@@ -236,17 +237,23 @@ class NetworkTrainer:
             # On disk before any checkpoint of the run can be: it is not evaluated again from there.
             self._best.save(step, {"params": params, "stats": stats}, {"top1": top1}, wait=True)
 
-    def _compile(self, sizes: BatchSizes) -> None:
-        """Compiles the steps for batches of a size, or loads them where they are kept."""
-        batch, masked = batch_shapes(sizes, self._layout)
-        state = self._layout.replicated_shapes(self.loop.state)
-        programs = {"train": (self._jitted.train, (state, batch)),
-                    "evaluate": (self._jitted.evaluate, (state.params, state.stats, masked))}
+    def _compile(self, image_sizes: Sequence[int]) -> None:
+        """Compiles the steps for each size, or loads them where they are kept."""
+        programs, state = {}, self._layout.replicated_shapes(self.loop.state)
+        for size in image_sizes:
+            batch, masked = batch_shapes(self._sizes(size), self._layout)
+            programs[f"train-{size}px"] = self._jitted.train, (state, batch)
+            programs[f"evaluate-{size}px"] = (self._jitted.evaluate,
+                                              (state.params, state.stats, masked))
         with self._progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, self._made_of, phase.update)
             phase.end(readiness(compiled))
-        self._steps = dataclasses.replace(self._jitted, **compiled)
+        for size in image_sizes:
+            self._steps[size] = dataclasses.replace(
+                self._jitted, train=compiled[f"train-{size}px"],
+                evaluate=compiled[f"evaluate-{size}px"])
 
     def _top1(self, params, stats, part, sizes, tick=lambda done, note: None) -> float:
-        return count_top1(lambda batch: self._steps.evaluate(params, stats, batch), part, sizes,
-                          self._layout, tick)
+        return count_top1(
+            lambda batch: self._steps[sizes.image_size].evaluate(params, stats, batch), part, sizes,
+            self._layout, tick)

@@ -8,8 +8,10 @@ clips, additions, one pooling and one fully connected layer, every node named af
 
 import dataclasses
 import functools
+import importlib
 import json
 import pathlib
+import pkgutil
 from collections.abc import Sequence
 
 import jax
@@ -20,6 +22,7 @@ import onnx
 import onnxruntime
 import openvino
 from flax import nnx
+from jax2onnx.plugins import plugin_system
 from onnx import helper, numpy_helper
 
 from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, relu6
@@ -95,10 +98,25 @@ def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
     """
     if image_size < 1:
         raise ValueError(f"image size {image_size} px: give a positive number")
+    _import_plugins()
     model = jax2onnx.to_onnx(
         FoldedNetwork(network), [(1, image_size, image_size, 3)], model_name=network.spec.name,
         opset=OPSET, inputs_as_nchw=[0], input_names=[INPUT], output_names=[OUTPUT])
     return _named(model, network.spec, image_size)
+
+
+@functools.cache
+def _import_plugins() -> None:
+    """Imports the plug-ins of jax2onnx that know JAX and Flax.
+
+    Left to itself it imports all it has at the first export, among them those for Equinox, which
+    draw and compile layers while they are imported: ten seconds.
+    """
+    for name in ("jax", "flax"):
+        package = importlib.import_module(f"jax2onnx.plugins.{name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    plugin_system._already_imported_plugins = True
 
 
 def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:

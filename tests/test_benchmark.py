@@ -248,7 +248,7 @@ def test_the_page_is_made_of_nothing_else(tmp_path, text, said):
 def bare_benchmark(output: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
     """The program on a machine that has no more than JAX and Flax and what they need."""
     absent = ("grain", "tensorflow_datasets", "onnx", "jax2onnx", "onnxruntime", "openvino",
-              "matplotlib", "sklearn", "networkx", "pydot")
+              "matplotlib", "sklearn", "networkx")
     code = (f"import sys, runpy\nsys.modules.update(dict.fromkeys({absent}))\n"
             "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)")
     return subprocess.run([sys.executable, "-c", code, f"--output={output}", *arguments], cwd=ROOT,

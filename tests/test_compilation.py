@@ -1,7 +1,7 @@
-"""Compiled steps: kept, found again without tracing, never another's; huge pages asked for once."""
+"""Compiled steps: kept, found again without tracing, never another's; memory that is kept."""
 
 import os
-import pathlib
+import platform
 import subprocess
 import sys
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import memory
 from experiments.compilation import compiled_steps, readiness
-from experiments.huge_pages import asking
 from jaxnas import steps
 from tests.conftest import ROOT, SMALL, same_bits
 
@@ -141,39 +141,47 @@ def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
     assert same_bits(*states)
 
 
-MADVISE = "always [madvise] never\n"
+JEMALLOC_KEEPS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always,oversize_threshold:0"
 
 
-@pytest.mark.parametrize(("environment", "setting", "tunables"), [
-    ({}, MADVISE, "glibc.malloc.hugetlb=1"),
-    ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, MADVISE,
-     "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
-    ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, MADVISE, None),
-    ({}, "[always] madvise never\n", None),
-    ({}, "always madvise [never]\n", None),
-    ({}, "", None),
-])
-def test_huge_pages_are_asked_for_where_linux_waits_for_it(environment, setting, tunables):
-    asks = asking({"HOME": "/root", **environment}, setting)
-    assert (asks and asks["GLIBC_TUNABLES"]) == tunables
-    if asks:
-        assert asks["HOME"] == "/root" and asking(asks, setting) is None
-        # glibc drops the tunable where a process has rights that its user has not.
-        del asks["GLIBC_TUNABLES"]
-        assert asking(asks, setting) is None
+def test_jemalloc_is_told_to_keep_memory_where_it_is_and_glibc_elsewhere(tmp_path):
+    without, with_it = tmp_path / "without", tmp_path / "with"
+    with_it.mkdir()
+    (with_it / "libjemalloc.so.2").touch()
+    environment = memory.keeping({"HOME": "/root"}, [without, with_it])
+    assert environment["HOME"] == "/root" and "GLIBC_TUNABLES" not in environment
+    assert environment["LD_PRELOAD"] == str(with_it / "libjemalloc.so.2")
+    assert environment["MALLOC_CONF"] == JEMALLOC_KEEPS
+    environment = memory.keeping({"HOME": "/root"}, [without])
+    assert "LD_PRELOAD" not in environment
+    assert "glibc.malloc.trim_threshold=17179869184" in environment["GLIBC_TUNABLES"].split(":")
 
 
-def test_a_program_begins_anew_once_and_has_huge_pages():
-    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not setting.exists() or "[madvise]" not in setting.read_text():
-        pytest.skip("this system gives huge pages always or never")
-    # As in `python -m`, whose own first argument stands while the package is imported.
-    probe = ("import sys; print(len(sys.argv), flush=True); sys.argv = ['-m']\n"
-             "import experiments, pathlib\n"
-             "piece = bytearray(1 << 26)\n"
-             "print('hg' in pathlib.Path('/proc/self/smaps').read_text().split())")
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES"])
+def test_an_allocator_that_the_user_has_chosen_stays(name, tmp_path):
+    (tmp_path / "libjemalloc.so.2").touch()
+    assert memory.keeping({name: "theirs"}, [tmp_path]) is None
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_program_begins_anew_once_with_memory_that_is_kept(installed):
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("this system has another C library than glibc")
+    if installed and not any((folder / memory.JEMALLOC).exists() for folder in memory.FOLDERS):
+        pytest.skip("jemalloc is not installed: Debian's libjemalloc2")
+    # As in `python -m`, whose own first argument stands while the package is imported; the second
+    # time without the memory that the first freed, where nothing keeps it.
+    folders = "" if installed else "from experiments import memory; memory.FOLDERS = ()\n"
+    probe = ("import os, sys; print(len(sys.argv), flush=True)\n"
+             f"{folders}"
+             "from experiments import memory; memory.keep_memory()\n"
+             "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+             "piece = b'1' * (1 << 28); before = resident(); del piece\n"
+             "print(before - resident() < 1 << 27, 'jemalloc' in open('/proc/self/maps').read(),\n"
+             "      sorted({'LD_PRELOAD', 'MALLOC_CONF', 'GLIBC_TUNABLES', 'JAXNAS_BEGUN_ANEW'}\n"
+             "             & set(os.environ)))")
     environment = {key: value for key, value in os.environ.items()
-                   if key not in ("GLIBC_TUNABLES", "JAXNAS_BEGUN_ANEW")}
+                   if key not in ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES")}
     done = subprocess.run([sys.executable, "-c", probe, "one"], cwd=ROOT, env=environment,
                           capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["2", "2", "True"], done.stderr
+    assert done.stdout.split() == ["2", "2", "True", str(installed), "[]"], done.stderr

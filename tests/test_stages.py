@@ -81,3 +81,14 @@ def test_refuses_what_is_no_stage_graph(text):
 def test_refuses_a_label_that_lacks_what_a_stage_must_have():
     with pytest.raises(ValueError, match="'numDescr'"):
         parse(GRAPH.read_text().replace("numDescr = 1", "numDescrs = 1"))
+
+
+def test_reads_a_layer_whose_name_has_a_quotation_mark():
+    text = GRAPH.read_text().replace("block00/depthwise", 'block "a", b')
+    assert any(stage.layer == 'block "a", b' for stage in parse(text))
+
+
+def test_refuses_a_graph_that_is_cut():
+    text = GRAPH.read_text()
+    with pytest.raises(ValueError, match="stage graph"):
+        parse(text[:len(text) // 2])

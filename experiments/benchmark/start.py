@@ -26,7 +26,7 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _KEPT_STEPS = 2  # weight, arch
 _LAST_WORDS = 2000  # characters of a failed process's standard error
 _SEARCH_NEEDS = ("openvino", "onnx", "jax2onnx", "onnxruntime", "grain", "orbax",
-                 "tensorflow_datasets", "matplotlib", "pydot")
+                 "tensorflow_datasets", "matplotlib")
 
 
 class ProcessFailed(RuntimeError):

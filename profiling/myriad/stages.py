@@ -2,8 +2,8 @@
 
 The compiler writes Graphviz DOT. Stages are nodes whose label starts with `[order / index]`; data
 are nodes whose label starts with `Data`; an edge from data to stage is an input, one from stage to
-data an output. pydot reads the syntax, networkx holds the graph, and the labels, which are the
-compiler's own text inside DOT strings, are read here. What a stage costs is cost.py's.
+data an output. The labels are read here, the graph that they stand in by graph.py. What a stage
+costs is cost.py's.
 """
 
 import dataclasses
@@ -136,7 +136,7 @@ def parse(graph_text: str) -> list[Stage]:
       ValueError: the text is no stage graph, or a label lacks what a stage must have.
     """
     graph = read_graph(graph_text)
-    labels = {node: _label(attributes) for node, attributes in graph.nodes(data=True)}
+    labels = dict(graph.nodes(data="label", default=""))
     data = {node: _Node.read(label) for node, label in labels.items() if _is_data(label)}
     stages = []
     for node, label in labels.items():
@@ -241,8 +241,3 @@ def _field(label: str, name: str, pattern: str) -> str:
 
 def _is_data(label: str) -> bool:
     return label.startswith("Data ")
-
-
-def _label(attributes: dict[str, str]) -> str:
-    """Returns a node's label as lines; DOT's `\\l` ends a left-justified line."""
-    return attributes.get("label", "").strip('"').replace("\\l", "\n")
