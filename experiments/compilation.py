@@ -9,10 +9,12 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
 import os
 import pathlib
 import pickle
 import platform
+import stat
 import tempfile
 import threading
 import time
@@ -25,6 +27,7 @@ from absl import logging
 from jax.experimental import serialize_executable
 
 import jaxnas
+from profiling.user_folders import cache_folder
 
 Tick = Callable[[float, str], None]  # of a fraction done, and what is being done
 
@@ -35,12 +38,24 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiled, so that the next start of a like run takes seconds."""
-    if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxnas" / "xla"))
+    """Lets JAX keep what it compiled, so that the next start of a like run takes seconds.
+
+    Where the user's cache cannot be written, what it has is used all the same.
+    """
     # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    least_s = 0.05
+    if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
+        try:
+            cache = cache_folder() / "xla"
+            cache.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache).close()
+        except OSError as error:
+            logging.warning("compiled programs are not kept for the next start: %s", error)
+            if not cache.is_dir():
+                return
+            least_s = math.inf
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_s)
 
 
 class Step:
@@ -184,8 +199,13 @@ def _processor() -> str:
 
 
 def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
-    """The program; None where the file is damaged, which is reported: it is then made anew."""
+    """The program; None, and said so, where it is not to be trusted or damaged.
+
+    It is then made anew.
+    """
     try:
+        for path in (file.parent, file):
+            _check_owner(path)
         return serialize_executable.deserialize_and_load(
             *pickle.loads(zlib.decompress(file.read_bytes())))
     except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
@@ -194,10 +214,22 @@ def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
         return None
 
 
+def _check_owner(path: pathlib.Path) -> None:
+    """Raises PermissionError where others may write: a pickle of theirs could run anything."""
+    info = path.stat()
+    if info.st_uid not in (0, os.getuid()) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"others than this user may write {path}; remove it, or take that "
+                              f"from them by chmod go-w")
+
+
 def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the program whole or not at all; where it cannot be written, that is said."""
     content = zlib.compress(pickle.dumps(serialize_executable.serialize(program)), 1)
-    descriptor, path = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    os.replace(path, file)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        os.replace(path, file)
+    except OSError as error:
+        logging.warning("%s is not kept for the next start: %s", file.name, error)

@@ -1,56 +1,41 @@
-"""An allocator that keeps memory, and huge pages for it.
+"""glibc's malloc is told to keep memory, and to ask for huge pages.
 
-XLA allocates a step's temporaries for that step. The C library gives so large a piece back to the
-system and takes it anew each time, cleared and mapped page by page: half the time of a step of the
-quick start. jemalloc, where it is installed, is told to keep what it has; otherwise glibc is.
-Both read their settings when a process begins, so it begins anew with them, once.
+XLA allocates a step's temporaries for that step. By itself glibc gives so large a piece back to the
+system and takes it anew each time, cleared and mapped page by page: on some machines a quarter of a
+step of the quick start. It reads its settings when a process begins, so the process begins anew
+with them, once. No other malloc is taken: OpenVINO's CPU plugin frees by glibc's what it got from a
+preloaded jemalloc or tcmalloc, and the process dies.
 """
 
 import os
-import pathlib
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-JEMALLOC = "libjemalloc.so.2"
-FOLDERS = (pathlib.Path(sys.prefix) / "lib", pathlib.Path("/usr/local/lib"),
-           pathlib.Path(f"/usr/lib/{platform.machine()}-linux-gnu"), pathlib.Path("/usr/lib64"))
-
-_JEMALLOC_SETTINGS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always,oversize_threshold:0"
-_GLIBC_SETTINGS = ("glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
-                   "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1")
-_SETTINGS = ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES")
+SETTING = "GLIBC_TUNABLES"
+KEEP = ("glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+        "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1")
 _BEGUN_ANEW = "JAXNAS_BEGUN_ANEW"
 
 
 def keep_memory() -> None:
-    """Begins this process anew with an allocator that keeps memory, unless it has begun anew.
+    """Begins this process anew with a malloc that keeps memory, unless it has begun anew.
 
     Programs that this one starts are not told to: they have the environment that it was given.
     """
     if os.environ.pop(_BEGUN_ANEW, None):
-        for name in _SETTINGS:
-            os.environ.pop(name, None)
+        os.environ.pop(SETTING, None)
         return
-    environment = keeping(os.environ, FOLDERS) if platform.libc_ver()[0] == "glibc" else None
+    environment = keeping(os.environ) if platform.libc_ver()[0] == "glibc" else None
     if environment is not None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def keeping(environment: Mapping[str, str],
-            folders: Iterable[pathlib.Path]) -> dict[str, str] | None:
-    """The environment of a process whose allocator keeps memory.
+def keeping(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment of a process that keeps memory, for the one of this process.
 
-    Args:
-      environment: of this process.
-      folders: where jemalloc may be.
-
-    Returns:
-      None where the environment has settings of an allocator already: they stay.
+    None where that has settings of malloc, or another malloc, already: they stay.
     """
-    if any(name in environment for name in _SETTINGS):
+    if SETTING in environment or "LD_PRELOAD" in environment:
         return None
-    jemalloc = next((file for folder in folders if (file := folder / JEMALLOC).exists()), None)
-    settings = {"GLIBC_TUNABLES": _GLIBC_SETTINGS} if jemalloc is None else {
-        "LD_PRELOAD": str(jemalloc), "MALLOC_CONF": _JEMALLOC_SETTINGS}
-    return {**environment, **settings, _BEGUN_ANEW: "1"}
+    return {**environment, SETTING: KEEP, _BEGUN_ANEW: "1"}

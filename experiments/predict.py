@@ -14,11 +14,11 @@ import rich.console
 import rich.table
 import rich.text
 from absl import flags
-from PIL import Image, ImageOps
 
 from experiments.runs.classifier import Classifier
 from experiments.runs.inference import Model, define_model_flags, model_from_flags
 from jaxnas.data.augment import centre_crop
+from jaxnas.data.pictures import decoding, open_picture
 from profiling import command
 
 
@@ -42,13 +42,9 @@ def main(argv: Sequence[str]) -> int:
 
 def pixels_of(file: pathlib.Path, classifier: Classifier) -> np.ndarray:
     """A picture as a file takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            return centre_crop(upright, classifier.image_size, classifier.crop_fraction)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as a picture ({error}); give pictures that Pillow "
-                         f"reads, such as JPEG or PNG") from error
+    with decoding(str(file), "give pictures that Pillow reads, such as JPEG or PNG"):
+        return centre_crop(open_picture(file.read_bytes()), classifier.image_size,
+                           classifier.crop_fraction)
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:

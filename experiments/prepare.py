@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from experiments.runs.pictures import decode_all
 from jaxnas import data
 from profiling import command
 from profiling.progress import Progress
@@ -26,11 +27,12 @@ def main(argv: Sequence[str]) -> int:
         name = data.make(args.dataset, args.data_dir)
         parts = data.load(name, args.data_dir, seed=0, held_out=0)
     with Progress() as progress:
-        unreadable = check(parts, progress)
-    for line in unreadable[:_SHOWN]:
+        refusals = (decode_all(name, sum(map(len, parts)), progress) if data.is_folder(name)
+                    else check(parts, progress))
+    for line in refusals:
         print(f"error: {line}", file=sys.stderr)
-    if unreadable:
-        print(f"{len(unreadable)} pictures cannot be decoded", file=sys.stderr)
+    if refusals:
+        print(f"{len(refusals)} pictures cannot be decoded", file=sys.stderr)
         return command.FAILED
     spec = parts.test.spec
     print(f"{spec.name}: {spec.num_classes} classes, {len(parts.weights)} examples in "
@@ -40,25 +42,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-_SHOWN = 10  # unreadable pictures that are named
-
-
 def check(parts: data.Parts, progress: Progress) -> list[str]:
-    """Decodes every picture; what was said of those that cannot be."""
-    unreadable = []
+    """Decodes every image of a prepared set; what was said of those that cannot be decoded."""
+    refusals = []
     done, total = 0, sum(map(len, parts))
     with progress.phase("check", total) as phase:
         for part in parts:
             for index in range(len(part)):
                 try:
-                    part[index]["image"].load()
-                except (OSError, ValueError) as error:
-                    unreadable.append(f"{part!r}, example {index}: {error}")
+                    example = part[index]
+                    with part.records.decoding(example["record"]):
+                        example["image"].load()
+                except data.UnreadablePicture as error:
+                    refusals.append(str(error))
                 done += 1
                 if done % 100 == 0:
-                    phase.update(done, f"{part!r}, {len(unreadable)} unreadable")
-        phase.end(f"{total - len(unreadable)} of {total} pictures can be decoded")
-    return unreadable
+                    phase.update(done, f"{part!r}, {len(refusals)} cannot be decoded")
+        phase.end(f"{total - len(refusals)} of {total} can be decoded")
+    return refusals
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ from experiments.runs.loop import NonFiniteLoss
 from experiments.stopping import Stopped, Terminated, terminate_like_control_c
 from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointUnreadable
+from jaxnas.data import UnreadablePicture
 from profiling import command
 from profiling.database import StoreError
 from profiling.errors import CompileError, DeviceUnavailable
 
 _FAILURES = (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
-             ParityBroken, parallel.ProcessesDiffer, parallel.FirstProcessFailed, OSError)
+             ParityBroken, UnreadablePicture, parallel.ProcessesDiffer,
+             parallel.FirstProcessFailed, OSError)
 
 _NAMING_S = 10.0  # in which `parallel` names a process that has died, and ends this one
 

@@ -20,6 +20,7 @@ from experiments.config import Config, config_from_flags, define_flags
 from experiments.network_training import fit
 from experiments.runs import summary
 from experiments.runs.delivery import deliver
+from experiments.runs.pictures import check_pictures
 from experiments.training import Schedule, Trainer
 from experiments.workdir import Workdir, finished
 from jaxnas import data, parallel, paths
@@ -51,6 +52,7 @@ def search() -> int:
         if result is None:
             parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                               held_out=config.held_out)
+            parallel.of_first(lambda: check_pictures(config.dataset))
             Schedule.of(config, len(parts.weights))
             config.training.epoch_steps(len(parts.weights), config.dataset, "train_batch_size")
             table = given_table(config) if parallel.is_first() else None

@@ -20,6 +20,7 @@ from experiments import networks, program
 from experiments.network_training import fit
 from experiments.runs import summary
 from experiments.runs.delivery import deliver
+from experiments.runs.pictures import check_pictures
 from experiments.train_config import TrainConfig, config_from_flags, define_flags
 from experiments.workdir import Workdir, finished
 from jaxnas import data, parallel
@@ -48,6 +49,7 @@ def train() -> int:
         if result is None:
             parts = data.load(config.dataset, config.data_dir, seed=config.seed,
                               held_out=config.held_out)
+            parallel.of_first(lambda: check_pictures(config.dataset))
             config.training.epoch_steps(len(parts.weights), config.dataset)
             network = starting_network(config)
             store = command.open_store(config.store) if parallel.is_first() else None

@@ -198,11 +198,14 @@ class Trainer:
 
         def take(state: steps.SearchState, done: int) -> tuple[steps.SearchState, steps.Metrics]:
             rate, step = np.float32(learning_rate(done)), start + done + 1
+            takes_arch_step = latency is not None and step > alpha_from and step % every == 0
+            # Before the state is given away: a picture may be unreadable.
+            held_out = next(feeds[1]) if takes_arch_step else None
             state, metrics = self.steps.weight(state, next(feeds[0]), self.steps.sample(state),
                                                rate, np.float32(steps.STATISTICS_MOMENTUM))
-            if latency is not None and step > alpha_from and step % every == 0:
+            if takes_arch_step:
                 changes, latest = self.steps.arch(
-                    state, next(feeds[1]), latency, np.float32(self.config.target_ms),
+                    state, held_out, latency, np.float32(self.config.target_ms),
                     np.float32(self.config.latency_weight))
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)

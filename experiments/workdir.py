@@ -158,7 +158,11 @@ def _check_same(file: pathlib.Path, config: RunConfig) -> None:
         raise ValueError(f"{file} is no configuration of a run; name a new --workdir")
     wanted = json.loads(json.dumps(config.identity()))
     other = [f"--{k}={found.get(k)!r} there, {v!r} now" for k, v in wanted.items()
-             if found.get(k) != v]
+             if found.get(k) != v and k != "pictures"]
+    if not other and found.get("pictures") != wanted["pictures"]:
+        raise ValueError(f"--workdir={file.parent} holds a run on other pictures: files in "
+                         f"{config.dataset} were added, removed or changed since; name a new "
+                         f"folder, or restore them to go on with it")
     if other:
         raise ValueError(f"--workdir={file.parent} holds another run ({'; '.join(other)}): name a "
                          f"new folder, or give the flags of that run to go on with it")

@@ -32,6 +32,9 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), channels].
     """
+    # Taps further out meet padding alone: of a 7x7 kernel on 2x2 pixels, all but the inner 3x3.
+    far = max(0, kernel.shape[0] // 2 - max(x.shape[1:3]) + 1)
+    kernel = kernel[far:kernel.shape[0] - far, far:kernel.shape[1] - far]
     return lax.platform_dependent(
         x, kernel,
         cpu=functools.partial(depthwise_shifted, stride),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
-from profiling.database import Store, StoreError
+from profiling.database import Store, StoreError, StoreUnwritable
 from profiling.device import DEVICES
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.measurement import MAX_SHAVES, Options
 from profiling.myriad import remote
+from profiling.user_folders import data_folder
 
 FAILED, WRONG_USAGE = 1, 2
 
@@ -101,11 +102,21 @@ def define_store_flag() -> None:
 
 
 def open_store(name: str | None, *, create: bool = True) -> Store:
-    """The store that a --store of this value names; raises as `Store` does."""
-    data = os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local" / "share"
-    file = name or os.environ.get("JAXNAS_STORE") or pathlib.Path(data, "jaxnas",
-                                                                  "measurements.sqlite")
-    return Store(pathlib.Path(file), create=create)
+    """The store that a --store of this value names; raises as `Store` does.
+
+    A program that records does so in memory where the user named no store and the usual one cannot
+    be written; it says so.
+    """
+    name = name or os.environ.get("JAXNAS_STORE")
+    if name:
+        return Store(pathlib.Path(name), create=create)
+    try:
+        return Store(data_folder() / "measurements.sqlite", create=create)
+    except (StoreUnwritable, OSError) as error:
+        if not create:
+            raise StoreError(str(error)) from error
+        logging.warning("measurements are not kept: %s", error)
+        return Store(None)
 
 
 @contextlib.contextmanager

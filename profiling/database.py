@@ -52,6 +52,10 @@ class StoreError(RuntimeError):
     """A store of measurements cannot be read or written; names the file and the remedy."""
 
 
+class StoreUnwritable(StoreError):
+    """It is not there or well, and cannot be written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A measurement as stored.
@@ -78,27 +82,34 @@ class Run:
 class Store:
     """The measurements in a file; a context manager that closes it. For one thread."""
 
-    def __init__(self, file: pathlib.Path, *, create: bool = True):
+    def __init__(self, file: pathlib.Path | None, *, create: bool = True):
         """Opens the file and checks all of it, before any work that it is to keep.
 
         An empty file counts as new: SQLite leaves one where a first program was killed early.
 
         Args:
+          file: None keeps measurements in memory, while this program runs.
           create: for a program that records: a file that is not there is made, and one that cannot
             be written is refused.
 
         Raises:
-          StoreError: it is damaged, of another schema, no store, not there or not to be written.
+          StoreError: it is damaged, of another schema, no store, not there or, StoreUnwritable, not
+            to be written.
         """
         self.file = file
+        if file is None:
+            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+            self._check(create)
+            return
         if not create and not file.exists():
             raise StoreError(f"there is no store of measurements {file}: programs that measure "
                              f"make it; name another with --store")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"the folder of the store of measurements {file} cannot be made "
-                             f"({error.strerror}); name another file with --store") from error
+            raise StoreUnwritable(
+                f"the folder of the store of measurements {file} cannot be made "
+                f"({error.strerror}); name another file with --store") from error
         with self._told():
             self._connection = sqlite3.connect(
                 f"{file.absolute().as_uri()}?mode={'rwc' if create else 'rw'}", uri=True,
@@ -253,8 +264,9 @@ class Store:
             name = getattr(error, "sqlite_errorname", "")
             remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)),
                           "name another file with --store")
-            raise StoreError(f"the store of measurements {self.file} ({error}): {remedy}"
-                             ) from error
+            unwritable = name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
+            kind = StoreUnwritable if unwritable else StoreError
+            raise kind(f"the store of measurements {self.file} ({error}): {remedy}") from error
 
 
 class _Where:

@@ -8,6 +8,7 @@ import numpy as np
 
 from profiling.errors import CompileError
 from profiling.measurement import Device
+from profiling.onnx_file import read_network
 
 
 class Executor(Device, Protocol):
@@ -33,7 +34,10 @@ def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
     """The bytes of a file for a device that reads ONNX alone; raises CompileError for another."""
     if file.suffix != ".onnx":
         raise CompileError(f"{file}: {device} is given ONNX files; give the network's .onnx")
-    return file.read_bytes()
+    try:
+        return read_network(file)
+    except ValueError as error:
+        raise CompileError(str(error)) from error
 
 
 def batched(images: Iterable[np.ndarray], max_bytes: int) -> Iterator[np.ndarray]:

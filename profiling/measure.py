@@ -10,37 +10,41 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import onnx
 from absl import flags
 
 from jaxnas.zoo import ZOO, find_network
 from profiling import command, report
 from profiling.device import device_names, open_device
 from profiling.measurement import measure_in_passes
+from profiling.onnx_file import read_network
 from profiling.progress import Progress
 from profiling.recording import Recording
 from profiling.tables import exported
 
 
-def read_model(name: str, image_size: int) -> bytes:
-    """The bytes of an ONNX file, or of a published network with drawn weights.
+def read_model(name: str, image_size: int, shape: str | None) -> bytes:
+    """An ONNX file, or a published network with drawn weights.
 
     Raises:
-      ValueError: no such file, or no ONNX; says what is allowed.
+      ValueError: no such file, or none that a device can be given; says what is allowed.
     """
     if name in ZOO:
+        if shape is not None:
+            raise ValueError(f"--shape={shape}: {name} has a size, --image_size; leave it out")
         return exported(find_network(name), image_size)
     file = pathlib.Path(name)
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"--model={name}: no such file; give an ONNX file or one of "
                          f"{', '.join(ZOO)}")
-    model = file.read_bytes()
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:
-        # protobuf and the checker share no base class below Exception.
-        raise ValueError(f"--model={name} is no ONNX file: {str(error).splitlines()[0]}") from error
-    return model
+    return read_network(file, None if shape is None else parsed_shape(shape))
+
+
+def parsed_shape(text: str) -> list[int]:
+    """The numbers of --shape; raises ValueError."""
+    sizes = text.strip("[] ").split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(f"--shape={text}: give sizes of 1 or more, such as 1,3,224,224")
+    return [int(size) for size in sizes]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         device_names(args.device)
         options = command.device_options()
         with Progress() as progress, progress.phase("read model", total=1):
-            model = read_model(args.model, args.image_size)
+            model = read_model(args.model, args.image_size, args.shape)
     with (command.device_errors(), command.open_store(args.store) as store,
           Recording(open_device(args.device, options), store) as device):
         with Progress() as progress, progress.phase("measure", total=device.passes) as phase:
@@ -66,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, f"An ONNX file, or one of {', '.join(ZOO)}.", required=True)
+    flags.DEFINE_string("shape", None, "Of the input of an ONNX file that leaves it open, or in "
+                        "place of the file's own: 1,3,224,224.")
     flags.DEFINE_integer("image_size", 224, "px; for published networks only.", lower_bound=32)
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
     command.define_device_flags()

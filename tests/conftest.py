@@ -33,10 +33,15 @@ MICRO = {"stem": 8, "first": 8, "head": 16, "widths": [8, 12], "counts": [1, 2],
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory) -> Iterator[None]:
-    """Measurements and compiled programs of the tests' own, for the programs that they start."""
+    """Measurements and compiled programs of the tests' own, for the programs that they start.
+
+    What is compiled is shared by all processes of pytest.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared / "xla"))
         yield
 
 

@@ -121,7 +121,7 @@ def test_losing_the_race_to_prepare_is_no_failure(tmp_path, monkeypatch):
 
 def test_failure_to_prepare_is_not_hidden(tmp_path):
     (tmp_path / "digits").write_text("a file where a folder belongs")
-    with pytest.raises(OSError):
+    with pytest.raises(data.DatasetNotPrepared, match="Not a directory.*name a folder that can be"):
         data.prepare("digits", tmp_path)
 
 

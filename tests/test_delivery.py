@@ -242,7 +242,7 @@ def test_refuses_a_run_without_files_yet(trained, tmp_path):
     ("evaluate", ["--model={run}", "--dataset=mnist"], "unknown data set 'mnist'"),
     ("evaluate", ["--model={run}", "--mean_values=1,2"], "--mean_values=1,2: give three numbers"),
     ("predict", ["--model={run}"], "give one picture or more"),
-    ("predict", ["--model={run}", "README.md"], "README.md cannot be read as a picture"),
+    ("predict", ["--model={run}", "README.md"], "README.md cannot be decoded (it is of no format"),
 ])
 def test_refuses_bad_input_with_one_line(trained, program, arguments, message):
     done = run_program(f"experiments.{program}", *(a.format(run=trained) for a in arguments))

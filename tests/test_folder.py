@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import data
-from jaxnas.data.folder import folder_spec
+from jaxnas.data.folder import folder_spec, list_split
 
 COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}
 
@@ -52,6 +52,7 @@ def test_refuses_folders_that_are_laid_out_otherwise(pictures):
 
     def refused(message):
         folder_spec.cache_clear()
+        list_split.cache_clear()
         with pytest.raises(ValueError, match=message):
             data.dataset(name)
 
@@ -60,17 +61,55 @@ def test_refuses_folders_that_are_laid_out_otherwise(pictures):
     (pictures / "val" / "fox").rmdir()
     for i in range(1, 6):
         (pictures / "train" / "dog" / f"{i}.png").unlink()
-    refused(r"train/dog has 1 pictures \(.jpg, .jpeg, .png, .bmp, .webp\); each class needs two")
+    refused("train/dog has 1 pictures that Pillow reads; each class needs two or more")
     (pictures / "val").rename(pictures / "later")
     refused("has no folder test or validation or val beside train")
 
 
-def test_a_damaged_picture_is_named(pictures):
-    damaged = pictures / "train" / "cat" / "0.png"
-    damaged.write_bytes(b"not a picture")
+def test_files_are_taken_where_pillow_reads_them_and_counted_elsewhere(pictures, caplog):
+    cat = pictures / "train" / "cat"
+    for name in ("a.tif", "b.jfif", "c.JPG", "deeper/still/d.gif"):
+        (cat / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(cat / name, "JPEG" if name[0] in "bc" else None)
+    for name in ("._a.jpg", ".ipynb_checkpoints/e.png", "e.heic", "Makefile"):
+        (cat / name).parent.mkdir(exist_ok=True)
+        (cat / name).write_bytes(b"-")
+    (pictures / "train" / ".hidden").mkdir()
+    (pictures / "train" / "__MACOSX").mkdir()
     parts = data.load(str(pictures), seed=0, held_out=0)
-    with pytest.raises(ValueError, match="cat/0.png is no picture: .* replace or remove it"):
-        parts.weights[0]
+    assert parts.weights.class_names == ("cat", "dog", "emu")
+    found = [path.name for path, label in list_split(str(pictures), "train").pictures if label == 0]
+    assert found == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "a.tif", "b.jfif",
+                     "c.JPG", "d.gif"]
+    assert (f"{pictures}/train: 5 files are not taken for pictures: 1 .heic, 1 .txt, 2 hidden, "
+            f"1 without a suffix") in caplog.text
+    (cat / "x.jpg").mkdir()
+    list_split.cache_clear()
+    with pytest.raises(ValueError, match="cat/x.jpg is a folder with a picture's name; rename"):
+        list_split(str(pictures), "train")
+
+
+def test_the_fingerprint_is_of_names_and_sizes(pictures):
+    def now():
+        folder_spec.cache_clear()
+        list_split.cache_clear()
+        return data.fingerprint(str(pictures))
+
+    first, file = now(), pictures / "val" / "dog" / "1.png"
+    content = file.read_bytes()
+    assert now() == first
+    file.write_bytes(content + b" ")
+    longer = now()
+    file.unlink()
+    without = now()
+    file.with_name("2.png").write_bytes(content)
+    renamed = now()
+    assert len({first, longer, without, renamed}) == 4
+    file.with_name("2.png").rename(file)
+    assert now() == first
+    file.with_name("3.png").symlink_to(pictures / "nowhere.png")
+    with pytest.raises(data.UnreadablePicture, match="dog/3.png cannot be decoded .No such file"):
+        now()
 
 
 def test_unknown_names_say_how_a_folder_looks():

@@ -150,7 +150,7 @@ def test_what_a_worker_cannot_decode_is_named(tmp_path):
     parts = photographs(tmp_path)
     file = tmp_path / "test" / "class4" / "4.jpg"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"4\.jpg is no picture"):
+    with pytest.raises(ValueError, match=r"4\.jpg cannot be decoded"):
         list(data.evaluation_batches(parts.test, batch_size=4, image_size=24, workers=2))
 
 

@@ -31,7 +31,10 @@ def option(default: typing.Any, help_text: str, low: float | None = None,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run is told. The first fields are the flags of `profiling.command`."""
+    """What every run is told. The first fields are the flags of `profiling.command`.
+
+    `pictures`, which is no flag, is the fingerprint of the data set where that is a folder of them.
+    """
 
     device: str
     shaves: int | None
@@ -66,6 +69,7 @@ class RunConfig:
     checkpoint_seconds: int = option(60, "Least time between checkpoints.", 0)
     workdir: str = option(None, "Folder of the run; unset is a folder in runs/ named after the "
                           "flags that matter most.")
+    pictures: str | None = None
 
     @property
     def options(self) -> Options:
@@ -104,10 +108,16 @@ def define_config_flags(config: type[RunConfig]) -> None:
 
 
 def flag_values(config: type[RunConfig]) -> dict[str, typing.Any]:
-    """The flags' values by the configuration's fields, of those that are flags."""
+    """The values of a configuration's fields, by the flags and the data set that they name.
+
+    Raises:
+      ValueError: what no device can be asked for, or a data set that is not laid out as one.
+    """
     command.device_options()  # refuses what no device can be asked for
-    return {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)
-            if field.name in flags.FLAGS}
+    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)
+              if field.name in flags.FLAGS}
+    dataset = values["dataset"]
+    return values | {"pictures": data.fingerprint(dataset) if data.is_folder(dataset) else None}
 
 
 def check_run(config: RunConfig, sizes: dict[str, int | None], factor: int, divides: str) -> None:

@@ -17,6 +17,7 @@ from experiments.feeding import Feed
 from experiments.stopping import Stopped, agreed, stop_requests
 from experiments.workdir import Workdir
 from jaxnas.checkpoint import Checkpoints
+from jaxnas.data import UnreadablePicture
 from profiling.progress import Progress
 
 LOG_EVERY = 10
@@ -38,7 +39,8 @@ class Phase(Generic[State]):
     Attributes:
       name: in metrics.jsonl and for people.
       start, end: the run's step before the first of them, and after the last.
-      take: (state, steps of the phase already taken) → (state, metrics).
+      take: (state, steps of the phase already taken) → (state, metrics); where it fails to get a
+        batch, the state is as it was.
       feeds: what `take` reads batches from; the first is asked for every step.
       epoch_steps: steps after which an epoch ends.
       end_epoch: called with the state at the end of each epoch; returns a note for people.
@@ -94,6 +96,7 @@ class Loop(Generic[State]):
 
         Raises:
           Stopped: the user or the system asked; the state is saved.
+          UnreadablePicture: of the data; the state before it is saved.
           NonFiniteLoss: the loss is not a number any more; the checkpoint before is kept.
         """
         begun, taken_before = time.monotonic(), self.step
@@ -102,7 +105,7 @@ class Loop(Generic[State]):
               as bar, stop_requests() as asked):
             while self.step < phase.end:
                 done = self.step - phase.start
-                self.state, metrics = phase.take(self.state, done)
+                self.state, metrics = self._taken(phase, done)
                 self.step += 1
                 epoch_ends = (done + 1) % phase.epoch_steps == 0
                 noted = feed.idle = (self.step % LOG_EVERY == 0 or self.step == phase.end
@@ -139,6 +142,17 @@ class Loop(Generic[State]):
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpoints.close()
+
+    def _taken(self, phase: Phase[State], done: int) -> tuple[State, Metrics]:
+        """One step; where it finds no batch for a picture's sake, the state before it is saved."""
+        try:
+            return phase.take(self.state, done)
+        except UnreadablePicture as error:
+            if jax.process_count() > 1:  # the others are not here to save with
+                raise
+            self.save(wait=True)
+            raise UnreadablePicture(f"{error}. The run is saved at step {self.step}: with its "
+                                    f"pictures as they were the same command goes on") from error
 
     def _finite(self, metrics: Metrics) -> dict[str, float]:
         values = {key: float(value) for key, value in metrics.items()}

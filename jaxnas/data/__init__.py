@@ -8,7 +8,9 @@ A run loads the parts once and draws batches that depend on (seed, part, step) a
     for batch in data.evaluation_batches(parts.test, batch_size=64, image_size=48): ...
 """
 
+from jaxnas.data.folder import fingerprint, is_folder, undecodable
 from jaxnas.data.parts import Part, Parts, load
+from jaxnas.data.pictures import UnreadablePicture
 from jaxnas.data.pipeline import Batch, batches, evaluation_batches
 from jaxnas.data.prepare import DatasetNotPrepared, dataset, make, prepare
 from jaxnas.data.specs import SPECS, DatasetSpec
@@ -20,10 +22,14 @@ __all__ = [
     "DatasetSpec",
     "Part",
     "Parts",
+    "UnreadablePicture",
     "batches",
     "dataset",
     "evaluation_batches",
+    "fingerprint",
+    "is_folder",
     "load",
     "make",
     "prepare",
+    "undecodable",
 ]

@@ -1,18 +1,37 @@
 """A folder of pictures as a data set: one folder a split, in it one folder a class."""
 
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
 import functools
-import io
+import hashlib
+import os
 import pathlib
-from collections.abc import Sequence
-
-from PIL import Image
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxnas.data.augment import ResizedCrop
+from jaxnas.data.pictures import SUFFIXES, UnreadablePicture, decoding, open_picture
 from jaxnas.data.specs import DatasetSpec
 
 TEST_SPLITS = ("test", "validation", "val")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _HELD_OUT = 0.1  # of the train split, for α
+_NO_CLASS = "__MACOSX"  # what macOS puts into its archives
+_DECODED_AT_ONCE = 256
+_REMEDY = "replace or remove it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The files of one split.
+
+    Attributes:
+      pictures: each with its label, in the order of labels and names.
+      left_out: how many other files there are, by what they are.
+    """
+
+    pictures: tuple[tuple[pathlib.Path, int], ...]
+    left_out: collections.Counter[str]
 
 
 def is_folder(name: str) -> bool:
@@ -41,15 +60,17 @@ def folder_spec(name: str) -> DatasetSpec:
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class; give one folder for each of "
                          f"two classes or more")
-    labels = [label for _, label in list_pictures(root, "train")]
-    counts = [labels.count(label) for label in range(len(classes))]
-    if min(counts) < 2:
-        few = classes[counts.index(min(counts))]
-        raise ValueError(f"{root / 'train' / few} has {min(counts)} pictures ({', '.join(SUFFIXES)}"
-                         f"); each class needs two or more, one of which is held out")
-    if not list_pictures(root, test):
+    train = list_split(name, "train")
+    counts = collections.Counter(label for _, label in train.pictures)
+    fewest = min(range(len(classes)), key=lambda label: counts[label])
+    if counts[fewest] < 2:
+        few = root / "train" / classes[fewest]
+        raise ValueError(f"{few} has {counts[fewest]} pictures that Pillow reads; each class needs "
+                         f"two or more, one of which is held out")
+    if not list_split(name, test).pictures:
         raise ValueError(f"{root / test} has no pictures in folders of classes; add some")
-    return photographs_spec(name, len(classes), test, len(labels), max(1, min(counts) // 2))
+    return photographs_spec(name, len(classes), test, len(train.pictures),
+                            max(1, counts[fewest] // 2))
 
 
 def photographs_spec(name: str, num_classes: int, test_split: str, examples: int,
@@ -71,45 +92,117 @@ def photographs_spec(name: str, num_classes: int, test_split: str, examples: int
 
 def class_names(root: pathlib.Path) -> list[str]:
     """The classes of a folder in the order of their labels."""
-    return sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    return [path.name for path in _class_folders(root / "train")]
 
 
-def list_pictures(root: pathlib.Path, split: str) -> list[tuple[pathlib.Path, int]]:
-    """Each picture of a split with its label, in the order of labels and names.
+@functools.cache
+def list_split(name: str, split: str) -> Split:
+    """The files of a split; pictures in folders within a class's are of that class.
 
     Raises:
-      ValueError: a class of the split that `train` does not have.
+      ValueError: a class of the split that `train` does not have, or a folder that is named like
+        a picture.
     """
+    root = pathlib.Path(name)
     labels = {name: label for label, name in enumerate(class_names(root))}
-    found = []
-    for folder in sorted(path for path in (root / split).iterdir() if path.is_dir()):
+    pictures, left_out = [], collections.Counter()
+    for folder in _class_folders(root / split):
         if folder.name not in labels:
             raise ValueError(f"{folder} is of a class that {root / 'train'} does not have; add it "
                              f"there or remove it")
-        found += [(path, labels[folder.name]) for path in sorted(folder.iterdir())
-                  if path.suffix.lower() in SUFFIXES]
-    return found
+        for file in _files(folder):
+            kind = _left_out_as(file.relative_to(folder))
+            if kind is None:
+                pictures.append((file, labels[folder.name]))
+            else:
+                left_out[kind] += 1
+    return Split(tuple(pictures), left_out)
+
+
+def fingerprint(name: str) -> str:
+    """Tells two states of a folder apart by the names and sizes of their pictures.
+
+    Raises:
+      UnreadablePicture: a link to nothing, or what else has no size.
+    """
+    root, digest = pathlib.Path(name), hashlib.sha256()
+    for split in ("train", folder_spec(name).test_split):
+        for file, _ in list_split(name, split).pictures:
+            with decoding(str(file), _REMEDY):
+                digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\n".encode(
+                    errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def undecodable(name: str, tick: Callable[[int, int], None]) -> list[str]:
+    """Decodes every picture of a folder; what is to be said of those that cannot be.
+
+    Args:
+      tick: called now and then with how many pictures were decoded and how many could not be.
+    """
+    files = [file for split in ("train", folder_spec(name).test_split)
+             for file, _ in list_split(name, split).pictures]
+    said: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(files), _DECODED_AT_ONCE):
+            some = files[start:start + _DECODED_AT_ONCE]
+            said += filter(None, threads.map(_refusal, some))
+            tick(start + len(some), len(said))
+    return said
 
 
 class FolderRecords:
     """Random access to one split of a folder of pictures."""
 
     def __init__(self, spec: DatasetSpec, split: str):
-        root = pathlib.Path(spec.name)
-        self.class_names = tuple(class_names(root))
-        self._pictures = list_pictures(root, split)
+        self.class_names = tuple(class_names(pathlib.Path(spec.name)))
+        self._pictures = list_split(spec.name, split).pictures
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, record: int) -> dict:
         path, label = self._pictures[record]
-        try:
-            image = Image.open(io.BytesIO(path.read_bytes()))
-        except OSError as error:
-            raise ValueError(f"{path} is no picture: {error}; replace or remove it") from error
+        with self.decoding(record):
+            image = open_picture(path.read_bytes())
         return {"image": image, "label": label, "record": record}
+
+    def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
+        """As `pictures.decoding`, of a record's picture."""
+        return decoding(str(self._pictures[record][0]), _REMEDY)
 
     def labels(self, records: Sequence[int]) -> list[int]:
         """The labels of many records."""
         return [self._pictures[record][1] for record in records]
+
+
+def _class_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()
+                  and path.name[0] != "." and path.name != _NO_CLASS)
+
+
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Every file in a folder and those within it, in order."""
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            yield path
+        elif path.suffix.lower() in SUFFIXES:
+            raise ValueError(f"{path} is a folder with a picture's name; rename or remove it")
+        else:
+            yield from _files(path)
+
+
+def _left_out_as(file: pathlib.Path) -> str | None:
+    """What a file in a class's folder is that is no picture of it; None of one that is."""
+    if any(part[0] == "." for part in file.parts):
+        return "hidden"
+    return None if file.suffix.lower() in SUFFIXES else file.suffix or "without a suffix"
+
+
+def _refusal(file: pathlib.Path) -> str | None:
+    try:
+        with decoding(str(file), _REMEDY):
+            open_picture(file.read_bytes()).load()
+    except UnreadablePicture as error:
+        return str(error)
+    return None

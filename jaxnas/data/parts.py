@@ -1,7 +1,7 @@
 """The three disjoint parts of a data set: for weight steps, for α steps, for the test."""
 
+import contextlib
 import dataclasses
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
@@ -12,7 +12,8 @@ from absl import logging
 from PIL import Image
 
 from jaxnas.data.augment import Augmentation
-from jaxnas.data.folder import FolderRecords, is_folder
+from jaxnas.data.folder import FolderRecords, is_folder, list_split
+from jaxnas.data.pictures import decoding, open_picture
 from jaxnas.data.prepare import dataset, prepare
 from jaxnas.data.specs import DatasetSpec
 
@@ -57,11 +58,19 @@ class _Records:
     def labels(self, records: Sequence[int]) -> list[int]:
         """The labels of many records, read at once."""
         raw = self._source.__getitems__(records)
-        return [
-            self._example(record, one)["label"] for record, one in zip(records, raw, strict=True)
-        ]
+        return [self._label(record, one) for record, one in zip(records, raw, strict=True)]
+
+    def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
+        """As `pictures.decoding`, of a record's image."""
+        return decoding(f"record {record} of {self._name}", "prepare the data set anew")
 
     def _example(self, record: int, raw: dict) -> Example:
+        label = self._label(record, raw)
+        with self.decoding(record):
+            image = open_picture(raw["image"])
+        return {"image": image, "label": label, "record": record}
+
+    def _label(self, record: int, raw: dict) -> int:
         label = int(raw["label"])
         if not 0 <= label < self._num_classes:
             raise ValueError(
@@ -69,13 +78,7 @@ class _Records:
                 f"{self._num_classes - 1}; the prepared files are of another data set, prepare "
                 "it anew"
             )
-        try:
-            image = Image.open(io.BytesIO(raw["image"]))
-        except OSError as error:
-            raise ValueError(
-                f"record {record} of {self._name} is no image: {error}; prepare the data set anew"
-            ) from error
-        return {"image": image, "label": label, "record": record}
+        return label
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,6 +157,7 @@ def load(
         )
     if is_folder(name):
         train, test = (FolderRecords(spec, s) for s in (spec.train_split, spec.test_split))
+        _report_left_out(spec)
     else:
         folder = prepare(name, data_dir)
         train, test = (_Records(spec, folder, s) for s in (spec.train_split, spec.test_split))
@@ -168,6 +172,15 @@ def load(
         Part("alpha", spec, train, alpha),
         Part("test", spec, test, np.arange(len(test))),
     )
+
+
+def _report_left_out(spec: DatasetSpec) -> None:
+    for split in (spec.train_split, spec.test_split):
+        left_out = list_split(spec.name, split).left_out
+        if left_out:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+            logging.warning("%s/%s: %d files are not taken for pictures: %s", spec.name, split,
+                            left_out.total(), kinds)
 
 
 def _balanced(

@@ -175,10 +175,8 @@ def _check(
 
 def _centred(part: Part, size: int) -> Callable[[Example], dict]:
     def centred(example: Example) -> dict:
-        try:
+        with part.records.decoding(example["record"]):
             image = centre_crop(example["image"], size, part.spec.eval_fraction)
-        except OSError as error:
-            raise _unreadable(part, example, error) from error
         return {"image": image, "label": example["label"]}
 
     return centred
@@ -186,20 +184,11 @@ def _centred(part: Part, size: int) -> Callable[[Example], dict]:
 
 def _augmented(part: Part, size: int) -> Callable[[Example, np.random.Generator], dict]:
     def augmented(example: Example, rng: np.random.Generator) -> dict:
-        try:
+        with part.records.decoding(example["record"]):
             image = part.augmentation(example["image"], size, rng)
-        except OSError as error:
-            raise _unreadable(part, example, error) from error
         return {"image": image, "label": example["label"]}
 
     return augmented
-
-
-def _unreadable(part: Part, example: Example, error: OSError) -> ValueError:
-    return ValueError(
-        f"the image of record {example['record']} ({part!r}) cannot be decoded: {error}; "
-        "prepare the data set anew"
-    )
 
 
 def _int32_labels(batch: dict) -> Batch:

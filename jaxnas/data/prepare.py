@@ -135,7 +135,13 @@ def _check_archives(folder: pathlib.Path) -> None:
 
 
 def _root(data_dir: str | pathlib.Path | None) -> pathlib.Path:
-    return pathlib.Path(data_dir or tfds.core.constants.get_default_data_dir()).expanduser()
+    root = data_dir or tfds.core.constants.get_default_data_dir()
+    try:
+        return pathlib.Path(root).expanduser()
+    except RuntimeError as error:
+        raise DatasetNotPrepared(
+            f"{root} is in no folder, for this user has no home; name one with --data_dir"
+        ) from error
 
 
 def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
@@ -154,11 +160,13 @@ def _prepare_carried(name: str, root: pathlib.Path) -> None:
         # TFDS reports on standard output, which belongs to the program's own results.
         with contextlib.redirect_stdout(sys.stderr):
             builder.download_and_prepare(file_format=_FORMAT)
-    except OSError:
+    except OSError as error:
         # TFDS writes into a folder of its own and renames it at the end, which fails where
         # another process was first. Its files are as good as ours.
         if not builder.is_prepared():
-            raise
+            raise DatasetNotPrepared(f"data set {name!r} cannot be prepared in {root} ({error}); "
+                                     f"name a folder that can be written with --data_dir"
+                                     ) from error
 
 
 def _check_prepared(spec: DatasetSpec, root: pathlib.Path, folder: pathlib.Path) -> None:

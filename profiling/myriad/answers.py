@@ -16,7 +16,7 @@ from profiling.errors import WorkerError
 from profiling.measurement import LayerTime
 from profiling.myriad.process import Fault
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Compiled:
     """A network compiled for the MyriadX.
 
     Attributes:
-      graph: the compiler's stage graph, Graphviz DOT text; see stages.py.
+      graph: the compiler's stage graph; see graph.py.
+      layers: the shapes of each layer's outputs, by its name, as the network was read.
       blob: the executable, as OAK devices (depthai) load it.
       versions: of the worker's Python, OpenVINO and plugin.
     """
 
     graph: str
+    layers: dict[str, list[list[int]]]
     blob: bytes
     versions: dict[str, str]
 
@@ -80,14 +82,16 @@ def read_devices(answer: dict[str, Any]) -> dict[str, str]:
 
 def read_compiled(answer: dict[str, Any]) -> Compiled:
     """The network in a compile's answer."""
-    graph = answer.get("graph")
+    graph, layers = answer.get("graph"), answer.get("layers")
     if not isinstance(graph, str):
         raise Fault(f"answered a graph of type {type(graph).__name__}")
+    if not isinstance(layers, dict):
+        raise Fault(f"answered layers of type {type(layers).__name__}")
     try:
         blob = base64.b64decode(answer["blob"], validate=True)
     except (KeyError, TypeError, binascii.Error) as error:
         raise Fault(f"answered no blob: {error!r}") from error
-    return Compiled(graph, blob, _read_versions(answer))
+    return Compiled(graph, layers, blob, _read_versions(answer))
 
 
 def read_scores(answer: dict[str, Any]) -> np.ndarray:

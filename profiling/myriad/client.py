@@ -8,6 +8,7 @@ fault, and is not tried again; nor is what another start would not mend, such as
 import base64
 import json
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +18,7 @@ import numpy as np
 
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.measurement import MAX_SHAVES
-from profiling.myriad import remote
+from profiling.myriad import reading, remote
 from profiling.myriad.answers import (
     Compiled,
     Inferences,
@@ -119,18 +120,22 @@ class Worker:
         """Compiles a network.
 
         Args:
-          model: an ONNX file's bytes; opset 13 or lower, static shapes.
+          model: an ONNX network of fixed shapes, one picture.
           shaves: SHAVE processors and, the same number, CMX slices to compile for, 1 to 16. None
             is the plugin's choice for its two streams: 7 and 9.
 
         Raises:
           ValueError: shaves out of range.
-          CompileError: the model is no ONNX, or the compiler refuses it; in its own words.
+          CompileError: the model is no ONNX, the compiler refuses it, in its own words, or reads it
+            as another network.
           DeviceUnavailable: the compiler cannot be run here, or its process failed repeatedly.
         """
-        return self._request(
-            {"method": "compile", "model": _encoded(model), "shaves": _checked(shaves)},
+        sent = reading.prepared(model)
+        compiled = self._request(
+            {"method": "compile", "model": _encoded(sent.model), "shaves": _checked(shaves)},
             read_compiled)
+        reading.check(sent, compiled.layers, compiled.graph)
+        return compiled
 
     def infer(self, model: bytes, device: str, *, shaves: int | None = None, count: int = 100,
               seconds: float = 10.0, wait_s: float = 15.0) -> Inferences:
@@ -153,8 +158,9 @@ class Worker:
         if count < 1:
             raise ValueError(f"count is {count}; it must be 1 or more")
         return self._request(
-            {"method": "infer", "model": _encoded(model), "shaves": _checked(shaves),
-             "device": device, "count": count, "seconds": seconds, "wait_s": wait_s},
+            {"method": "infer", "model": _encoded(reading.prepared(model).model),
+             "shaves": _checked(shaves), "device": device, "count": count, "seconds": seconds,
+             "wait_s": wait_s},
             read_inferences, more_s=seconds + wait_s)
 
     def scores(self, model: bytes, device: str, images: np.ndarray, *, shaves: int | None = None,
@@ -172,9 +178,10 @@ class Worker:
           CompileError, DeviceUnavailable: as for infer.
         """
         return self._request(
-            {"method": "scores", "model": _encoded(model), "shaves": _checked(shaves),
-             "device": device, "images": _encoded(images.tobytes()), "dtype": str(images.dtype),
-             "wait_s": wait_s}, read_scores, more_s=wait_s + len(images) * _IMAGE_S)
+            {"method": "scores", "model": _encoded(reading.prepared(model).model),
+             "shaves": _checked(shaves), "device": device, "images": _encoded(images.tobytes()),
+             "dtype": str(images.dtype), "wait_s": wait_s},
+            read_scores, more_s=wait_s + len(images) * _IMAGE_S)
 
     def close(self) -> None:
         """Ends the worker; it ends by itself when its input does, or is killed."""
@@ -255,13 +262,18 @@ class Worker:
             raise Fault(f"answered something else: {line[:200]!r}")
         match error.get("kind"):
             case "model" | "compile":
-                raise CompileError(error["message"], error.get("layer"))
+                raise CompileError(_plain(error["message"]), error.get("layer"))
             case "library":
                 raise WorkerError(f"{error['message']} ({' '.join(self._command)}). "
                                   f"{self._remedy()}")
             case "device":
                 raise _DeviceFault(error["message"])
         raise Fault(f"answered with the error {error.get('kind')!r}: {error['message']}")
+
+
+def _plain(words: str) -> str:
+    """OpenVINO's words on one line, without places in its source and its kinds of errors."""
+    return " ".join(re.sub(r"\S*/\S+\.[chp]{1,3}:\d+|\[ *[A-Z_]+ *\]", "", words).split())
 
 
 def _encoded(model: bytes) -> str:

@@ -19,6 +19,7 @@ from typing import TextIO
 from absl import logging
 
 from profiling.errors import DeviceUnavailable
+from profiling.user_folders import cache_folder
 
 PINS = ("openvino==2021.4.2", "libusb-package==1.0.26.4", "numpy==1.19.5")
 PYTHONS = ("3.9", "3.8")
@@ -57,12 +58,19 @@ class Environment:
 
 
 def environment_dir() -> pathlib.Path:
-    """Returns the folder of the environment, whether or not it is there yet."""
+    """Returns the folder of the environment, whether or not it is there yet.
+
+    Raises:
+      DeviceUnavailable: the user has no folder for it.
+    """
     override = os.environ.get("JAXNAS_MYRIAD_ENV")
     if override:
         return pathlib.Path(override).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "jaxnas" / "myriad-2021.4.2"
+    try:
+        return cache_folder() / "myriad-2021.4.2"
+    except OSError as error:
+        raise DeviceUnavailable(f"there is no place for the MyriadX compiler: {error}, or "
+                                f"JAXNAS_MYRIAD_ENV") from error
 
 
 def ensure_environment(
@@ -131,7 +139,7 @@ def _candidates() -> Iterator[str]:
             path = shutil.which(f"python{version}", path=folder)
             if path:
                 yield path
-    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or pathlib.Path.home() / ".pyenv")
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
     for version in PYTHONS:
         yield from map(str, sorted(pyenv.glob(f"versions/{version}*/bin/python")))
     uv = shutil.which("uv")

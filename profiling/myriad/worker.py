@@ -39,7 +39,7 @@ import tempfile
 import time
 import xml.etree.ElementTree
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 # The plugin compiles, writes the graph and the blob, and then fails to make an inference request
 # because no device was opened. Only this message means that the compilation itself went well.
@@ -109,6 +109,7 @@ def compile_model(request):
     shaves = read_number(request, "shaves", int, or_null=True)
     with prepared(request) as (engine, network, folder):
         found = versions(engine)
+        layers = layers_read(network, folder)
         take_pixels(network)
         give_fp16(network)
         cache_folder = os.path.join(folder, "cache")
@@ -129,7 +130,7 @@ def compile_model(request):
                 words = str(error).strip()
                 raise Refused("compile", words, layer_named(words)) from error
         blob = read_blob(cache_folder)
-        return {"graph": read_graph(folder), "versions": found,
+        return {"graph": read_graph(folder), "layers": layers, "versions": found,
                 "blob": base64.b64encode(blob).decode("ascii")}
 
 
@@ -260,6 +261,15 @@ def time_inferences(request, count, seconds):
     order = sorted(told, key=lambda name: told[name]["execution_index"])
     return latency_ms, [{"name": name, "type": told[name]["layer_type"],
                          "ms": statistics.median(times_us[name]) / 1000} for name in order]
+
+
+def layers_read(network, folder):
+    """Returns the shapes of every layer's outputs as the network was read; {name: [shapes]}."""
+    path = os.path.join(folder, "read.xml")
+    network.serialize(path, os.path.join(folder, "read.bin"))
+    return {layer.get("name"): [[int(dim.text) for dim in port.iter("dim")]
+                                for port in layer.findall("output/port")]
+            for layer in xml.etree.ElementTree.parse(path).getroot().iter("layer")}
 
 
 def original_layers(executable, folder):
