@@ -6,7 +6,6 @@ A run's folder, of a search or of a training, names its network in `architecture
 import contextlib
 import dataclasses
 import fcntl
-import json
 import pathlib
 import re
 from collections.abc import Iterator
@@ -18,10 +17,12 @@ from experiments.runs.loop import checkpoint_folder
 from experiments.training import CHECKPOINTS
 from jaxnas import data, steps, supernet
 from jaxnas.checkpoint import Checkpoints
+from jaxnas.json_file import read_object
 from jaxnas.network import Network, NetworkSpec, network_of
 from jaxnas.space import find_space, format_arch
 from jaxnas.zoo import ZOO, find_network
 
+_GIVE_RUN = "give the folder of a run"
 _TOKEN = re.compile(r"k\d+e\d+|-")
 
 
@@ -91,9 +92,12 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
     if not (folder / "architecture.json").exists():
         raise ValueError(f"{folder} has no network yet (no architecture.json): let its search come "
                          f"to its end first")
-    document = _read_json(folder / "architecture.json")
+    document = read_object(folder / "architecture.json", _GIVE_RUN)
     try:
-        architecture = Architecture(document["architecture"], document["space"])
+        text, space = document["architecture"], document["space"]
+        if not isinstance(text, str) or not isinstance(space, str | None):
+            raise ValueError(f"architecture is {text!r} and space {space!r}; both are texts")
+        architecture = Architecture(text, space)
         architecture.spec(2)
     except KeyError as error:
         raise ValueError(f"{folder / 'architecture.json'} has no {error}; give the folder of a run "
@@ -111,7 +115,7 @@ def read_accuracy(folder: pathlib.Path) -> dict[str, object] | None:
     """
     if not (folder / "result.json").exists():
         return None
-    accuracy = _read_json(folder / "result.json").get("accuracy")
+    accuracy = read_object(folder / "result.json", _GIVE_RUN).get("accuracy")
     if not isinstance(accuracy, dict) or not {"dataset", "split", "top1"} <= set(accuracy):
         raise ValueError(f"{folder / 'result.json'} has no accuracy with dataset, split and top1; "
                          f"give the folder of a run of this version")
@@ -127,7 +131,7 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
       CheckpointUnreadable: its files are damaged.
     """
     architecture = read_architecture(folder)
-    document = _read_json(folder / "config.json")
+    document = read_object(folder / "config.json", _GIVE_RUN)
     fields = {field.name for field in dataclasses.fields(Config)}
     if not fields <= set(document):
         raise ValueError(f"{folder} holds no supernet of this version's search (its config.json "
@@ -170,13 +174,3 @@ def _at_rest(folder: pathlib.Path) -> Iterator[None]:
             raise ValueError(f"{folder}: another process is at work in it; wait for it or stop "
                              f"it") from None
         yield
-
-
-def _read_json(file: pathlib.Path) -> dict[str, object]:
-    try:
-        document = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); give the folder of a run") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{file} is no JSON object; give the folder of a run")
-    return document

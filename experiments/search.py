@@ -64,10 +64,12 @@ def search() -> int:
             result = run(config, parts, table, store, workdir, progress)
     elif parallel.is_first():
         print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
-    if parallel.is_first():
-        summary.show(result, _spec(config, result), f"{result['space']} for {result['device']}, "
-                     f"{result['target_ms']:g} ms", pathlib.Path(config.workdir))
-    failed = config.require_target and not result["target_met"]
+    folder = pathlib.Path(config.workdir)
+    with command.usage_errors(), summary.reading_result(folder):
+        if parallel.is_first():
+            summary.show(result, _spec(config, result), f"{result['space']} for "
+                         f"{result['device']}, {result['target_ms']:g} ms", folder)
+        failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
 
 
@@ -262,6 +264,7 @@ def _fitting_table(config: Config, table: LatencyTable | None, device: Recording
     if table is None or device is not None and table.device != device.setup.device:
         with progress.phase("table", total=1) as phase:
             table = tables.build(device, space, config.image_size, num_classes,
+                                 asked=config.options.settings(),
                                  progress=lambda done, total: phase.update(
                                      done / total, f"{done} of {total} runs"))
             phase.end(f"{table.device}, {table.kind}; {tables.additivity_note(table)}")

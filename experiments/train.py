@@ -60,9 +60,11 @@ def train() -> int:
             result = run(config, network, parts, store, workdir, progress)
     elif parallel.is_first():
         print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
+    folder = pathlib.Path(config.workdir)
     if parallel.is_first():
-        summary.show(result, config.chosen.spec(result["num_classes"]), title_of(config),
-                     pathlib.Path(config.workdir))
+        with command.usage_errors(), summary.reading_result(folder):
+            summary.show(result, config.chosen.spec(result["num_classes"]), title_of(config),
+                         folder)
     return 0
 
 

@@ -16,6 +16,9 @@ import numpy as np
 
 from experiments.runs.config import RunConfig
 from jaxnas import parallel
+from jaxnas.json_file import read_object
+
+_MAKE_ANEW = "remove it, and the same command makes it anew"
 
 
 class WorkdirHeld(ValueError):
@@ -115,7 +118,7 @@ def finished(config: RunConfig) -> dict[str, object] | None:
     """The result of this run, if it has come to its end before; raises as `check_workdir`."""
     check_workdir(config)
     file = pathlib.Path(config.workdir) / "result.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return read_object(file, _MAKE_ANEW) if file.exists() else None
 
 
 def is_held(path: pathlib.Path) -> bool:
@@ -150,12 +153,7 @@ def _lines(file: pathlib.Path) -> Iterator[str]:
 
 
 def _check_same(file: pathlib.Path, config: RunConfig) -> None:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); name a new --workdir") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is no configuration of a run; name a new --workdir")
+    found = read_object(file, "name a new --workdir")
     wanted = json.loads(json.dumps(config.identity()))
     other = [f"--{k}={found.get(k)!r} there, {v!r} now" for k, v in wanted.items()
              if found.get(k) != v and k != "pictures"]

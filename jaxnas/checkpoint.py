@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from importlib import metadata as installed
@@ -55,12 +56,22 @@ class Checkpoints:
         # Through JSON and back, or a tuple would differ from the list it is read as.
         self._config = json.loads(json.dumps(dict(config)))
         self._manager = ocp.CheckpointManager(
-            self._directory,
+            self._plain_path(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=True, cleanup_tmp_directories=True
             ),
             item_names=("state", "metadata"),
         )
+
+    def _plain_path(self) -> pathlib.Path:
+        """The folder by a name that orbax (0.11) can look for files in: it takes brackets in it for
+        a pattern, finds nothing, and writes checkpoints that cannot be read."""
+        if not set("[*?") & set(str(self._directory)):
+            return self._directory
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._directory.parent, os.O_PATH | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, descriptor)
+        return pathlib.Path(f"/proc/self/fd/{descriptor}", self._directory.name)
 
     def save(
         self,

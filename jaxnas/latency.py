@@ -16,11 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.json_file import read_object
 from jaxnas.space import Space
 
 SCHEMA = 2
 # What every network pays: host is what host and bus add to the device's own time.
 FIXED = ("host", "input", "stem", "first", "head", "pool", "classifier", "output")
+
+
+_MOST_MS = 1e9  # twelve days
 
 
 class TableMismatch(ValueError):
@@ -40,7 +44,9 @@ class LatencyTable:
       precision: what the device computes in.
       fixed_ms: what every network of the space pays, by part.
       candidate_ms: float64 [blocks, candidates]; 0 for skip, infinite where not allowed.
-      settings: what was chosen on the device, by name, such as shaves or threads.
+      settings: what the device was set to, by name, such as shaves or threads.
+      asked: what a user had asked of it, by name, where that may be another thing: a CPU of two
+        cores gives two threads to who asks for 64.
       additivity: how well sums of entries met whole networks that were held out.
       provenance: versions, date, command.
     """
@@ -54,6 +60,7 @@ class LatencyTable:
     fixed_ms: Mapping[str, float]
     candidate_ms: np.ndarray
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    asked: Mapping[str, object] = dataclasses.field(default_factory=dict)
     additivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
@@ -82,17 +89,19 @@ class LatencyTable:
               settings: Mapping[str, object]) -> None:
         """Refuses a table of another device, size or setting; settings it does not have are free.
 
+        A setting is the table's if the user asked for it then, or if the device was set to it.
+
         Raises:
           TableMismatch: naming both values and the remedy.
         """
-        for what, mine, wanted in (("device", self.device, devices),
-                                   ("image size", self.image_size, [image_size]),
-                                   *((name, self.settings[name], [value])
-                                     for name, value in settings.items()
-                                     if name in self.settings)):
-            if mine not in wanted:
+        for what, mine, wanted in (("device", [self.device], devices),
+                                   ("image size", [self.image_size], [image_size]),
+                                   *((name, [given[name] for given in (self.asked, self.settings)
+                                             if name in given], [value])
+                                     for name, value in settings.items())):
+            if mine and not any(value in wanted for value in mine):
                 raise TableMismatch(
-                    f"the latency table was made for {what} {mine}, this run has "
+                    f"the latency table was made for {what} {mine[0]}, this run has "
                     f"{' or '.join(map(str, wanted))}: build one with `python -m profiling.tables` "
                     f"or change the flag")
 
@@ -106,7 +115,7 @@ class LatencyTable:
             "schema": SCHEMA, "unit": "ms", "batch": 1, "space": self.space,
             "device": self.device, "kind": self.kind, "image_size": self.image_size,
             "num_classes": self.num_classes, "precision": self.precision,
-            "settings": dict(self.settings),
+            "settings": dict(self.settings), "asked": dict(self.asked),
             "additivity": dict(self.additivity), "provenance": dict(self.provenance),
             "fixed_ms": dict(self.fixed_ms), "candidate_ms": blocks}
         partial = file.with_name(file.name + ".partial")
@@ -122,14 +131,10 @@ class LatencyTable:
             allowed; the message names file and entry.
           TableMismatch: a table of another space.
         """
-        try:
-            document = json.loads(file.read_text())
-            schema, name = document["schema"], document["space"]
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is no latency table ({error}): build one with "
-                             f"`python -m profiling.tables`") from error
+        document = read_object(file, "build one with `python -m profiling.tables`")
+        schema, name = document.get("schema"), document.get("space")
         if schema != SCHEMA:
-            raise ValueError(f"{file} has table schema {schema}, this version reads {SCHEMA}: "
+            raise ValueError(f"{file} has table schema {schema!r}, this version reads {SCHEMA}: "
                              f"build it again with `python -m profiling.tables`")
         if name != space.name:
             raise TableMismatch(f"{file} was made for the space {name}, this run has {space.name}:"
@@ -141,21 +146,32 @@ class LatencyTable:
                 entries[row, column] = _milliseconds(
                     document["candidate_ms"][block][str(candidate)], f"{file}: {block} {candidate}",
                     zero=candidate.is_skip)
-            return cls(
-                space=name, candidate_ms=entries,
-                fixed_ms={part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}",
-                                              zero=None) for part in FIXED},
-                **{key: document[key] for key in (
-                    "device", "kind", "image_size", "num_classes", "precision", "settings",
-                    "additivity", "provenance")})
-        except KeyError as error:
+            fixed_ms = {part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}",
+                                            zero=None) for part in FIXED}
+            fields = {key: _of_type(document[key], kind, f"{file}: {key}")
+                      for key, kind in _FIELDS.items()}
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{file} has no entry {error}: build it again with "
                              f"`python -m profiling.tables`") from error
+        return cls(space=name, candidate_ms=entries, fixed_ms=fixed_ms,
+                   asked=_of_type(document.get("asked", {}), dict, f"{file}: asked"), **fields)
+
+
+_FIELDS = {"device": str, "kind": str, "image_size": int, "num_classes": int, "precision": str,
+           "settings": dict, "additivity": dict, "provenance": dict}
+
+
+def _of_type(value: object, kind: type, what: str) -> object:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}, which is no {kind.__name__}: build the table again "
+                         f"with `python -m profiling.tables`")
+    return value
 
 
 def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
     """A table's entry; `zero` says whether it must be 0, must not, or (None) may."""
-    number = isinstance(value, int | float) and 0 <= value < np.inf
+    number = (isinstance(value, int | float) and not isinstance(value, bool)
+              and 0 <= value < _MOST_MS)
     if not number or (zero is not None and (value == 0) != zero):
         raise ValueError(f"{what} is {value} ms; build the table again with "
                          f"`python -m profiling.tables`")

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxnas.json_file import read_object
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -35,6 +37,7 @@ class Candidate:
 
 
 SKIP = Candidate(0, 0)
+MOST_CHANNELS, MOST_BLOCKS = 8192, 256  # of a space in a file
 
 Arch = tuple[Candidate, ...]
 
@@ -216,24 +219,25 @@ def find_space(name: str) -> Space:
 
 
 def _read_space(file: pathlib.Path) -> Space:
-    try:
-        document = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"--space={file} cannot be read ({error}); give a JSON file, or one of "
-                         f"{', '.join(SPACES)}") from error
+    document = read_object(file, f"give a JSON file, or one of {', '.join(SPACES)}")
     parameters = inspect.signature(staged_space).parameters
     keys = [key for key in parameters if key != "name"]
     optional = [key for key in keys if parameters[key].default is not inspect.Parameter.empty]
     required = set(keys) - set(optional)
-    if not isinstance(document, dict) or not required <= set(document) <= set(keys):
+    if not required <= set(document) <= set(keys):
         raise ValueError(f"--space={file} describes no space: give an object with "
                          f"{', '.join(keys)} and nothing else; {' and '.join(optional)} may be "
                          f"left out")
     for key, value in document.items():
         numbers = value if isinstance(value, list) else [value]
         if isinstance(value, list) != (key not in ("stem", "first", "head")) or not numbers or any(
-                type(number) is not int or number < 1 for number in numbers):
+                type(number) is not int or not 1 <= number <= MOST_CHANNELS
+                for number in numbers):
             raise ValueError(f"--space={file}: {key} is {value!r}; give stem, first and head as "
-                             f"whole numbers above 0 and the others as lists of them")
+                             f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
+                             f"them")
+    if sum(document["counts"]) > MOST_BLOCKS:
+        raise ValueError(f"--space={file} has {sum(document['counts'])} blocks; {MOST_BLOCKS} are "
+                         f"allowed")
     text = json.dumps(document, sort_keys=True)
     return staged_space(f"{file.stem}-{zlib.crc32(text.encode()):08x}", **document)

@@ -1,6 +1,7 @@
 """How every program here starts and ends: exit status 0 done, 1 failed, 2 wrong usage."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import sys
@@ -19,14 +20,17 @@ FAILED, WRONG_USAGE = 1, 2
 
 
 def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> list[str]:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal of few characters ends no run
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         # absl's own --help lists the flags of one module and exits with 1.
         print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
         sys.exit(0)
     flags.FLAGS.set_gnu_getopt(True)  # flags may come behind the action
     try:
+        _check_flag_files(argv[1:])
         rest = flags.FLAGS(list(argv))
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if actions and (len(rest) == 1 or rest[1] not in actions):
@@ -43,6 +47,27 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
     # JAX, jax2onnx and others tell their every step at INFO.
     logging.set_verbosity(logging.WARNING)
     return rest
+
+
+def _check_flag_files(arguments: Sequence[str]) -> None:
+    """Raises ValueError where a file of flags, or one that it names, is no UTF-8 text."""
+    seen, names = set(), [*arguments]
+    while names:
+        flag, given, name = names.pop().strip().partition("flagfile=")
+        if flag not in ("-", "--") or not given or name in seen:
+            continue
+        seen.add(name)
+        try:
+            text = pathlib.Path(name).expanduser().read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--flagfile={name} is no UTF-8 text ({error.reason} at byte "
+                             f"{error.start}); save it as that") from error
+        except OSError as error:
+            raise ValueError(f"--flagfile={name} cannot be read: {error.strerror}") from error
+        if text.startswith("\ufeff"):
+            raise ValueError(f"--flagfile={name} begins with a byte order mark; save it as UTF-8 "
+                             f"without one")
+        names += text.splitlines()
 
 
 def _help() -> str:
@@ -62,7 +87,17 @@ def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()
       actions: words of which the command line must have one.
       files: what else it must name, one or more, for people; None where it names nothing.
     """
-    app.run(main, flags_parser=lambda argv: _parse(argv, actions, files))
+    def to_the_end(argv: Sequence[str]) -> int | None:
+        try:
+            status = main(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Who read the output wants no more of it, as in `... | head -1`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = FAILED
+        return status
+
+    app.run(to_the_end, flags_parser=lambda argv: _parse(argv, actions, files))
 
 
 def define_device_flags() -> None:
@@ -121,12 +156,30 @@ def open_store(name: str | None, *, create: bool = True) -> Store:
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Around the checking of a user's input: a ValueError ends the program with one line and 2."""
+    """Around the checking of a user's input, which ends the program with one line and 2.
+
+    It is wrong where that raises ValueError, or OSError of a path that the user named.
+    """
     try:
         yield
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        named = isinstance(error, OSError) and error.filename is not None
+        said = f"{error.filename}: {error.strerror}" if named else error
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
+
+
+def check_output(flag: str, file: pathlib.Path) -> None:
+    """Raises ValueError where a file that a flag names could not be written at the end."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise ValueError(f"--{flag}={file} cannot be written ({error.strerror}); give a file in a "
+                         f"folder that can be") from error
 
 
 @contextlib.contextmanager

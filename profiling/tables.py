@@ -13,7 +13,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -121,7 +121,8 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
 
 
 def build(device: Recording, space: Space, image_size: int, num_classes: int, *,
-          held_out: int = 4, max_age_days: float | None = None,
+          asked: Mapping[str, object] | None = None, held_out: int = 4,
+          max_age_days: float | None = None,
           progress: RunsMade = lambda done, total: None) -> LatencyTable:
     """A table of the covering set, tested on the held-out networks; see the module.
 
@@ -129,6 +130,7 @@ def build(device: Recording, space: Space, image_size: int, num_classes: int, *,
       device: where to measure what its store does not have.
       image_size: deployment size in px.
       num_classes: of the classifier.
+      asked: what the user asked of the device, `Options.settings`.
       held_out: random networks that test the table.
       max_age_days, progress: as for `measure_specs`.
 
@@ -153,6 +155,7 @@ def build(device: Recording, space: Space, image_size: int, num_classes: int, *,
     table = LatencyTable(
         space=space.name, device=setup.device, kind=setup.kind, image_size=image_size,
         num_classes=num_classes, precision=setup.precision, settings=dict(setup.settings),
+        asked=dict(asked or {}),
         fixed_ms={part: float(np.mean([ms.get(part, 0.0) for ms in parts])) for part in FIXED},
         candidate_ms=entries / np.maximum(shown, 1))
     errors = [100 * (table.path_ms(path) / m.latency_ms - 1)
@@ -214,12 +217,11 @@ def main(argv: Sequence[str]) -> int:
         device_names(args.device)
         options = command.device_options()
         output = pathlib.Path(args.output)
-        if output.is_dir() or not output.parent.is_dir():
-            raise ValueError(f"--output={output}: give a file in a folder that is there")
+        command.check_output("output", output)
     with (command.device_errors(), command.open_store(args.store) as store,
           Recording(open_device(args.device, options), store) as device, Progress() as progress,
           progress.phase("table", total=1) as phase):
-        table = build(device, space, args.image_size, args.num_classes,
+        table = build(device, space, args.image_size, args.num_classes, asked=options.settings(),
                       held_out=args.held_out_networks, max_age_days=args.max_age_days,
                       progress=lambda done, total: phase.update(
                           done / total, f"{done} of {total} runs"))

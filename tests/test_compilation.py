@@ -141,6 +141,19 @@ def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
     assert same_bits(*states)
 
 
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_may_write_is_not_unpickled(cache, caplog, what):
+    """A pickle can run anything: theirs would run as this user."""
+    Step().compiled()
+    folder, = cache.glob("steps")
+    file, = folder.iterdir()
+    assert folder.stat().st_mode & 0o077 == 0 and file.stat().st_mode & 0o077 == 0
+    (folder if what == "folder" else file).chmod(0o777)
+    step = Step()
+    step.compiled()
+    assert step.traced == 1 and "others than this user may write" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "GLIBC_TUNABLES"])
 def test_what_the_user_has_chosen_of_malloc_stays(name):
     assert memory.keeping({name: "theirs"}) is None

@@ -53,7 +53,7 @@ def test_a_wrong_table_is_an_error_that_names_the_entry(tmp_path, change, messag
 @pytest.mark.parametrize("text", ["", "no json", "[]", "{}", "\x00"])
 def test_what_is_no_table_is_an_error(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
-    with pytest.raises(ValueError, match="no latency table"):
+    with pytest.raises(ValueError, match="t.json .*build (one|it again) with `python -m profiling"):
         LatencyTable.load(tmp_path / "t.json", SMALL)
 
 
@@ -69,3 +69,15 @@ def test_a_table_of_something_else_is_refused(tmp_path):
     with pytest.raises(TableMismatch, match="device MYRIADX_COMPILER, this run has CPU or GPU"):
         table.check(["CPU", "GPU"], 224, {})
     table.check(["CPU", "MYRIADX_COMPILER"], 224, {})
+
+
+def test_a_setting_is_what_was_asked_for_or_what_was_granted(tmp_path):
+    table = dataclasses.replace(random_table(SMALL, 0), device="CPU", settings={"threads": 2},
+                                asked={"shaves": None, "threads": 64})
+    table.save(tmp_path / "t.json", SMALL)
+    loaded = LatencyTable.load(tmp_path / "t.json", SMALL)
+    for threads in (64, 2):
+        loaded.check(["CPU"], 224, {"shaves": None, "threads": threads})
+    loaded.check(["CPU"], 224, {"shaves": None})
+    with pytest.raises(TableMismatch, match="made for threads 64, this run has 3"):
+        loaded.check(["CPU"], 224, {"shaves": None, "threads": 3})

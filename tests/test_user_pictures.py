@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import ROOT, run_program
 from tests.pictures import draw_folder
 
-NETWORK = ("--network=k3e3 - k3e3 k3e3 -", "--space=proxyless_tiny", "--device=CPU", "--batch_size=8")
+NETWORK = ("--network=k3e3 - k3e3 k3e3 -", "--space=proxyless_tiny", "--device=CPU",
+           "--batch_size=8")
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_every_bad_picture_is_named_before_any_work(folder, tmp_path):
                        "--epochs=1", "--warmup_epochs=0", f"--workdir={workdir}")
     assert done.returncode == 2 and not workdir.exists()
     error, = (line for line in done.stderr.splitlines() if "error" in line)
-    assert error.startswith(f"error: {disc}/1.jpg cannot be decoded (") and "1 more cannot be: " in error
-    assert f"`python -m experiments.prepare --dataset={folder}` lists all" in error
+    assert error.startswith(f"error: {disc}/1.jpg cannot be decoded (")
+    assert f"1 more cannot be: `python -m experiments.prepare --dataset={folder}`" in error
     done = run_program("experiments.prepare", f"--dataset={folder}")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

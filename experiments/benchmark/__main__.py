@@ -19,6 +19,7 @@ import pathlib
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 import jax
@@ -57,11 +58,12 @@ def main(argv: Sequence[str]) -> None:
         workload = Workload(args.space, args.batch_size, args.train_image_size, args.num_classes,
                             args.precision)
         workload.check()
-    except ValueError as error:
+        output = pathlib.Path(args.output)
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_WRONG_USAGE)
-    output = pathlib.Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     document = {
         "schema": SCHEMA, "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),

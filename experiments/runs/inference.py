@@ -1,13 +1,13 @@
 """What evaluate and predict have in common: a model that a user names, and what runs it."""
 
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
 
 from experiments.runs.classifier import SUFFIXES, Classifier, Normalization, read_classifier
 from experiments.runs.delivery import IR, ONNX
+from jaxnas.json_file import read_object
 from profiling import command, openvino
 from profiling.device import device_kind, executor_name, open_device
 from profiling.execution import Executor
@@ -102,16 +102,14 @@ def _read_run(folder: pathlib.Path) -> tuple[dict[str, object], dict[str, object
     documents = []
     for name, remedy in (("config.json", "give the folder of a search or a training"),
                          ("result.json", "let the run come to its end, it has no files yet")):
-        try:
-            documents.append(json.loads((folder / name).read_text()))
-            documents[-1]["schema"]
-        except FileNotFoundError:
-            raise ValueError(f"--model={folder} has no {name}: {remedy}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / name} cannot be read ({error}); {remedy}") from error
+        if not (folder / name).exists():
+            raise ValueError(f"--model={folder} has no {name}: {remedy}")
+        documents.append(read_object(folder / name, remedy))
     config, result = documents
-    accuracy = result.get("accuracy", {})
-    if not {"device", "inference_precision", "file"} <= set(accuracy):
+    accuracy = result.get("accuracy")
+    if not isinstance(accuracy, dict) or not all(
+            isinstance(accuracy.get(key), kind) for key, kind in (
+                ("device", str), ("inference_precision", str | None), ("file", str))):
         raise ValueError(f"{folder / 'result.json'} says nothing of what ran its file; give the "
                          f"folder of a run of this version, or its model.xml")
     return config, accuracy

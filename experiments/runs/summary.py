@@ -1,8 +1,9 @@
 """What a person reads at the end of a search or a training."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import rich.console
 import rich.panel
@@ -41,6 +42,17 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}")]
     console.print(rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title),
                                    subtitle=_LEGEND))
+
+
+@contextlib.contextmanager
+def reading_result(folder: pathlib.Path) -> Iterator[None]:
+    """Around what is made of a run's result.json; raises ValueError where that is damaged."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'result.json'} is not as this version writes it "
+                         f"({type(error).__name__}: {error}); remove it, and the same command "
+                         f"makes it anew") from error
 
 
 def _latency_label(result: Result) -> str:

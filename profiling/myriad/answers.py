@@ -5,8 +5,8 @@ worker.py gives.
 """
 
 import base64
-import binascii
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,14 +82,17 @@ def read_devices(answer: dict[str, Any]) -> dict[str, str]:
 
 def read_compiled(answer: dict[str, Any]) -> Compiled:
     """The network in a compile's answer."""
-    graph, layers = answer.get("graph"), answer.get("layers")
+    graph = answer.get("graph")
     if not isinstance(graph, str):
         raise Fault(f"answered a graph of type {type(graph).__name__}")
-    if not isinstance(layers, dict):
-        raise Fault(f"answered layers of type {type(layers).__name__}")
+    try:
+        layers = {name: [[int(size) for size in shape] for shape in shapes]
+                  for name, shapes in answer["layers"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Fault(f"answered no layers: {error!r}") from error
     try:
         blob = base64.b64decode(answer["blob"], validate=True)
-    except (KeyError, TypeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise Fault(f"answered no blob: {error!r}") from error
     return Compiled(graph, layers, blob, _read_versions(answer))
 
@@ -99,21 +102,29 @@ def read_scores(answer: dict[str, Any]) -> np.ndarray:
     try:
         values = np.frombuffer(base64.b64decode(answer["scores"], validate=True), np.float32)
         return values.reshape(answer["count"], -1)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Fault(f"answered no scores: {error!r}") from error
+
+
+def _time_ms(value: object) -> float:
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{number} ms is no time")
+    return number
 
 
 def read_inferences(answer: dict[str, Any]) -> Inferences:
     """The inferences in an answer."""
     try:
-        counters = tuple(LayerTime(counter["name"], float(counter["ms"]))
+        counters = tuple(LayerTime(str(counter["name"]), _time_ms(counter["ms"]))
                          for counter in answer["counters"])
         before, after = answer["temperature_c"]
-        latency_ms = tuple(map(float, answer["latency_ms"]))
-        graph, originals = answer["graph"], answer["originals"]
-    except (KeyError, TypeError, ValueError) as error:
+        temperature_c = None if before is None or after is None else (float(before), float(after))
+        latency_ms = tuple(map(_time_ms, answer["latency_ms"]))
+        graph = None if answer["graph"] is None else str(answer["graph"])
+        originals = {name: list(map(str, layers)) for name, layers in answer["originals"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise Fault(f"answered no inferences: {error!r}") from error
     if not latency_ms:
         raise Fault("answered no inferences: latency_ms is empty")
-    temperature_c = None if before is None or after is None else (before, after)
     return Inferences(latency_ms, counters, temperature_c, graph, originals)

@@ -251,7 +251,7 @@ class Worker:
         line = self._process.transfer(json.dumps(message).encode() + b"\n", deadline_s)
         try:
             answer = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Fault(f"printed no JSON: {line[:200]!r}") from None
         if not isinstance(answer, dict) or answer.get("id") != self._request_id:
             raise Fault(f"answered something else: {line[:200]!r}")
