@@ -77,7 +77,7 @@ def document(result: Comparison) -> dict[str, object]:
 
 def markdown(result: Comparison) -> str:
     """The document `compare.md`."""
-    head, *body = _cells(result)
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in _cells(result))
     lines = ["# Networks compared", "", f"| {' | '.join(head)} |",
              f"|---|{'---:|' * (len(head) - 1)}", *(f"| {' | '.join(row)} |" for row in body), "",
              "![the networks, drawn](compare.png)", ""]
@@ -98,7 +98,7 @@ def show(result: Comparison) -> None:
         table.add_row(row[0], *(cell.replace(" ", "\n") for cell in row[1:]))
     # Many devices make it wider than a terminal, whose lines then wrap: no figure is cut.
     width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    rich.console.Console(highlight=False, width=width).print(table)
+    rich.console.Console(highlight=False, markup=False, width=width).print(table)
     console.print()
     for note in _notes(result):
         console.print(note)

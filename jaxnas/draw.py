@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Text
 
 from jaxnas.network import NetworkSpec
 
@@ -88,6 +89,8 @@ def _draw_legend(axes: Axes, middle: float) -> None:
 def save(fig: Figure, file: pathlib.Path) -> None:
     """Writes a figure as SVG or PNG, by the file's ending; the same bytes for the same figure."""
     metadata = {"Date": None} if file.suffix == ".svg" else None
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)  # names that users give may have dollar signs in them
     with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
         fig.savefig(file, metadata=metadata, dpi=120)
 

@@ -67,3 +67,9 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     xml.etree.ElementTree.parse(tmp_path / "a.svg")
     draw.save(draw.figure([TINY], ["tiny"]), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_are_no_formulas(tmp_path):
+    file = tmp_path / "drawn.svg"
+    draw.save(draw.figure([TINY], [r"run $\bad{ of $5"]), file)
+    assert file.stat().st_size > 0

@@ -37,6 +37,15 @@ def test_what_cannot_be_written_in_opset_13_is_refused(compiler):
         compiler.measure(model.SerializeToString())
 
 
+def test_a_layer_that_it_does_not_have_is_named_in_one_line(compiler):
+    model = network([helper.make_node("HardSigmoid", ["x"], ["y"])], {"x": [1, 3, 8, 8]},
+                    {"y": [1, 3, 8, 8]}, {})
+    with pytest.raises(CompileError) as refusal:
+        compiler.measure(model.SerializeToString())
+    assert str(refusal.value) == ('Failed to compile layer "y": unsupported layer type '
+                                  '"HardSigmoid"')
+
+
 @pytest.mark.parametrize("batch", [2, 8])
 def test_a_batch_of_pictures_has_no_latency_of_one(compiler, batch):
     with pytest.raises(CompileError, match=f"takes {batch} pictures at once.* a batch of 1"):

@@ -86,7 +86,7 @@ def _show(document: dict[str, object], files: Sequence[str], folder: pathlib.Pat
     for run in document["runs"]:
         said = summary(run["result"]) if run["status"] == "done" else run["error"] or ""
         table.add_row(run["name"], run["status"], said)
-    console = rich.console.Console(highlight=False)
+    console = rich.console.Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"files in {folder}: {', '.join(files)}")
 
