@@ -1,5 +1,7 @@
 """A folder of pictures as a data set: labels, parts, batches, refusals."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,7 +80,8 @@ def test_files_are_taken_where_pillow_reads_them_and_counted_elsewhere(pictures,
     (pictures / "train" / "__MACOSX").mkdir()
     parts = data.load(str(pictures), seed=0, held_out=0)
     assert parts.weights.class_names == ("cat", "dog", "emu")
-    found = [path.name for path, label in list_split(str(pictures), "train").pictures if label == 0]
+    found = [pathlib.Path(path).name
+             for path, label in list_split(str(pictures), "train").pictures if label == 0]
     assert found == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "a.tif", "b.jfif",
                      "c.JPG", "d.gif"]
     assert (f"{pictures}/train: 5 files are not taken for pictures: 1 .heic, 1 .txt, 2 hidden, "
