@@ -58,7 +58,7 @@ def check(parts: data.Parts, progress: Progress) -> list[str]:
                 done += 1
                 if done % 100 == 0:
                     phase.update(done, f"{part!r}, {len(refusals)} cannot be decoded")
-        phase.end(f"{total - len(refusals)} of {total} can be decoded")
+        phase.end(f"{total - len(refusals)} of {total} pictures can be decoded")
     return refusals
 
 

@@ -34,7 +34,7 @@ def test_the_run_is_named_after_what_it_is(default):
     ({"latency_weight": -0.1}, "--latency_weight=-0.1: λ is 0 or more"),
     ({"train_image_size": 40}, "--train_image_size=40: give a multiple of 32"),
     ({"search_image_size": 40}, "--search_image_size=40: give a multiple of 32"),
-    ({"train_epochs": 1}, "--deployment_epochs=3: give at most the 1 of --train_epochs"),
+    ({"train_epochs": 1}, "--deployment_epochs=2: give at most the 1 of --train_epochs"),
     ({"image_size": 100}, "--image_size=100: give a multiple of 32"),
     ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
     ({"estimator": "reinforce", "latency_control": "dual"},
@@ -61,7 +61,7 @@ def test_refuses_what_cannot_work(default, change, message):
     ({"target_ms": 90.0}, "--target_ms=90: .* the slowest 49.63 ms"),
     ({"pareto_ms": (14.0, 90.0)}, "--pareto_ms=90: .* the slowest 49.63 ms"),
     ({"pareto_ms": (3.0, 14.0)}, "--pareto_ms=3: .* takes 8.92 ms"),
-    ({"latency_table": "missing.json"}, "missing.json is no latency table"),
+    ({"latency_table": "missing.json"}, "missing.json cannot be read .No such file"),
 ])
 def test_refuses_what_the_table_does_not_reach(default, tmp_path, change, message):
     run = dataclasses.replace(default, workdir=str(tmp_path / "run"))

@@ -77,7 +77,7 @@ def within(seconds: float) -> dict[str, float]:
 
 
 HELLO = (
-    'line = sys.stdin.readline(); print(\'{"id": 1, "ok": true, "protocol": 3, "versions": '
+    'line = sys.stdin.readline(); print(\'{"id": 1, "ok": true, "protocol": 4, "versions": '
     '{"openvino": "2021.4.2"}}\','
     " flush=True); sys.stdin.readline()\n"
 )
@@ -87,7 +87,7 @@ FAULTS = {
     "dies": "sys.stdin.readline(); sys.exit(3)",
     "never reads": "time.sleep(600)",
     "other answer": "print('{\"id\": 7, \"ok\": true}', flush=True); time.sleep(600)",
-    "other protocol": 'print(\'{"id": 1, "ok": true, "protocol": 4, "versions": {}}\')',
+    "other protocol": 'print(\'{"id": 1, "ok": true, "protocol": 5, "versions": {}}\')',
     "dies compiling": HELLO + "os.abort()",
     "hangs compiling": HELLO + "time.sleep(600)",
     "two answers": HELLO + "print('{}\\n{}', flush=True); time.sleep(600)",
@@ -231,8 +231,8 @@ def test_the_kernel_ends_a_worker_that_nobody_else_can(myriad):
 
 
 @pytest.mark.parametrize(("hello", "message"), [
-    ('"protocol": 1, "versions": {"openvino": "2021.4.2"}', "speaks protocol 1, this client 3"),
-    ('"protocol": 3, "versions": {"openvino": "2022.3.1"}',
+    ('"protocol": 1, "versions": {"openvino": "2021.4.2"}', "speaks protocol 1, this client 4"),
+    ('"protocol": 4, "versions": {"openvino": "2022.3.1"}',
      "has OpenVINO 2022.3.1, this client needs 2021.4.2"),
 ])
 def test_another_version_is_refused_at_once_and_both_are_named(hello, message, tmp_path):

@@ -3,6 +3,7 @@
 The blob's SHAVEs as depthai reads them are in test_myriad.py.
 """
 
+import dataclasses
 import json
 import sys
 import types
@@ -113,12 +114,12 @@ def test_a_blob_is_fed_what_its_input_takes(compiled):
 def test_a_blob_of_something_else_is_refused(compiled, change, message):
     blob = change.get("blob", compiled.blob)
     with pytest.raises(DeviceUnavailable, match=message):
-        oak.read_blob(Compiled(compiled.graph, blob, compiled.versions),
+        oak.read_blob(Compiled(compiled.graph, compiled.layers, blob, compiled.versions),
                       change.get("model", convolution()), change.get("shaves", 6))
 
 
 def test_a_truncated_blob_is_refused(compiled):
-    short = Compiled(compiled.graph, compiled.blob[:-100], compiled.versions)
+    short = dataclasses.replace(compiled, blob=compiled.blob[:-100])
     with pytest.raises(DeviceUnavailable, match="cannot read the compiler's blob"):
         oak.read_blob(short, convolution(), 6)
 

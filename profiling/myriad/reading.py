@@ -64,6 +64,8 @@ def prepared(model: bytes) -> Sent:
         network = onnx.load_model_from_string(model)
     except Exception as error:  # protobuf's own
         raise CompileError("the model is not an ONNX file") from error
+    if not network.graph.node:
+        raise CompileError("the model is not an ONNX file of a network: it has no layers")
     if opset_of(network) > OPSET:
         network = _in_older_opset(network)
     network.ir_version = min(network.ir_version, _IR_VERSION)
