@@ -98,7 +98,8 @@ def test_a_json_file_describes_a_space(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "cannot be read"),
-    ("[]", "describes no space: give an object with stem, first, widths, counts, strides, head, "),
+    ("[]", "space.json is no JSON object; give a JSON file, or one of proxyless, "),
+    ("{}", "describes no space: give an object with stem, first, widths, counts, strides, head, "),
     (json.dumps({**STAGES, "depth": 3}), "describes no space"),
     (json.dumps({**STAGES, "stem": [8]}), r"stem is \[8\]; give stem, first and head as whole"),
     (json.dumps({**STAGES, "widths": [16, "24"]}), r"widths is \[16, '24'\]"),
@@ -112,5 +113,5 @@ def test_refuses_a_file_that_describes_no_space(text, message, tmp_path):
 
 
 def test_refuses_a_space_file_that_is_not_there():
-    with pytest.raises(ValueError, match="--space=nowhere.json cannot be read"):
+    with pytest.raises(ValueError, match="nowhere.json cannot be read"):
         find_space("nowhere.json")
