@@ -45,13 +45,14 @@ def keep_compiled_programs() -> None:
     # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
     least_s = 0.05
     if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
+        cache = None
         try:
             cache = cache_folder() / "xla"
             cache.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=cache).close()
         except OSError as error:
             logging.warning("compiled programs are not kept for the next start: %s", error)
-            if not cache.is_dir():
+            if cache is None or not cache.is_dir():
                 return
             least_s = math.inf
         jax.config.update("jax_compilation_cache_dir", str(cache))

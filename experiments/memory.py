@@ -3,8 +3,8 @@
 XLA allocates a step's temporaries for that step. By itself glibc gives so large a piece back to the
 system and takes it anew each time, cleared and mapped page by page: on some machines a quarter of a
 step of the quick start. It reads its settings when a process begins, so the process begins anew
-with them, once. No other malloc is taken: OpenVINO's CPU plugin frees by glibc's what it got from a
-preloaded jemalloc or tcmalloc, and the process dies.
+with them, once. Another malloc that is preloaded, jemalloc or tcmalloc, ends the process where
+OpenVINO compiles for the CPU: TBB loads libtbbbind bound to glibc's own free.
 """
 
 import os

@@ -33,7 +33,7 @@ def read_network(file: pathlib.Path, shape: Sequence[int] | None = None) -> byte
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model)
     except Exception as error:  # the checkers share no base class below Exception
-        raise ValueError(f"{file} is no valid network: {_line(error)}") from error
+        raise ValueError(f"{file} is no valid network: {one_line(error)}") from error
     _check_loops(model, file)
     return model.SerializeToString()
 
@@ -55,7 +55,7 @@ def _parsed(file: pathlib.Path) -> onnx.ModelProto:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's own
-        raise ValueError(f"{file} is no ONNX file: {_line(error)}") from error
+        raise ValueError(f"{file} is no ONNX file: {one_line(error)}") from error
     if not model.graph.node:
         raise ValueError(f"{file} is no ONNX file of a network: it has no layers")
     return model
@@ -77,7 +77,7 @@ def _load_weights(model: onnx.ModelProto, file: pathlib.Path) -> None:
     try:
         external_data_helper.load_external_data_for_model(model, str(file.parent))
     except Exception as error:  # the checker's for unsafe places, ValueError for wrong lengths
-        raise ValueError(f"{file}: its weights in other files cannot be read: {_line(error)}"
+        raise ValueError(f"{file}: its weights in other files cannot be read: {one_line(error)}"
                          ) from error
 
 
@@ -171,7 +171,7 @@ def _text(shape: Iterable[int]) -> str:
     return ",".join(map(str, shape))
 
 
-def _line(error: Exception) -> str:
-    """What a library says, on one line that people can read."""
+def one_line(error: Exception) -> str:
+    """The first line of a library's error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]

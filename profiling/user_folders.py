@@ -1,4 +1,4 @@
-"""Where the user's own files of this project are."""
+"""Folders of this project among the user's own."""
 
 import os
 import pathlib

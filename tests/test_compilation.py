@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import memory
+from experiments import compilation, memory
 from experiments.compilation import compiled_steps, readiness
 from jaxnas import steps
 from tests.conftest import ROOT, SMALL, same_bits
@@ -173,3 +173,29 @@ def test_a_program_begins_anew_once_with_memory_that_is_kept():
     done = subprocess.run([sys.executable, "-c", probe, "one"], cwd=ROOT, env=environment,
                           capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["2", "2", "True", "[]"], done.stderr
+
+
+@pytest.mark.parametrize("kept", [None, "xla"])
+def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, monkeypatch, caplog):
+    """What it holds already is used all the same."""
+    def folder():
+        if kept is None:
+            raise OSError("this user has no home folder")
+        return tmp_path
+
+    def no_file(dir):  # root may write everywhere
+        raise PermissionError("read-only file system")
+
+    before = {name: getattr(jax.config, name) for name in (
+        "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")}
+    monkeypatch.setattr(compilation, "cache_folder", folder)
+    monkeypatch.setattr(compilation.tempfile, "TemporaryFile", no_file)
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation.keep_compiled_programs()
+        used = jax.config.jax_compilation_cache_dir
+        assert used == (kept and str(tmp_path / kept))
+        assert "compiled programs are not kept for the next start" in caplog.text
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

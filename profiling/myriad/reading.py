@@ -1,4 +1,4 @@
-"""What the MyriadX compiler is given of a network, and whether it read just that.
+"""Networks as the MyriadX compiler is given them, and the check that it read just those.
 
 OpenVINO 2021.4 reads opset 13. Of what came later it takes some for something else, without a word:
 from opset 18 on the axes of a mean are an input, which it leaves out. So a newer network is written
@@ -16,16 +16,16 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from profiling.errors import CompileError
-from profiling.onnx_file import inputs_of, opset_of
+from profiling.onnx_file import inputs_of, one_line, opset_of
 
 OPSET = 13
 _IR_VERSION = 8
 
-# Which leave nothing to compute behind.
+# Operators that leave nothing to compute.
 _NO_LAYERS = {"Identity", "Dropout", "Cast", "Shape", "Size"}
 _CLOSE = 1e-3  # outputs of the same network, relative to the largest
 
-Shapes = tuple[tuple[int, ...], ...]
+Shapes = tuple[tuple[int | None, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layer:
 
     Attributes:
       names: of its outputs, of which OpenVINO 2021.4 calls it by one.
-      shapes: of its outputs.
+      shapes: of its outputs; None where ONNX's inference does not know a size.
     """
 
     names: tuple[str, ...]
@@ -72,7 +72,8 @@ def prepared(model: bytes) -> Sent:
     try:
         network = onnx.shape_inference.infer_shapes(network, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx's own, which has no class in common with protobuf's
-        raise CompileError(f"the network's shapes do not fit together: {error}") from error
+        raise CompileError(f"the network's shapes do not fit together: {one_line(error)}"
+                           ) from error
     return Sent(network.SerializeToString(), tuple(_layers(network.graph)))
 
 
@@ -96,7 +97,7 @@ def check(sent: Sent, read: Mapping[str, Sequence[Sequence[int]]], graph_text: s
             raise CompileError(f"the compiler lost the layer {layer.names[0]}; {_REMEDY}",
                                layer.names[0])
         shapes = tuple(map(tuple, found))
-        if shapes != layer.shapes:
+        if not _agree(layer.shapes, shapes):
             raise CompileError(
                 f"the compiler misread the layer {layer.names[0]}, whose output is "
                 f"{_form(layer.shapes)} and not {_form(shapes)}; {_REMEDY}", layer.names[0])
@@ -117,8 +118,7 @@ def _in_older_opset(network: onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(older)
         differ = _outputs_differ(network, older)
     except Exception as error:  # onnx and ONNX Runtime share no base class below Exception
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CompileError(f"{refusal} ({reason}); {_REMEDY}") from error
+        raise CompileError(f"{refusal} ({one_line(error)}); {_REMEDY}") from error
     if differ:
         raise CompileError(f"{refusal} without a change of its outputs; {_REMEDY}")
     return older
@@ -193,8 +193,9 @@ def _outputs_differ(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
 
 def _layers(graph: onnx.GraphProto) -> list[Layer]:
     """The nodes that compute something from the inputs, and have shapes."""
-    shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-              for value in (*graph.value_info, *graph.output)}
+    shapes = {value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+              for value in (*graph.value_info, *graph.output)
+              if value.type.tensor_type.HasField("shape")}
     computed = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     layers = []
     for node in graph.node:
@@ -207,5 +208,15 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
     return layers
 
 
+def _agree(expected: Shapes, found: Shapes) -> bool:
+    """Whether all sizes that are known are those that were found."""
+    def same(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
+        return len(wanted) == len(shape) and all(
+            size in (None, other) for size, other in zip(wanted, shape, strict=True))
+
+    return len(expected) == len(found) and all(map(same, expected, found))
+
+
 def _form(shapes: Shapes) -> str:
-    return " and ".join("x".join(map(str, shape)) or "a number" for shape in shapes)
+    return " and ".join("x".join("?" if size is None else str(size) for size in shape)
+                        or "a number" for shape in shapes)
