@@ -3,7 +3,7 @@
     python -m experiments.evaluate --model=runs/FOLDER
     python -m experiments.evaluate --model=FILE.onnx --dataset=FOLDER --device=CPU
 
-Every picture of the test split is given to the file as a run of its own would have it: centre
+Every picture of the test split is given to the file as a run of its own would have it: center
 cropped, at the file's size. With `--json` one JSON object, and nothing else, on standard output.
 """
 
@@ -34,19 +34,26 @@ def main(argv: Sequence[str]) -> int:
         run = model.run or {}
         name = args.dataset or run.get("dataset")
         if name is None:
-            raise ValueError(f"--dataset: give one, {args.model} is no run's folder, which knows "
-                             f"its own")
+            raise ValueError(
+                f"--dataset: give one, {args.model} is no run's folder, which knows its own"
+            )
         part = data.load(name, args.data_dir or run.get("data_dir"), seed=0, held_out=0).test
         columns_of(model.classifier, part)
     with command.device_errors(), model.open() as executor, Progress() as progress:
         with progress.phase("evaluate", total=1) as phase, command.usage_errors():
             scores = score(model.classifier, executor, part, phase.update)
         document = {
-            "schema": 1, "model": str(model.classifier.file), "runtime": runtime_of(executor),
-            "dataset": name, "split": part.spec.test_split, "examples": len(part),
-            "image_size": model.classifier.image_size, **scores.figures(),
+            "schema": 1,
+            "model": str(model.classifier.file),
+            "runtime": runtime_of(executor),
+            "dataset": name,
+            "split": part.spec.test_split,
+            "examples": len(part),
+            "image_size": model.classifier.image_size,
+            **scores.figures(),
             "images_per_s": scores.images_per_s,
-            "confusions": scores.confusions(part.class_names, args.confusions)}
+            "confusions": scores.confusions(part.class_names, args.confusions),
+        }
     if args.json:
         print(json.dumps(document, indent=1, ensure_ascii=False))
     else:
@@ -59,28 +66,41 @@ def show(document: Document) -> None:
     console = rich.console.Console(highlight=False, markup=False)
     for k in (1, 5):
         if f"top{k}" in document:
-            console.print(f"top-{k} {document[f'top{k}']:.2%} ({document[f'top{k}_low']:.1%} to "
-                          f"{document[f'top{k}_high']:.1%})")
-    console.print(f"{document['model']} in {document['runtime']}, {document['image_size']} px, "
-                  f"on {document['dataset']}'s {document['split']} split, {document['examples']} "
-                  f"examples; {document['images_per_s']:.0f} images a second, decoding included")
+            console.print(
+                f"top-{k} {document[f'top{k}']:.2%} ({document[f'top{k}_low']:.1%} to "
+                f"{document[f'top{k}_high']:.1%})"
+            )
+    console.print(
+        f"{document['model']} in {document['runtime']}, {document['image_size']} px, "
+        f"on {document['dataset']}'s {document['split']} split, {document['examples']} "
+        f"examples; {document['images_per_s']:.0f} images a second, decoding included"
+    )
     if document["confusions"]:
-        table = rich.table.Table(title="most often confused", box=None, padding=(0, 2, 0, 0),
-                                 title_justify="left")
+        table = rich.table.Table(
+            title="most often confused", box=None, padding=(0, 2, 0, 0), title_justify="left"
+        )
         for title in ("class", "answered", "pictures"):
             table.add_column(title, justify="right" if title == "pictures" else "left")
         for pair in document["confusions"]:
-            table.add_row(*map(rich.text.Text, (pair["class"], pair["answered"],
-                                                str(pair["count"]))))
+            table.add_row(
+                *map(rich.text.Text, (pair["class"], pair["answered"], str(pair["count"])))
+            )
         console.print(table)
 
 
 if __name__ == "__main__":
     define_model_flags()
-    flags.DEFINE_string("dataset", None, f"Data set: {', '.join(data.SPECS)}, or a folder of "
-                        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg; unset is a run's own.")
-    flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets; unset is a run's own, "
-                        "or that of tensorflow-datasets.")
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        f"Data set: {', '.join(data.SPECS)}, or a folder of "
+        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg; unset is a run's own.",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the prepared data sets; unset is a run's own, or that of tensorflow-datasets.",
+    )
     flags.DEFINE_integer("confusions", 5, "Pairs of classes to list.", lower_bound=0)
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
     command.run(main)

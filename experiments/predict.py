@@ -2,7 +2,7 @@
 
     python -m experiments.predict --model=runs/FOLDER PICTURE.jpg ...
 
-Pictures are taken upright as their EXIF data say, centre cropped, at the file's size.
+Pictures are taken upright as their EXIF data say, center cropped, at the file's size.
 """
 
 import json
@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments.runs.classifier import Classifier
 from experiments.runs.inference import Model, define_model_flags, model_from_flags
-from jaxnas.data.augment import centre_crop
+from jaxnas.data.augment import center_crop
 from jaxnas.data.pictures import decoding, open_picture
 from profiling import command
 
@@ -32,9 +32,20 @@ def main(argv: Sequence[str]) -> int:
         scores = executor.scores(model.classifier.file, inputs)
     answers = [answers_of(row, model, args.top) for row in probabilities(scores)]
     if args.json:
-        print(json.dumps({"schema": 1, "model": str(model.classifier.file), "predictions": [
-            {"picture": str(file), "answers": ranked}
-            for file, ranked in zip(files, answers, strict=True)]}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "model": str(model.classifier.file),
+                    "predictions": [
+                        {"picture": str(file), "answers": ranked}
+                        for file, ranked in zip(files, answers, strict=True)
+                    ],
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
     else:
         show(files, answers)
     return 0
@@ -43,8 +54,9 @@ def main(argv: Sequence[str]) -> int:
 def pixels_of(file: pathlib.Path, classifier: Classifier) -> np.ndarray:
     """A picture as a file takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
     with decoding(str(file), "give pictures that Pillow reads, such as JPEG or PNG"):
-        return centre_crop(open_picture(file.read_bytes()), classifier.image_size,
-                           classifier.crop_fraction)
+        return center_crop(
+            open_picture(file.read_bytes()), classifier.image_size, classifier.crop_fraction
+        )
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
@@ -58,8 +70,10 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
 def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, object]]:
     """The most probable classes of one picture, the first the most probable."""
     names = model.classifier.class_names or [str(index) for index in range(len(row))]
-    return [{"class": names[index], "probability": float(row[index])}
-            for index in np.argsort(-row, kind="stable")[:top]]
+    return [
+        {"class": names[index], "probability": float(row[index])}
+        for index in np.argsort(-row, kind="stable")[:top]
+    ]
 
 
 def show(files: Sequence[pathlib.Path], answers: Sequence[Sequence[dict[str, object]]]) -> None:

@@ -22,21 +22,28 @@ def main(argv: Sequence[str]) -> int:
     args = flags.FLAGS
     with command.usage_errors():
         if args.dataset is None:
-            raise ValueError(f"--dataset: name one of {', '.join(data.SPECS)}, another set of "
-                             f"tensorflow-datasets, or a folder of pictures")
+            raise ValueError(
+                f"--dataset: name one of {', '.join(data.SPECS)}, another set of "
+                f"tensorflow-datasets, or a folder of pictures"
+            )
         name = data.make(args.dataset, args.data_dir)
         parts = data.load(name, args.data_dir, seed=0, held_out=0)
     with Progress() as progress:
-        refusals = (decode_all(name, sum(map(len, parts)), progress) if data.is_folder(name)
-                    else check(parts, progress))
+        refusals = (
+            decode_all(name, sum(map(len, parts)), progress)
+            if data.is_folder(name)
+            else check(parts, progress)
+        )
     for line in refusals:
         print(f"error: {line}", file=sys.stderr)
     if refusals:
         print(f"{len(refusals)} pictures cannot be decoded", file=sys.stderr)
         return command.FAILED
     spec = parts.test.spec
-    print(f"{spec.name}: {spec.num_classes} classes, {len(parts.weights)} examples in "
-          f"{spec.train_split}, {len(parts.test)} in {spec.test_split}")
+    print(
+        f"{spec.name}: {spec.num_classes} classes, {len(parts.weights)} examples in "
+        f"{spec.train_split}, {len(parts.test)} in {spec.test_split}"
+    )
     if name != args.dataset:
         print(f"search and train take it as --dataset={name}")
     return 0
@@ -63,9 +70,17 @@ def check(parts: data.Parts, progress: Progress) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", None, f"Data set: {', '.join(data.SPECS)}; another of "
-                        f"tensorflow-datasets, such as imagenette/320px-v2; or a folder of "
-                        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg.")
-    flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets; unset is that of "
-                        "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).")
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        f"Data set: {', '.join(data.SPECS)}; another of "
+        f"tensorflow-datasets, such as imagenette/320px-v2; or a folder of "
+        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg.",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the prepared data sets; unset is that of "
+        "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).",
+    )
     command.run(main)

@@ -15,8 +15,9 @@ from jaxnas.export import INPUT, OUTPUT
 _BLOB = "model.blob"
 
 
-def save_archive(file: pathlib.Path, name: str, blob: bytes, class_names: Sequence[str],
-                 image_size: int) -> None:
+def save_archive(
+    file: pathlib.Path, name: str, blob: bytes, class_names: Sequence[str], image_size: int
+) -> None:
     """Writes an NN Archive of a classifier.
 
     Args:
@@ -27,23 +28,43 @@ def save_archive(file: pathlib.Path, name: str, blob: bytes, class_names: Sequen
       class_names: in the order of the logits.
       image_size: in px.
     """
-    config = {"config_version": "1.0", "model": {
-        "metadata": {"name": name, "path": _BLOB, "precision": "float16"},
-        "inputs": [{
-            "name": INPUT, "dtype": "uint8", "input_type": "image", "layout": "NCHW",
-            "shape": [1, 3, image_size, image_size],
-            # What a camera's node neither applies nor has to: the network takes pixels.
-            "preprocessing": {"mean": [0, 0, 0], "scale": [1, 1, 1], "dai_type": "RGB888p"}}],
-        "outputs": [{"name": OUTPUT, "dtype": "float16", "layout": "NC",
-                     "shape": [1, len(class_names)]}],
-        "heads": [{
-            "parser": "ClassificationParser", "outputs": [OUTPUT],
-            "metadata": {"classes": list(class_names), "n_classes": len(class_names),
-                         "is_softmax": False}}]}}
+    config = {
+        "config_version": "1.0",
+        "model": {
+            "metadata": {"name": name, "path": _BLOB, "precision": "float16"},
+            "inputs": [
+                {
+                    "name": INPUT,
+                    "dtype": "uint8",
+                    "input_type": "image",
+                    "layout": "NCHW",
+                    "shape": [1, 3, image_size, image_size],
+                    # What a camera's node neither applies nor has to: the network takes pixels.
+                    "preprocessing": {"mean": [0, 0, 0], "scale": [1, 1, 1], "dai_type": "RGB888p"},
+                }
+            ],
+            "outputs": [
+                {"name": OUTPUT, "dtype": "float16", "layout": "NC", "shape": [1, len(class_names)]}
+            ],
+            "heads": [
+                {
+                    "parser": "ClassificationParser",
+                    "outputs": [OUTPUT],
+                    "metadata": {
+                        "classes": list(class_names),
+                        "n_classes": len(class_names),
+                        "is_softmax": False,
+                    },
+                }
+            ],
+        },
+    }
     partial = file.with_name(f"{file.name}.partial")
     with tarfile.open(partial, "w:xz") as archive:
-        for member, content in (("config.json", json.dumps(config, indent=1).encode()),
-                                (_BLOB, blob)):
+        for member, content in (
+            ("config.json", json.dumps(config, indent=1).encode()),
+            (_BLOB, blob),
+        ):
             entry = tarfile.TarInfo(member)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

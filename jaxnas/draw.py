@@ -1,4 +1,4 @@
-"""A network as the poster draws it: a row of blocks, colour for kernel, width for expansion."""
+"""A network as the poster draws it: a row of blocks, color for kernel, width for expansion."""
 
 import pathlib
 
@@ -12,8 +12,8 @@ from matplotlib.text import Text
 
 from jaxnas.network import NetworkSpec
 
-COLOURS = {3: "#5fae57", 5: "#f0993e", 7: "#d9483b"}
-_OTHER_COLOUR, _FIXED_COLOUR, _WIDTH_COLOUR = "#b39ddb", "white", "#dddddd"
+COLORS = {3: "#5fae57", 5: "#f0993e", 7: "#d9483b"}
+_OTHER_COLOR, _FIXED_COLOR, _WIDTH_COLOR = "#b39ddb", "white", "#dddddd"
 _EDGE, _TEXT = "#333333", "#1a1a1a"
 # Inches.
 _UNIT, _GAP, _STAGE_GAP, _HEIGHT = 0.11, 0.10, 0.26, 1.0
@@ -25,9 +25,15 @@ def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
     boxes = [("3×3", "stem", 0, 3, True)]
     for block in spec.blocks:
         fixed = block.name == "first"
-        boxes.append((f"{block.kernel}×{block.kernel}", f"MB{block.expansion}",
-                      0 if fixed else block.kernel, 3 if fixed else block.expansion,
-                      block.in_channels != block.out_channels or block.stride != 1))
+        boxes.append(
+            (
+                f"{block.kernel}×{block.kernel}",
+                f"MB{block.expansion}",
+                0 if fixed else block.kernel,
+                3 if fixed else block.expansion,
+                block.in_channels != block.out_channels or block.stride != 1,
+            )
+        )
     return [*boxes, ("1×1", "head", 0, 3, True), ("pool", "fc", 0, 3, False)]
 
 
@@ -57,31 +63,57 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
 
 def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
     """The boxes of a network, on the line along which its data flows."""
-    axes.plot([0, _row_width(spec)], [base + _HEIGHT / 2] * 2, color=_EDGE, linewidth=1.2,
-              solid_capstyle="butt", zorder=0)
+    axes.plot(
+        [0, _row_width(spec)],
+        [base + _HEIGHT / 2] * 2,
+        color=_EDGE,
+        linewidth=1.2,
+        solid_capstyle="butt",
+        zorder=0,
+    )
     x = 0.0
     for index, (top, bottom, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
         x += _STAGE_GAP if new_stage and index else _GAP if index else 0.0
         width = _UNIT * expansion
-        axes.add_patch(FancyBboxPatch(
-            (x, base), width, _HEIGHT, boxstyle="round,pad=0,rounding_size=0.04",
-            facecolor=COLOURS.get(kernel, _OTHER_COLOUR) if kernel else _FIXED_COLOUR,
-            edgecolor=_EDGE, linewidth=0.9))
-        axes.text(x + width / 2, base + _HEIGHT / 2, f"{top}  {bottom}", rotation=90,
-                  fontsize=8.5, ha="center", va="center", color=_TEXT)
+        axes.add_patch(
+            FancyBboxPatch(
+                (x, base),
+                width,
+                _HEIGHT,
+                boxstyle="round,pad=0,rounding_size=0.04",
+                facecolor=COLORS.get(kernel, _OTHER_COLOR) if kernel else _FIXED_COLOR,
+                edgecolor=_EDGE,
+                linewidth=0.9,
+            )
+        )
+        axes.text(
+            x + width / 2,
+            base + _HEIGHT / 2,
+            f"{top}  {bottom}",
+            rotation=90,
+            fontsize=8.5,
+            ha="center",
+            va="center",
+            color=_TEXT,
+        )
         x += width
 
 
 def _draw_legend(axes: Axes, middle: float) -> None:
-    """Colours by kernel, and boxes as wide as those of the rows."""
+    """Colors by kernel, and boxes as wide as those of the rows."""
     x = 0.0
-    entries = [(f"{kernel}×{kernel}", colour, 0.22, 0.95) for kernel, colour in COLOURS.items()]
-    entries += [("wide: expansion 6", _WIDTH_COLOUR, 6 * _UNIT, 2.3),
-                ("narrow: expansion 3", _WIDTH_COLOUR, 3 * _UNIT, 2.15),
-                ("white: fixed layers", _FIXED_COLOUR, 3 * _UNIT, 2.0)]
-    for text, colour, width, advance in entries:
-        axes.add_patch(Rectangle((x, middle - 0.11), width, 0.22, facecolor=colour,
-                                 edgecolor=_EDGE, linewidth=0.9))
+    entries = [(f"{kernel}×{kernel}", color, 0.22, 0.95) for kernel, color in COLORS.items()]
+    entries += [
+        ("wide: expansion 6", _WIDTH_COLOR, 6 * _UNIT, 2.3),
+        ("narrow: expansion 3", _WIDTH_COLOR, 3 * _UNIT, 2.15),
+        ("white: fixed layers", _FIXED_COLOR, 3 * _UNIT, 2.0),
+    ]
+    for text, color, width, advance in entries:
+        axes.add_patch(
+            Rectangle(
+                (x, middle - 0.11), width, 0.22, facecolor=color, edgecolor=_EDGE, linewidth=0.9
+            )
+        )
         axes.text(x + width + 0.08, middle, text, fontsize=9, va="center", color=_TEXT)
         x += advance
 
@@ -102,12 +134,12 @@ def _row_width(spec: NetworkSpec) -> float:
 
 
 def terminal(spec: NetworkSpec) -> rich.text.Text:
-    """The same row in characters: the kernel's digit in its colour, a column for 3 of expansion."""
+    """The same row in characters: the kernel's digit in its color, a column for 3 of expansion."""
     text = rich.text.Text(no_wrap=False)
     for index, (top, _, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
         if index:
             text.append("  " if new_stage else " ")
         label = top[0] if top != "pool" else "p"
-        style = f"bold white on {COLOURS[kernel]}" if kernel in COLOURS else "black on white"
+        style = f"bold white on {COLORS[kernel]}" if kernel in COLORS else "black on white"
         text.append(label.center(max(1, 2 * expansion // 3 - 1) if kernel else 1), style)
     return text

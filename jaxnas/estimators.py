@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import paths
+from jaxnas import sampling
 
 Array = jax.Array
 
@@ -94,9 +94,12 @@ def make_estimator(name: str, allowed: np.ndarray, temperature: float) -> Estima
         raise ValueError(f"the temperature is {temperature}; give a positive one")
     if name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}, allowed are {', '.join(ESTIMATORS)}")
-    return {"two": functools.partial(_two, allowed), "full": functools.partial(_full, allowed),
-            "gumbel": functools.partial(_gumbel, allowed, temperature),
-            "reinforce": functools.partial(_reinforce, allowed)}[name]
+    return {
+        "two": functools.partial(_two, allowed),
+        "full": functools.partial(_full, allowed),
+        "gumbel": functools.partial(_gumbel, allowed, temperature),
+        "reinforce": functools.partial(_reinforce, allowed),
+    }[name]
 
 
 def gate_gradient(logits: Array, choices: Array, gate_gradients: Array) -> Array:
@@ -120,7 +123,7 @@ def score_gradient(alpha: Array, allowed: Array, drawn: Array, advantages: Array
       drawn: int32 [n, blocks], paths drawn from softmax(α).
       advantages: float32 [n], rewards less their baseline.
     """
-    score = jax.nn.one_hot(drawn, alpha.shape[1]) - paths.probabilities(alpha, allowed)
+    score = jax.nn.one_hot(drawn, alpha.shape[1]) - sampling.probabilities(alpha, allowed)
     return -jnp.tensordot(advantages, score, 1) / len(drawn)
 
 
@@ -131,8 +134,9 @@ def moved_baseline(baseline: Array, rewards: Array) -> Array:
     gradient of E[R] times 1 − 0.99 / n: shorter, and in the same direction.
     """
     mean = jnp.mean(rewards)
-    return jnp.where(jnp.isnan(baseline), mean,
-                     baseline + REINFORCE_BASELINE_RATE * (mean - baseline))
+    return jnp.where(
+        jnp.isnan(baseline), mean, baseline + REINFORCE_BASELINE_RATE * (mean - baseline)
+    )
 
 
 def rescale_pair(old: Array, new: Array, pair: Array) -> Array:
@@ -151,22 +155,22 @@ def rescale_pair(old: Array, new: Array, pair: Array) -> Array:
 
 
 def _two(allowed, key, alpha, baseline, problem) -> Estimate:
-    pair = paths.sample_pair(key, alpha, allowed)
+    pair = sampling.sample_pair(key, alpha, allowed)
     ce, gates = problem.gates(pair)
     gradient = _unless_skip(gate_gradient(alpha, pair, gates), pair[0])
     return Estimate(gradient, ce, baseline, pair, {})
 
 
 def _full(allowed, key, alpha, baseline, problem) -> Estimate:
-    choices = paths.all_candidates(paths.sample_path(key, alpha, allowed), alpha.shape[1])
+    choices = sampling.all_candidates(sampling.sample_path(key, alpha, allowed), alpha.shape[1])
     ce, gates = problem.gates(choices)
     gradient = gate_gradient(jnp.where(allowed, alpha, -jnp.inf), choices, gates)
     return Estimate(_unless_skip(gradient, choices[0]), ce, baseline, None, {})
 
 
 def _gumbel(allowed, temperature, key, alpha, baseline, problem) -> Estimate:
-    noisy = paths.log_probabilities(alpha, allowed) + jax.random.gumbel(key, alpha.shape)
-    choices = paths.all_candidates(noisy.argmax(1).astype(jnp.int32), alpha.shape[1])
+    noisy = sampling.log_probabilities(alpha, allowed) + jax.random.gumbel(key, alpha.shape)
+    choices = sampling.all_candidates(noisy.argmax(1).astype(jnp.int32), alpha.shape[1])
     ce, gates = problem.gates(choices)
     gradient = gate_gradient(noisy / temperature, choices, gates) / temperature
     return Estimate(gradient, ce, baseline, None, {})
@@ -174,12 +178,13 @@ def _gumbel(allowed, temperature, key, alpha, baseline, problem) -> Estimate:
 
 def _reinforce(allowed, key, alpha, baseline, problem) -> Estimate:
     keys = jax.random.split(key, REINFORCE_NETWORKS)
-    drawn = jax.vmap(lambda key: paths.sample_path(key, alpha, allowed))(keys)
+    drawn = jax.vmap(lambda key: sampling.sample_path(key, alpha, allowed))(keys)
     ce, rewards = jax.lax.map(problem.reward, drawn)
     baseline = moved_baseline(baseline, rewards)
     gradient = score_gradient(alpha, allowed, drawn, rewards - baseline)
-    return Estimate(gradient, jnp.mean(ce), baseline, None,
-                    {"reward": jnp.mean(rewards), "baseline": baseline})
+    return Estimate(
+        gradient, jnp.mean(ce), baseline, None, {"reward": jnp.mean(rewards), "baseline": baseline}
+    )
 
 
 def _unless_skip(gradient: Array, active: Array) -> Array:

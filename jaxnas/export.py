@@ -41,18 +41,26 @@ def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
 
     NumPy, since each of a network's shapes would be a compilation for XLA.
     """
-    factor = (np.asarray(layer.scale[...])
-              / np.sqrt(np.asarray(layer.variance[...]) + np.float32(BATCH_NORM_EPSILON)))
+    factor = np.asarray(layer.scale[...]) / np.sqrt(
+        np.asarray(layer.variance[...]) + np.float32(BATCH_NORM_EPSILON)
+    )
     kernel = np.asarray(layer.kernel[...]) * factor
     if layer.kind == "depthwise":
         kernel = kernel[:, :, None, :]
     elif layer.kind == "pointwise":
         kernel = kernel[None, None]
     size, _, group_width, channels = kernel.shape
-    conv = nnx.eval_shape(lambda: nnx.Conv(
-        channels if layer.kind == "depthwise" else group_width, channels, (size, size),
-        strides=(layer.stride,) * 2, padding=[(size // 2,) * 2] * 2,
-        feature_group_count=channels if layer.kind == "depthwise" else 1, rngs=nnx.Rngs(0)))
+    conv = nnx.eval_shape(
+        lambda: nnx.Conv(
+            channels if layer.kind == "depthwise" else group_width,
+            channels,
+            (size, size),
+            strides=(layer.stride,) * 2,
+            padding=[(size // 2,) * 2] * 2,
+            feature_group_count=channels if layer.kind == "depthwise" else 1,
+            rngs=nnx.Rngs(0),
+        )
+    )
     conv.kernel.set_value(kernel)
     conv.bias.set_value(np.asarray(layer.bias[...]) - np.asarray(layer.mean[...]) * factor)
     return conv
@@ -67,10 +75,18 @@ class FoldedNetwork(nnx.Module):
     def __init__(self, network: Network):
         self.stem = folded_convolution(network.stem)
         self.stem.kernel.set_value(self.stem.kernel[...] * np.float32(PIXEL_SCALE))
-        self.blocks = nnx.List([
-            nnx.List([folded_convolution(layer)
-                      for layer in (block.expand, block.depthwise, block.project)
-                      if layer is not None]) for block in network.blocks])
+        self.blocks = nnx.List(
+            [
+                nnx.List(
+                    [
+                        folded_convolution(layer)
+                        for layer in (block.expand, block.depthwise, block.project)
+                        if layer is not None
+                    ]
+                )
+                for block in network.blocks
+            ]
+        )
         self.shortcuts = tuple(block.shortcut for block in network.blocks)
         self.head = folded_convolution(network.classifier.head)
         kernel = np.asarray(network.classifier.kernel[...])
@@ -100,8 +116,14 @@ def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
         raise ValueError(f"image size {image_size} px: give a positive number")
     _import_plugins()
     model = jax2onnx.to_onnx(
-        FoldedNetwork(network), [(1, image_size, image_size, 3)], model_name=network.spec.name,
-        opset=OPSET, inputs_as_nchw=[0], input_names=[INPUT], output_names=[OUTPUT])
+        FoldedNetwork(network),
+        [(1, image_size, image_size, 3)],
+        model_name=network.spec.name,
+        opset=OPSET,
+        inputs_as_nchw=[0],
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
     return _named(model, network.spec, image_size)
 
 
@@ -129,8 +151,14 @@ def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
         layers.append((f"{block.name}/project", "Conv"))
         if block.shortcut:
             layers.append((f"{block.name}/add", "Add"))
-    return [*layers, ("head/conv", "Conv"), ("head/clip", "Clip"), ("pool", "GlobalAveragePool"),
-            ("classifier/flatten", "Flatten"), ("classifier/linear", "Gemm")]
+    return [
+        *layers,
+        ("head/conv", "Conv"),
+        ("head/clip", "Clip"),
+        ("pool", "GlobalAveragePool"),
+        ("classifier/flatten", "Flatten"),
+        ("classifier/linear", "Gemm"),
+    ]
 
 
 def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.ModelProto:
@@ -145,28 +173,34 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     nodes = [helper.make_node("Cast", [INPUT], [CAST], name=CAST, to=onnx.TensorProto.FLOAT)]
     initializers = [
         numpy_helper.from_array(np.float32(0), "clip/min"),
-        numpy_helper.from_array(np.float32(6), "clip/max")]
+        numpy_helper.from_array(np.float32(6), "clip/max"),
+    ]
     for node in raw.graph.node:
         if node.op_type == "Transpose":
             values[node.output[0]] = values[node.input[0]]
             continue
         name, operator = next(steps)
         if node.op_type == "ReduceMean" and operator == "GlobalAveragePool":
-            nodes.append(helper.make_node("GlobalAveragePool", [values[node.input[0]]], [name],
-                                          name=name))
+            nodes.append(
+                helper.make_node("GlobalAveragePool", [values[node.input[0]]], [name], name=name)
+            )
             flatten, _ = next(steps)
             nodes.append(helper.make_node("Flatten", [name], [flatten], name=flatten, axis=1))
             values[node.output[0]] = flatten
             continue
         if node.op_type != operator:
-            raise RuntimeError(f"jax2onnx gave {node.op_type} where {spec.name} has {name} "
-                               f"({operator}); this release of jax2onnx is not supported")
+            raise RuntimeError(
+                f"jax2onnx gave {node.op_type} where {spec.name} has {name} "
+                f"({operator}); this release of jax2onnx is not supported"
+            )
         inputs = [values[i] for i in node.input if i not in weights]
         if operator == "Clip":
             inputs += ["clip/min", "clip/max"]
-        for role, tensor in zip(("kernel", "bias"),
-                                (i for i in node.input if i in weights and operator != "Clip"),
-                                strict=False):
+        for role, tensor in zip(
+            ("kernel", "bias"),
+            (i for i in node.input if i in weights and operator != "Clip"),
+            strict=False,
+        ):
             renamed = onnx.TensorProto()
             renamed.CopyFrom(weights[tensor])
             renamed.name = f"{name}/{role}"
@@ -178,13 +212,22 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
         nodes.append(copy)
         values[node.output[0]] = output
     graph = helper.make_graph(
-        nodes, spec.name,
-        [helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8,
-                                       (1, 3, image_size, image_size))],
+        nodes,
+        spec.name,
+        [
+            helper.make_tensor_value_info(
+                INPUT, onnx.TensorProto.UINT8, (1, 3, image_size, image_size)
+            )
+        ],
         [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, (1, spec.num_classes))],
-        initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
-                              ir_version=IR_VERSION, producer_name="jaxnas")
+        initializers,
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="jaxnas",
+    )
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -196,7 +239,7 @@ def add_metadata(model: onnx.ModelProto, class_names: Sequence[str], crop_fracti
     Args:
       class_names: in the order of the logits. The Model API's own list separates them by blanks;
         `class_names`, JSON, has them as they are.
-      crop_fraction: side of the centred square of a picture that the network is given, over its
+      crop_fraction: side of the centerd square of a picture that the network is given, over its
         shorter side. The Model API takes the whole shorter side.
     """
     model_info = {
@@ -204,11 +247,16 @@ def add_metadata(model: onnx.ModelProto, class_names: Sequence[str], crop_fracti
         "labels": " ".join("~".join(name.split(" ")) for name in class_names),
         "resize_type": "crop",
         # The Model API is given images as OpenCV reads them: blue, green, red.
-        "reverse_input_channels": "YES"}
-    helper.set_model_props(model, {
-        "class_names": json.dumps(class_names, ensure_ascii=False),
-        "crop_fraction": repr(crop_fraction),
-        **{f"model_info {key}": value for key, value in model_info.items()}})
+        "reverse_input_channels": "YES",
+    }
+    helper.set_model_props(
+        model,
+        {
+            "class_names": json.dumps(class_names, ensure_ascii=False),
+            "crop_fraction": repr(crop_fraction),
+            **{f"model_info {key}": value for key, value in model_info.items()},
+        },
+    )
 
 
 def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path) -> None:
@@ -240,8 +288,9 @@ class Parity:
         return self.same_top1 and max(self.onnxruntime_max_abs, self.openvino_max_abs) < 1e-4
 
 
-def parity(network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path,
-           pixels: np.ndarray) -> Parity:
+def parity(
+    network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path, pixels: np.ndarray
+) -> Parity:
     """Compares the files as written with the network in evaluation mode, float32 everywhere.
 
     Args:
@@ -251,15 +300,17 @@ def parity(network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path,
     graph, state = nnx.split(network)
     expected = np.asarray(_float32_logits(graph, state, pixels))
     session = onnxruntime.InferenceSession(onnx_path, providers=["CPUExecutionProvider"])
-    compiled = openvino.Core().compile_model(
-        xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     batches = np.ascontiguousarray(np.moveaxis(pixels, -1, 1)[:, None])
     runtime = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in batches])
     device = np.concatenate([compiled(x)[OUTPUT] for x in batches])
     tops = [logits.argmax(-1) for logits in (expected, runtime, device)]
-    return Parity(len(pixels), float(abs(runtime - expected).max()),
-                  float(abs(device - expected).max()),
-                  bool((tops[0] == tops[1]).all() and (tops[0] == tops[2]).all()))
+    return Parity(
+        len(pixels),
+        float(abs(runtime - expected).max()),
+        float(abs(device - expected).max()),
+        bool((tops[0] == tops[1]).all() and (tops[0] == tops[2]).all()),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -66,8 +66,9 @@ class LatencyTable:
 
     def path_ms(self, path: np.ndarray) -> float:
         """Latency of the path int32 [blocks]; infinite where a block may not take its choice."""
-        return float(sum(self.fixed_ms.values())
-                     + self.candidate_ms[np.arange(len(path)), path].sum())
+        return float(
+            sum(self.fixed_ms.values()) + self.candidate_ms[np.arange(len(path)), path].sum()
+        )
 
     @property
     def range_ms(self) -> tuple[float, float]:
@@ -81,12 +82,15 @@ class LatencyTable:
         factor = measured_ms / predicted_ms
         scaling = float(self.provenance.get("scaled_by", 1.0)) * factor
         return dataclasses.replace(
-            self, fixed_ms={k: v * factor for k, v in self.fixed_ms.items()},
+            self,
+            fixed_ms={k: v * factor for k, v in self.fixed_ms.items()},
             candidate_ms=self.candidate_ms * factor,
-            provenance={**self.provenance, "scaled_by": scaling})
+            provenance={**self.provenance, "scaled_by": scaling},
+        )
 
-    def check(self, devices: Sequence[str], image_size: int,
-              settings: Mapping[str, object]) -> None:
+    def check(
+        self, devices: Sequence[str], image_size: int, settings: Mapping[str, object]
+    ) -> None:
         """Refuses a table of another device, size or setting; settings it does not have are free.
 
         A setting is the table's if the user asked for it then, or if the device was set to it.
@@ -94,30 +98,50 @@ class LatencyTable:
         Raises:
           TableMismatch: naming both values and the remedy.
         """
-        for what, mine, wanted in (("device", [self.device], devices),
-                                   ("image size", [self.image_size], [image_size]),
-                                   *((name, [given[name] for given in (self.asked, self.settings)
-                                             if name in given], [value])
-                                     for name, value in settings.items())):
+        for what, mine, wanted in (
+            ("device", [self.device], devices),
+            ("image size", [self.image_size], [image_size]),
+            *(
+                (
+                    name,
+                    [given[name] for given in (self.asked, self.settings) if name in given],
+                    [value],
+                )
+                for name, value in settings.items()
+            ),
+        ):
             if mine and not any(value in wanted for value in mine):
                 raise TableMismatch(
                     f"the latency table was made for {what} {mine[0]}, this run has "
                     f"{' or '.join(map(str, wanted))}: build one with `python -m profiling.tables` "
-                    f"or change the flag")
+                    f"or change the flag"
+                )
 
     def save(self, file: pathlib.Path, space: Space) -> None:
         """Writes JSON; entries are keyed by block and candidate, so that people can read it."""
         blocks = {
-            block.name: {str(c): ms for c, ms in zip(space.candidates, row, strict=True)
-                         if np.isfinite(ms)}
-            for block, row in zip(space.blocks, self.candidate_ms.tolist(), strict=True)}
+            block.name: {
+                str(c): ms for c, ms in zip(space.candidates, row, strict=True) if np.isfinite(ms)
+            }
+            for block, row in zip(space.blocks, self.candidate_ms.tolist(), strict=True)
+        }
         document = {
-            "schema": SCHEMA, "unit": "ms", "batch": 1, "space": self.space,
-            "device": self.device, "kind": self.kind, "image_size": self.image_size,
-            "num_classes": self.num_classes, "precision": self.precision,
-            "settings": dict(self.settings), "asked": dict(self.asked),
-            "additivity": dict(self.additivity), "provenance": dict(self.provenance),
-            "fixed_ms": dict(self.fixed_ms), "candidate_ms": blocks}
+            "schema": SCHEMA,
+            "unit": "ms",
+            "batch": 1,
+            "space": self.space,
+            "device": self.device,
+            "kind": self.kind,
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+            "precision": self.precision,
+            "settings": dict(self.settings),
+            "asked": dict(self.asked),
+            "additivity": dict(self.additivity),
+            "provenance": dict(self.provenance),
+            "fixed_ms": dict(self.fixed_ms),
+            "candidate_ms": blocks,
+        }
         partial = file.with_name(file.name + ".partial")
         partial.write_text(json.dumps(document, indent=1) + "\n")
         partial.replace(file)
@@ -134,47 +158,75 @@ class LatencyTable:
         document = read_object(file, "build one with `python -m profiling.tables`")
         schema, name = document.get("schema"), document.get("space")
         if schema != SCHEMA:
-            raise ValueError(f"{file} has table schema {schema!r}, this version reads {SCHEMA}: "
-                             f"build it again with `python -m profiling.tables`")
+            raise ValueError(
+                f"{file} has table schema {schema!r}, this version reads {SCHEMA}: "
+                f"build it again with `python -m profiling.tables`"
+            )
         if name != space.name:
-            raise TableMismatch(f"{file} was made for the space {name}, this run has {space.name}:"
-                                f" build one with `python -m profiling.tables`")
+            raise TableMismatch(
+                f"{file} was made for the space {name}, this run has {space.name}:"
+                f" build one with `python -m profiling.tables`"
+            )
         entries = np.full(space.allowed.shape, np.inf)
         try:
             for row, column in zip(*np.nonzero(space.allowed), strict=True):
                 block, candidate = space.blocks[row].name, space.candidates[column]
                 entries[row, column] = _milliseconds(
-                    document["candidate_ms"][block][str(candidate)], f"{file}: {block} {candidate}",
-                    zero=candidate.is_skip)
-            fixed_ms = {part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}",
-                                            zero=None) for part in FIXED}
-            fields = {key: _of_type(document[key], kind, f"{file}: {key}")
-                      for key, kind in _FIELDS.items()}
+                    document["candidate_ms"][block][str(candidate)],
+                    f"{file}: {block} {candidate}",
+                    zero=candidate.is_skip,
+                )
+            fixed_ms = {
+                part: _milliseconds(document["fixed_ms"][part], f"{file}: {part}", zero=None)
+                for part in FIXED
+            }
+            fields = {
+                key: _of_type(document[key], kind, f"{file}: {key}")
+                for key, kind in _FIELDS.items()
+            }
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{file} has no entry {error}: build it again with "
-                             f"`python -m profiling.tables`") from error
-        return cls(space=name, candidate_ms=entries, fixed_ms=fixed_ms,
-                   asked=_of_type(document.get("asked", {}), dict, f"{file}: asked"), **fields)
+            raise ValueError(
+                f"{file} has no entry {error}: build it again with `python -m profiling.tables`"
+            ) from error
+        return cls(
+            space=name,
+            candidate_ms=entries,
+            fixed_ms=fixed_ms,
+            asked=_of_type(document.get("asked", {}), dict, f"{file}: asked"),
+            **fields,
+        )
 
 
-_FIELDS = {"device": str, "kind": str, "image_size": int, "num_classes": int, "precision": str,
-           "settings": dict, "additivity": dict, "provenance": dict}
+_FIELDS = {
+    "device": str,
+    "kind": str,
+    "image_size": int,
+    "num_classes": int,
+    "precision": str,
+    "settings": dict,
+    "additivity": dict,
+    "provenance": dict,
+}
 
 
 def _of_type(value: object, kind: type, what: str) -> object:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{what} is {value!r}, which is no {kind.__name__}: build the table again "
-                         f"with `python -m profiling.tables`")
+        raise ValueError(
+            f"{what} is {value!r}, which is no {kind.__name__}: build the table again "
+            f"with `python -m profiling.tables`"
+        )
     return value
 
 
 def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
     """A table's entry; `zero` says whether it must be 0, must not, or (None) may."""
-    number = (isinstance(value, int | float) and not isinstance(value, bool)
-              and 0 <= value < _MOST_MS)
+    number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_MS
+    )
     if not number or (zero is not None and (value == 0) != zero):
-        raise ValueError(f"{what} is {value} ms; build the table again with "
-                         f"`python -m profiling.tables`")
+        raise ValueError(
+            f"{what} is {value} ms; build the table again with `python -m profiling.tables`"
+        )
     return float(value)
 
 

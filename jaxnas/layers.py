@@ -1,6 +1,6 @@
 """The layers of every network here, as Flax NNX modules.
 
-In training mode a layer normalises by its batch and *replaces* its `BatchStat` variables by the
+In training mode a layer normalizes by its batch and *replaces* its `BatchStat` variables by the
 batch's statistics; whoever runs the step blends them into the running ones. That keeps momentum,
 calibration and the supernet's rule (only sampled candidates' statistics move) in one place each.
 """
@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas.kernels import batch_norm_known, batch_norm_train, depthwise_conv, depthwise_conv_of
+from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
 
 BATCH_NORM_EPSILON = 1e-3
 
@@ -26,7 +27,7 @@ def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -
     Drawn by NumPy: through jax.random a network's fifty shapes are fifty compilations, seconds of
     waiting before anything starts.
     """
-    return (rng.standard_normal(shape, np.float32) * np.float32((2 / fan_out) ** 0.5))
+    return rng.standard_normal(shape, np.float32) * np.float32((2 / fan_out) ** 0.5)
 
 
 def relu6(x: jax.Array) -> jax.Array:
@@ -57,8 +58,9 @@ class Tape:
         self.replays = known is not None
         self._known = iter(known or ())
 
-    def take(self, convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array,
-             kernel: jax.Array) -> jax.Array:
+    def take(
+        self, convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array
+    ) -> jax.Array:
         """convolve(x, kernel), computed and recorded or known."""
         if self.replays:
             return _known(convolve, next(self._known), x, kernel)
@@ -85,30 +87,41 @@ _known.defvjp(_known_forward, _known_backward)
 
 
 class ConvBatchNorm(nnx.Module):
-    """Convolution without bias, batch normalisation and, if asked for, ReLU6; NHWC.
+    """Convolution without bias, batch normalization and, if asked for, ReLU6; NHWC.
 
     Kernels: `dense` [k, k, in, out], `depthwise` [k, k, channels], `pointwise` [in, out].
     """
 
-    def __init__(self, kind: Literal["dense", "depthwise", "pointwise"], in_channels: int,
-                 out_channels: int, *, kernel: int = 1, stride: int = 1, activation: bool = True,
-                 rng: np.random.Generator):
+    def __init__(
+        self,
+        kind: Literal["dense", "depthwise", "pointwise"],
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: bool = True,
+        rng: np.random.Generator,
+    ):
         self.kind = kind
         self.stride = stride
         self.activation = activation
         self.use_running_average = False
-        shape = {"dense": (kernel, kernel, in_channels, out_channels),
-                 "depthwise": (kernel, kernel, in_channels),
-                 "pointwise": (in_channels, out_channels)}[kind]
-        fan_out = kernel ** 2 * (1 if kind == "depthwise" else out_channels)
+        shape = {
+            "dense": (kernel, kernel, in_channels, out_channels),
+            "depthwise": (kernel, kernel, in_channels),
+            "pointwise": (in_channels, out_channels),
+        }[kind]
+        fan_out = kernel**2 * (1 if kind == "depthwise" else out_channels)
         self.kernel = nnx.Param(he_fan_out(rng, shape, fan_out))
         self.scale = nnx.Param(np.ones(out_channels, np.float32))
         self.bias = nnx.Param(np.zeros(out_channels, np.float32))
         self.mean = nnx.BatchStat(np.zeros(out_channels, np.float32))
         self.variance = nnx.BatchStat(np.ones(out_channels, np.float32))
 
-    def __call__(self, x: jax.Array, choice: KernelChoice | None = None,
-                 tape: Tape | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None
+    ) -> jax.Array:
         """The layer on x [batch, height, width, in]; `choice` is for depthwise kernels alone."""
         kernel = self.kernel[...].astype(x.dtype)
         convolve = functools.partial(self._convolve, choice)
@@ -118,8 +131,9 @@ class ConvBatchNorm(nnx.Module):
             inverse = lax.rsqrt(self.variance[...] + BATCH_NORM_EPSILON) * scale
             x = ((x.astype(jnp.float32) - self.mean[...]) * inverse + bias).astype(x.dtype)
         elif tape is not None and tape.replays:
-            x = batch_norm_known(BATCH_NORM_EPSILON, x, scale, bias, self.mean[...],
-                                 self.variance[...])
+            x = batch_norm_known(
+                BATCH_NORM_EPSILON, x, scale, bias, self.mean[...], self.variance[...]
+            )
         else:
             x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, scale, bias)
             self.mean.set_value(mean)
@@ -129,8 +143,13 @@ class ConvBatchNorm(nnx.Module):
     def _convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
         if self.kind == "dense":
             pad = kernel.shape[0] // 2
-            return lax.conv_general_dilated(x, kernel, (self.stride,) * 2, [(pad, pad)] * 2,
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride,) * 2,
+                [(pad, pad)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
         if choice is not None:
             return depthwise_conv_of(choice.sizes, self.stride, x, kernel, choice.index)
         if self.kind == "depthwise":
@@ -145,18 +164,29 @@ class MBConv(nnx.Module):
     The expansion is left out at expansion 1; the input is added where the shape stays.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, expansion: int,
-                 stride: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        expansion: int,
+        stride: int,
+        rng: np.random.Generator,
+    ):
         width = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
-        self.expand = None if expansion == 1 else ConvBatchNorm(
-            "pointwise", in_channels, width, rng=rng)
-        self.depthwise = ConvBatchNorm("depthwise", width, width, kernel=kernel, stride=stride,
-                                       rng=rng)
+        self.expand = (
+            None if expansion == 1 else ConvBatchNorm("pointwise", in_channels, width, rng=rng)
+        )
+        self.depthwise = ConvBatchNorm(
+            "depthwise", width, width, kernel=kernel, stride=stride, rng=rng
+        )
         self.project = ConvBatchNorm("pointwise", width, out_channels, activation=False, rng=rng)
 
-    def __call__(self, x: jax.Array, choice: KernelChoice | None = None,
-                 tape: Tape | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None
+    ) -> jax.Array:
         y = x if self.expand is None else self.expand(x, tape=tape)
         y = self.project(self.depthwise(y, choice, tape), tape=tape)
         return x + y if self.shortcut else y
@@ -165,11 +195,13 @@ class MBConv(nnx.Module):
 class Classifier(nnx.Module):
     """1x1 convolution to the head's width, global average pooling, linear layer to logits."""
 
-    def __init__(self, in_channels: int, head_channels: int, num_classes: int, *,
-                 rng: np.random.Generator):
+    def __init__(
+        self, in_channels: int, head_channels: int, num_classes: int, *, rng: np.random.Generator
+    ):
         self.head = ConvBatchNorm("pointwise", in_channels, head_channels, rng=rng)
         self.kernel = nnx.Param(
-            0.01 * rng.standard_normal((head_channels, num_classes), np.float32))
+            0.01 * rng.standard_normal((head_channels, num_classes), np.float32)
+        )
         self.bias = nnx.Param(np.zeros(num_classes, np.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -46,8 +46,9 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
     return jnp.mean(optax.softmax_cross_entropy(logits.astype(jnp.float32), targets))
 
 
-def latency_term(control: Control, ce: Array, expected_ms: Array, target_ms: Array,
-                 weight: Array) -> Array:
+def latency_term(
+    control: Control, ce: Array, expected_ms: Array, target_ms: Array, weight: Array
+) -> Array:
     """The latency's part of L, float32 []; what CE is added to.
 
     Args:
@@ -61,12 +62,11 @@ def latency_term(control: Control, ce: Array, expected_ms: Array, target_ms: Arr
 
 
 def reward(top1: Array, latency_ms: Array, target_ms: Array, weight: Array) -> Array:
-    """top1 · (LAT_T / LAT)^w, which `reinforce` maximises (ProxylessNAS, §3.3.1)."""
+    """top1 · (LAT_T / LAT)^w, which `reinforce` maximizes (ProxylessNAS, §3.3.1)."""
     return top1 * (target_ms / latency_ms) ** weight
 
 
-def dual_weight(multiplier: Array, expected_ms: Array, target_ms: Array,
-                weight: Array) -> Array:
+def dual_weight(multiplier: Array, expected_ms: Array, target_ms: Array, weight: Array) -> Array:
     """λ of a `dual` step: where it starts, what ascent has added, and a damping near the target.
 
     Args:
@@ -78,8 +78,13 @@ def dual_weight(multiplier: Array, expected_ms: Array, target_ms: Array,
     return weight + multiplier + DUAL_DAMPING * near
 
 
-def dual_ascent(multiplier: Array, before_ms: Array, after_ms: Array, target_ms: Array,
-                alpha_learning_rate: float) -> Array:
+def dual_ascent(
+    multiplier: Array,
+    before_ms: Array,
+    after_ms: Array,
+    target_ms: Array,
+    alpha_learning_rate: float,
+) -> Array:
     """`dual`: one bounded step of ascent on the constraint c = (E[LAT] − LAT_T) / LAT_T.
 
         multiplier += DUAL_RATE · (alpha_learning_rate · c + DUAL_TRAVEL · (c − c before))
@@ -100,19 +105,23 @@ def dual_ascent(multiplier: Array, before_ms: Array, after_ms: Array, target_ms:
       alpha_learning_rate: of α's Adam.
     """
     excess = _excess(after_ms, target_ms)
-    change = DUAL_RATE * (alpha_learning_rate * excess
-                          + DUAL_TRAVEL * (excess - _excess(before_ms, target_ms)))
+    change = DUAL_RATE * (
+        alpha_learning_rate * excess + DUAL_TRAVEL * (excess - _excess(before_ms, target_ms))
+    )
     return jnp.clip(multiplier + jnp.clip(change, -DUAL_STEP, DUAL_STEP), -DUAL_BOUND, DUAL_BOUND)
 
 
 def check_control(control: str, estimator: str) -> None:
     """Raises ValueError for an unknown latency control, and for one that does not fit."""
     if control not in LATENCY_CONTROLS:
-        raise ValueError(f"unknown latency control {control!r}, allowed are "
-                         f"{', '.join(LATENCY_CONTROLS)}")
+        raise ValueError(
+            f"unknown latency control {control!r}, allowed are {', '.join(LATENCY_CONTROLS)}"
+        )
     if estimator == "reinforce" and control != "fixed":
-        raise ValueError(f"the estimator reinforce has latency in its reward, which the latency "
-                         f"control {control} does not reach; take fixed, or another estimator")
+        raise ValueError(
+            f"the estimator reinforce has latency in its reward, which the latency "
+            f"control {control} does not reach; take fixed, or another estimator"
+        )
 
 
 def _excess(expected_ms: Array, target_ms: Array) -> Array:

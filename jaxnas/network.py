@@ -46,11 +46,20 @@ def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network"
     space.path(arch)
     first = MBConvSpec("first", space.stem_channels, space.first_channels, 3, 1, 1)
     blocks = tuple(
-        MBConvSpec(block.name, block.in_channels, block.out_channels, choice.kernel,
-                   choice.expansion, block.stride)
-        for block, choice in zip(space.blocks, arch, strict=True) if not choice.is_skip)
-    return NetworkSpec(name, space.stem_channels, (first, *blocks), space.head_channels,
-                       num_classes)
+        MBConvSpec(
+            block.name,
+            block.in_channels,
+            block.out_channels,
+            choice.kernel,
+            choice.expansion,
+            block.stride,
+        )
+        for block, choice in zip(space.blocks, arch, strict=True)
+        if not choice.is_skip
+    )
+    return NetworkSpec(
+        name, space.stem_channels, (first, *blocks), space.head_channels, num_classes
+    )
 
 
 def count_parameters(spec: NetworkSpec) -> int:
@@ -60,7 +69,7 @@ def count_parameters(spec: NetworkSpec) -> int:
         width = b.in_channels * b.expansion
         if b.expansion != 1:
             total += b.in_channels * width + 2 * width
-        total += b.kernel ** 2 * width + 2 * width
+        total += b.kernel**2 * width + 2 * width
         total += width * b.out_channels + 2 * b.out_channels
     last = spec.blocks[-1].out_channels
     total += last * spec.head_channels + 2 * spec.head_channels
@@ -70,14 +79,14 @@ def count_parameters(spec: NetworkSpec) -> int:
 def count_macs(spec: NetworkSpec, image_size: int) -> int:
     """Multiply-accumulates of one square image of `image_size` px; biases are not counted."""
     size = -(-image_size // 2)
-    total = size ** 2 * 3 * 9 * spec.stem_channels
+    total = size**2 * 3 * 9 * spec.stem_channels
     for b in spec.blocks:
         width = b.in_channels * b.expansion
         if b.expansion != 1:
-            total += size ** 2 * b.in_channels * width
+            total += size**2 * b.in_channels * width
         size = -(-size // b.stride)
-        total += size ** 2 * width * (b.kernel ** 2 + b.out_channels)
-    total += size ** 2 * spec.blocks[-1].out_channels * spec.head_channels
+        total += size**2 * width * (b.kernel**2 + b.out_channels)
+    total += size**2 * spec.blocks[-1].out_channels * spec.head_channels
     return total + spec.head_channels * spec.num_classes
 
 
@@ -90,11 +99,22 @@ class Network(nnx.Module):
     def __init__(self, spec: NetworkSpec, *, rng: np.random.Generator):
         self.spec = spec
         self.stem = ConvBatchNorm("dense", 3, spec.stem_channels, kernel=3, stride=2, rng=rng)
-        self.blocks = nnx.List([
-            MBConv(b.in_channels, b.out_channels, kernel=b.kernel, expansion=b.expansion,
-                   stride=b.stride, rng=rng) for b in spec.blocks])
-        self.classifier = Classifier(spec.blocks[-1].out_channels, spec.head_channels,
-                                     spec.num_classes, rng=rng)
+        self.blocks = nnx.List(
+            [
+                MBConv(
+                    b.in_channels,
+                    b.out_channels,
+                    kernel=b.kernel,
+                    expansion=b.expansion,
+                    stride=b.stride,
+                    rng=rng,
+                )
+                for b in spec.blocks
+            ]
+        )
+        self.classifier = Classifier(
+            spec.blocks[-1].out_channels, spec.head_channels, spec.num_classes, rng=rng
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = self.stem(images)

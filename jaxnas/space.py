@@ -84,14 +84,16 @@ class Space:
     @property
     def allowed(self) -> np.ndarray:
         """bool [blocks, candidates]: False where a block may not skip."""
-        return np.array([[b.allows_skip or not c.is_skip for c in self.candidates]
-                         for b in self.blocks])
+        return np.array(
+            [[b.allows_skip or not c.is_skip for c in self.candidates] for b in self.blocks]
+        )
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """(start, length) of each run of consecutive blocks of one shape, in order."""
         start = 0
         for _, group in itertools.groupby(
-                self.blocks, key=lambda b: (b.in_channels, b.out_channels, b.stride)):
+            self.blocks, key=lambda b: (b.in_channels, b.out_channels, b.stride)
+        ):
             length = len(list(group))
             yield start, length
             start += length
@@ -106,19 +108,25 @@ class Space:
         tokens = text.split()
         if len(tokens) != len(self.blocks):
             short = len(tokens) < len(self.blocks)
-            where = (f"none for {self.blocks[len(tokens)].name}" if short else
-                     f"too many after {self.blocks[-1].name}")
+            where = (
+                f"none for {self.blocks[len(tokens)].name}"
+                if short
+                else f"too many after {self.blocks[-1].name}"
+            )
             raise ValueError(
                 f"architecture has {len(tokens)} tokens, the {self.name} space has "
-                f"{len(self.blocks)} blocks ({where}): give one of {self._tokens()} for each")
+                f"{len(self.blocks)} blocks ({where}): give one of {self._tokens()} for each"
+            )
         arch = []
         for block, token in zip(self.blocks, tokens, strict=True):
             match = re.fullmatch(r"k(\d+)e(\d+)", token)
-            candidate = (SKIP if token == "-" else
-                         Candidate(int(match[1]), int(match[2])) if match else None)
+            candidate = (
+                SKIP if token == "-" else Candidate(int(match[1]), int(match[2])) if match else None
+            )
             if candidate not in self.candidates or str(candidate) != token:
-                raise ValueError(f"{block.name}: unknown token {token!r}, allowed are "
-                                 f"{self._tokens()}")
+                raise ValueError(
+                    f"{block.name}: unknown token {token!r}, allowed are {self._tokens()}"
+                )
             arch.append(candidate)
         self.path(arch)
         return tuple(arch)
@@ -130,17 +138,21 @@ class Space:
           ValueError: as `parse`.
         """
         if len(arch) != len(self.blocks):
-            raise ValueError(f"architecture has {len(arch)} blocks, the {self.name} space has "
-                             f"{len(self.blocks)}")
+            raise ValueError(
+                f"architecture has {len(arch)} blocks, the {self.name} space has {len(self.blocks)}"
+            )
         for block, candidate in zip(self.blocks, arch, strict=True):
             if candidate not in self.candidates:
-                raise ValueError(f"{block.name}: {candidate} is not in the {self.name} space, "
-                                 f"allowed are {self._tokens()}")
+                raise ValueError(
+                    f"{block.name}: {candidate} is not in the {self.name} space, "
+                    f"allowed are {self._tokens()}"
+                )
             if candidate.is_skip and not block.allows_skip:
                 raise ValueError(
                     f"{block.name}: skip is not allowed, the block turns {block.in_channels} "
                     f"channels into {block.out_channels} at stride {block.stride}; choose a "
-                    f"convolution for it")
+                    f"convolution for it"
+                )
         return np.array([self.candidates.index(c) for c in arch], np.int32)
 
     def arch(self, path: Sequence[int] | np.ndarray) -> Arch:
@@ -162,9 +174,18 @@ def format_arch(arch: Sequence[Candidate]) -> str:
     return " ".join(map(str, arch))
 
 
-def staged_space(name: str, *, stem: int, first: int, widths: Sequence[int],
-                 counts: Sequence[int], strides: Sequence[int], head: int,
-                 kernels: Sequence[int] = (3, 5, 7), expansions: Sequence[int] = (3, 6)) -> Space:
+def staged_space(
+    name: str,
+    *,
+    stem: int,
+    first: int,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+    head: int,
+    kernels: Sequence[int] = (3, 5, 7),
+    expansions: Sequence[int] = (3, 6),
+) -> Space:
     """A space given stage by stage: the first block of a stage has its stride and changes width.
 
     Raises:
@@ -172,29 +193,42 @@ def staged_space(name: str, *, stem: int, first: int, widths: Sequence[int],
         expansion is below 2.
     """
     if not len(widths) == len(counts) == len(strides):
-        raise ValueError(f"{name}: widths, counts and strides are given for {len(widths)}, "
-                         f"{len(counts)} and {len(strides)} stages; give one of each a stage")
+        raise ValueError(
+            f"{name}: widths, counts and strides are given for {len(widths)}, "
+            f"{len(counts)} and {len(strides)} stages; give one of each a stage"
+        )
     if any(k % 2 == 0 for k in kernels) or min(expansions) < 2:
-        raise ValueError(f"{name}: kernels {tuple(kernels)} and expansions {tuple(expansions)}; "
-                         f"give odd kernels and expansions of 2 or more")
+        raise ValueError(
+            f"{name}: kernels {tuple(kernels)} and expansions {tuple(expansions)}; "
+            f"give odd kernels and expansions of 2 or more"
+        )
     blocks: list[Block] = []
     channels = first
     for width, count, stride in zip(widths, counts, strides, strict=True):
         for i in range(count):
-            blocks.append(Block(f"block{len(blocks):02d}", channels, width,
-                                stride if i == 0 else 1))
+            blocks.append(
+                Block(f"block{len(blocks):02d}", channels, width, stride if i == 0 else 1)
+            )
             channels = width
     candidates = [Candidate(k, e) for k in kernels for e in expansions]
     return Space(name, stem, first, tuple(blocks), head, (*candidates, SKIP))
 
 
 # Cai, Zhu, Han: ProxylessNAS (ICLR 2019), §4.2 and the official repository's search network.
-PROXYLESS = staged_space("proxyless", stem=32, first=16, widths=(24, 40, 80, 96, 192, 320),
-                         counts=(4, 4, 4, 4, 4, 1), strides=(2, 2, 2, 1, 2, 1), head=1280)
+PROXYLESS = staged_space(
+    "proxyless",
+    stem=32,
+    first=16,
+    widths=(24, 40, 80, 96, 192, 320),
+    counts=(4, 4, 4, 4, 4, 1),
+    strides=(2, 2, 2, 1, 2, 1),
+    head=1280,
+)
 
 # The same kind of network at a fraction of the size: a dry run of every phase in a minute or two.
-PROXYLESS_TINY = staged_space("proxyless_tiny", stem=8, first=8, widths=(16, 24), counts=(2, 3),
-                              strides=(2, 2), head=64)
+PROXYLESS_TINY = staged_space(
+    "proxyless_tiny", stem=8, first=8, widths=(16, 24), counts=(2, 3), strides=(2, 2), head=64
+)
 
 SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY)}
 
@@ -213,8 +247,10 @@ def find_space(name: str) -> Space:
     if name in SPACES:
         return SPACES[name]
     if not name.endswith(".json"):
-        raise ValueError(f"unknown space {name!r}, allowed are {', '.join(SPACES)}, or a JSON file "
-                         f"that describes one")
+        raise ValueError(
+            f"unknown space {name!r}, allowed are {', '.join(SPACES)}, or a JSON file "
+            f"that describes one"
+        )
     return _read_space(pathlib.Path(name))
 
 
@@ -225,19 +261,28 @@ def _read_space(file: pathlib.Path) -> Space:
     optional = [key for key in keys if parameters[key].default is not inspect.Parameter.empty]
     required = set(keys) - set(optional)
     if not required <= set(document) <= set(keys):
-        raise ValueError(f"--space={file} describes no space: give an object with "
-                         f"{', '.join(keys)} and nothing else; {' and '.join(optional)} may be "
-                         f"left out")
+        raise ValueError(
+            f"--space={file} describes no space: give an object with "
+            f"{', '.join(keys)} and nothing else; {' and '.join(optional)} may be "
+            f"left out"
+        )
     for key, value in document.items():
         numbers = value if isinstance(value, list) else [value]
-        if isinstance(value, list) != (key not in ("stem", "first", "head")) or not numbers or any(
-                type(number) is not int or not 1 <= number <= MOST_CHANNELS
-                for number in numbers):
-            raise ValueError(f"--space={file}: {key} is {value!r}; give stem, first and head as "
-                             f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
-                             f"them")
+        if (
+            isinstance(value, list) != (key not in ("stem", "first", "head"))
+            or not numbers
+            or any(
+                type(number) is not int or not 1 <= number <= MOST_CHANNELS for number in numbers
+            )
+        ):
+            raise ValueError(
+                f"--space={file}: {key} is {value!r}; give stem, first and head as "
+                f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
+                f"them"
+            )
     if sum(document["counts"]) > MOST_BLOCKS:
-        raise ValueError(f"--space={file} has {sum(document['counts'])} blocks; {MOST_BLOCKS} are "
-                         f"allowed")
+        raise ValueError(
+            f"--space={file} has {sum(document['counts'])} blocks; {MOST_BLOCKS} are allowed"
+        )
     text = json.dumps(document, sort_keys=True)
     return staged_space(f"{file.stem}-{zlib.crc32(text.encode()):08x}", **document)

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas import blocks
+from jaxnas import supernet_block
 from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
 from jaxnas.network import Network, network_of
 from jaxnas.space import Block, Space
@@ -31,8 +31,12 @@ Tree = Any  # nested dicts of arrays
 INITIALISATIONS = ("shared", "independent")
 
 
-def init(space: Space, num_classes: int, seed: int,
-         initialisation: Literal["shared", "independent"] = "shared") -> tuple[Tree, Tree]:
+def init(
+    space: Space,
+    num_classes: int,
+    seed: int,
+    initialisation: Literal["shared", "independent"] = "shared",
+) -> tuple[Tree, Tree]:
     """Fresh weights and batch statistics.
 
     Args:
@@ -49,17 +53,27 @@ def init(space: Space, num_classes: int, seed: int,
     rng = np.random.default_rng(seed)
     params, stats = {"runs": []}, {"runs": []}
     for name, module in _fixed_modules(space, num_classes, rng).items():
-        _, params[name], stats[name] = blocks.split(module)
+        _, params[name], stats[name] = supernet_block.split(module)
     for start, length in space.runs():
         shape = _shape(space, start)
-        full = jax.tree.map(np.shape, blocks.split_of(shape, blocks.largest(space))[1:])
-        drawn = [[blocks.split(blocks.module(shape, c, rng))[1:] for c in space.convolutions]
-                 for _ in range(length)]
+        full = jax.tree.map(
+            np.shape, supernet_block.split_of(shape, supernet_block.largest(space))[1:]
+        )
+        drawn = [
+            [
+                supernet_block.split(supernet_block.module(shape, c, rng))[1:]
+                for c in space.convolutions
+            ]
+            for _ in range(length)
+        ]
         run = jax.tree.map(
             lambda size, *leaves, length=length: np.stack(
-                [blocks.pad(leaf, size) for leaf in leaves]).reshape(length, -1, *size),
-            full, *[pair for block in drawn for pair in block],
-            is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x))
+                [supernet_block.pad(leaf, size) for leaf in leaves]
+            ).reshape(length, -1, *size),
+            full,
+            *[pair for block in drawn for pair in block],
+            is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x),
+        )
         if initialisation == "shared":
             _share(space, shape, run[0])
         params["runs"].append(run[0])
@@ -75,11 +89,18 @@ def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
       path: int32 [..., blocks]; the runs' leaves come out as [..., length, ...]. A skip gathers
         some candidate's slice; nothing reads it, and `scatter` does not write it.
     """
-    return {**tree, "runs": [
-        jax.tree.map(
-            lambda leaf, length=length, choices=path[..., start:start + length]:
-            leaf.at[jnp.arange(length), choices].get(mode="clip"), run)
-        for (start, length), run in zip(space.runs(), tree["runs"], strict=True)]}
+    return {
+        **tree,
+        "runs": [
+            jax.tree.map(
+                lambda leaf, length=length, choices=path[..., start : start + length]: leaf.at[
+                    jnp.arange(length), choices
+                ].get(mode="clip"),
+                run,
+            )
+            for (start, length), run in zip(space.runs(), tree["runs"], strict=True)
+        ],
+    }
 
 
 def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
@@ -87,46 +108,57 @@ def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
 
     Skip's index lies beyond the stacked candidates, so its write is dropped.
     """
-    return {**active, "runs": [
-        jax.tree.map(
-            lambda leaf, new, length=length, choices=path[start:start + length]:
-            leaf.at[jnp.arange(length), choices].set(new, mode="drop", unique_indices=True),
-            run, new_run)
-        for (start, length), run, new_run in zip(space.runs(), tree["runs"], active["runs"],
-                                                 strict=True)]}
+    return {
+        **active,
+        "runs": [
+            jax.tree.map(
+                lambda leaf, new, length=length, choices=path[start : start + length]: leaf.at[
+                    jnp.arange(length), choices
+                ].set(new, mode="drop", unique_indices=True),
+                run,
+                new_run,
+            )
+            for (start, length), run, new_run in zip(
+                space.runs(), tree["runs"], active["runs"], strict=True
+            )
+        ],
+    }
 
 
-def apply(space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.Array, *,
-          train: bool) -> tuple[jax.Array, Tree]:
+def apply(
+    space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.Array, *, train: bool
+) -> tuple[jax.Array, Tree]:
     """The path's network on a batch.
 
     Args:
       params, stats: gathered for `path`.
       path: int32 [blocks].
       images: [batch, size, size, 3].
-      train: normalise by the batch's statistics instead of the running ones.
+      train: normalize by the batch's statistics instead of the running ones.
 
     Returns:
       Logits float32 [batch, classes], and the statistics: the batch's if `train`, else unchanged.
     """
     x, new_stats = _stem(space, params, stats, images, train)
     new_stats["runs"] = []
-    for (start, length), run_params, run_stats in zip(space.runs(), params["runs"], stats["runs"],
-                                                      strict=True):
-        block = functools.partial(blocks.block, space, _shape(space, start), train)
+    for (start, length), run_params, run_stats in zip(
+        space.runs(), params["runs"], stats["runs"], strict=True
+    ):
+        block = functools.partial(supernet_block.block, space, _shape(space, start), train)
 
         def step(x, inputs, block=block):
             block_params, block_stats, choice = inputs
             return block(block_params, block_stats, choice, x)
 
-        x, run_stats = _over_run(step, x, (run_params, run_stats, path[start:start + length]))
+        x, run_stats = _over_run(step, x, (run_params, run_stats, path[start : start + length]))
         new_stats["runs"].append(run_stats)
     logits, new_stats["classifier"] = _apply_fixed("classifier", space, params, stats, x, train)
     return logits, new_stats
 
 
-def apply_gated(space: Space, params: Tree, stats: Tree, paths: jax.Array, gates: jax.Array,
-                images: jax.Array) -> jax.Array:
+def apply_gated(
+    space: Space, params: Tree, stats: Tree, paths: jax.Array, gates: jax.Array, images: jax.Array
+) -> jax.Array:
     """The first of k paths' network, with all of their outputs behind gates, batch statistics.
 
     Every block gives y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
@@ -150,16 +182,27 @@ def apply_gated(space: Space, params: Tree, stats: Tree, paths: jax.Array, gates
     for index, (start, length) in enumerate(space.runs()):
         shape = _shape(space, start)
         count = len(space.candidates) if shape.allows_skip else len(space.convolutions)
-        block = functools.partial(blocks.gated_block, space, shape)
-        inputs = jax.tree.map(lambda leaf, count=count: jnp.moveaxis(leaf[:count], 0, 1), (
-            (params["runs"][index], stats["runs"][index]), paths[:, start:start + length],
-            gates[:, start:start + length]))
+        block = functools.partial(supernet_block.gated_block, space, shape)
+        inputs = jax.tree.map(
+            lambda leaf, count=count: jnp.moveaxis(leaf[:count], 0, 1),
+            (
+                (params["runs"][index], stats["runs"][index]),
+                paths[:, start : start + length],
+                gates[:, start : start + length],
+            ),
+        )
         x, _ = _over_run(lambda x, inputs, block=block: (block(*inputs, x), ()), x, inputs)
     return _apply_fixed("classifier", space, params, stats, x, True)[0]
 
 
-def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_classes: int,
-            name: str = "network") -> Network:
+def extract(
+    space: Space,
+    params: Tree,
+    stats: Tree,
+    path: np.ndarray,
+    num_classes: int,
+    name: str = "network",
+) -> Network:
     """The path's network on its own, with the supernet's weights and running statistics."""
     # On the host: one process may do this alone, though the arrays lie on the devices of many.
     params, stats = jax.device_get((params, stats))
@@ -176,31 +219,35 @@ def extract(space: Space, params: Tree, stats: Tree, path: np.ndarray, num_class
                 continue
             module = next(modules)
             shape = _shape(space, start)
-            _, *true_size = blocks.split_of(shape, candidate)
+            _, *true_size = supernet_block.split_of(shape, candidate)
             for tree, like in zip((params, stats), true_size, strict=True):
-                slices = jax.tree.map(lambda leaf, i=i, at=start + i: leaf[i, path[at]],
-                                      tree["runs"][run])
-                nnx.update(module, nnx.State(blocks.crop(slices, like)))
+                slices = jax.tree.map(
+                    lambda leaf, i=i, at=start + i: leaf[i, path[at]], tree["runs"][run]
+                )
+                nnx.update(module, nnx.State(supernet_block.crop(slices, like)))
     return network
 
 
 def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
     return {
         "stem": ConvBatchNorm("dense", 3, space.stem_channels, kernel=3, stride=2, rng=rng),
-        "first": MBConv(space.stem_channels, space.first_channels, kernel=3, expansion=1,
-                        stride=1, rng=rng),
-        "classifier": Classifier(space.blocks[-1].out_channels, space.head_channels, num_classes,
-                                 rng=rng)}
+        "first": MBConv(
+            space.stem_channels, space.first_channels, kernel=3, expansion=1, stride=1, rng=rng
+        ),
+        "classifier": Classifier(
+            space.blocks[-1].out_channels, space.head_channels, num_classes, rng=rng
+        ),
+    }
 
 
 @functools.cache
 def _fixed_graphs(space: Space, train: bool) -> dict[str, nnx.GraphDef]:
     modules = _fixed_modules(space, 2, np.random.default_rng(0))
-    return {name: blocks.split(module, train)[0] for name, module in modules.items()}
+    return {name: supernet_block.split(module, train)[0] for name, module in modules.items()}
 
 
 def _apply_fixed(name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, train: bool):
-    return blocks.run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
+    return supernet_block.run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
 
 
 def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: bool):
@@ -219,10 +266,14 @@ def _share(space: Space, shape: Block, run: Tree) -> None:
     """Makes the candidates of a run's blocks one function, in place; see `init`."""
     smallest = min(c.kernel for c in space.convolutions)
     width = shape.in_channels * min(c.expansion for c in space.convolutions)
-    donor = next(i for i, c in enumerate(space.convolutions)
-                 if (c.kernel, c.expansion * shape.in_channels) == (smallest, width))
-    expand, depthwise, project = (run[part]["kernel"] for part in ("expand", "depthwise",
-                                                                   "project"))
+    donor = next(
+        i
+        for i, c in enumerate(space.convolutions)
+        if (c.kernel, c.expansion * shape.in_channels) == (smallest, width)
+    )
+    expand, depthwise, project = (
+        run[part]["kernel"] for part in ("expand", "depthwise", "project")
+    )
     taps = depthwise[:, donor, :smallest, :smallest, :width].copy()
     for index, candidate in enumerate(space.convolutions):
         border = (candidate.kernel - smallest) // 2

@@ -76,8 +76,8 @@ class Attribution:
 
     def _nearest(self, name: str) -> str | None:
         """The layer that a step feeds, or else the one that feeds it."""
-        for neighbours in (_consumers, _producers):
-            for step in _breadth_first(self._steps.get(_bare(name)), neighbours):
+        for neighbors in (_consumers, _producers):
+            for step in _breadth_first(self._steps.get(_bare(name)), neighbors):
                 layer = self._own(step.get_friendly_name())
                 if layer is not None:
                     return layer
@@ -103,14 +103,15 @@ def _producers(step: openvino.Node) -> Iterator[openvino.Node]:
     return (value.get_node() for value in step.input_values())
 
 
-def _breadth_first(start: openvino.Node | None,
-                   neighbours: Callable[[openvino.Node], Iterable[openvino.Node]],
-                   ) -> Iterator[openvino.Node]:
+def _breadth_first(
+    start: openvino.Node | None,
+    neighbors: Callable[[openvino.Node], Iterable[openvino.Node]],
+) -> Iterator[openvino.Node]:
     """Steps by distance from `start`, itself left out."""
     queue = collections.deque([start] if start else [])
     seen = {start.get_friendly_name()} if start else set()
     while queue:
-        for step in neighbours(queue.popleft()):
+        for step in neighbors(queue.popleft()):
             if step.get_friendly_name() not in seen:
                 seen.add(step.get_friendly_name())
                 queue.append(step)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import app, flags, logging
 
 from profiling.database import Store, StoreError, StoreUnwritable
-from profiling.device import DEVICES
+from profiling.device import MAX_SHAVES, Options
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.measurement import MAX_SHAVES, Options
 from profiling.myriad import remote
+from profiling.registry import DEVICES
 from profiling.user_folders import data_folder
 
 FAILED, WRONG_USAGE = 1, 2
@@ -34,15 +34,19 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if actions and (len(rest) == 1 or rest[1] not in actions):
-        print(f"error: give one of {', '.join(actions)} (--help says what each does)",
-              file=sys.stderr)
+        print(
+            f"error: give one of {', '.join(actions)} (--help says what each does)", file=sys.stderr
+        )
         sys.exit(WRONG_USAGE)
     if files is not None and len(rest) == 1:
         print(f"error: give {files} (--help says more)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if files is None and len(rest) > 1 + bool(actions):
-        print(f"error: unexpected argument {rest[-1]!r}; flags are given as --name=value "
-              f"(--help lists them)", file=sys.stderr)
+        print(
+            f"error: unexpected argument {rest[-1]!r}; flags are given as --name=value "
+            f"(--help lists them)",
+            file=sys.stderr,
+        )
         sys.exit(WRONG_USAGE)
     # JAX, jax2onnx and others tell their every step at INFO.
     logging.set_verbosity(logging.WARNING)
@@ -60,26 +64,39 @@ def _check_flag_files(arguments: Sequence[str]) -> None:
         try:
             text = pathlib.Path(name).expanduser().read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"--flagfile={name} is no UTF-8 text ({error.reason} at byte "
-                             f"{error.start}); save it as that") from error
+            raise ValueError(
+                f"--flagfile={name} is no UTF-8 text ({error.reason} at byte "
+                f"{error.start}); save it as that"
+            ) from error
         except OSError as error:
             raise ValueError(f"--flagfile={name} cannot be read: {error.strerror}") from error
         if text.startswith("\ufeff"):
-            raise ValueError(f"--flagfile={name} begins with a byte order mark; save it as UTF-8 "
-                             f"without one")
+            raise ValueError(
+                f"--flagfile={name} begins with a byte order mark; save it as UTF-8 without one"
+            )
         names += text.splitlines()
 
 
 def _help() -> str:
     """The flags of this project's modules, and not those of libraries."""
-    ours = [module for module in flags.FLAGS.flags_by_module_dict()
-            if module.split(".")[0] in ("experiments", "profiling") or module == sys.argv[0]]
-    return "\n".join([*map(flags.FLAGS.module_help, ours),
-                      "  --flagfile: A file of flags, one a line; later flags win."])
+    ours = [
+        module
+        for module in flags.FLAGS.flags_by_module_dict()
+        if module.split(".")[0] in ("experiments", "profiling") or module == sys.argv[0]
+    ]
+    return "\n".join(
+        [
+            *map(flags.FLAGS.module_help, ours),
+            "  --flagfile: A file of flags, one a line; later flags win.",
+        ]
+    )
 
 
-def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = (),
-        files: str | None = None) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    actions: Sequence[str] = (),
+    files: str | None = None,
+) -> None:
     """`app.run` with this project's exit statuses; a wrong flag is one line, not a page.
 
     Args:
@@ -87,6 +104,7 @@ def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()
       actions: words of which the command line must have one.
       files: what else it must name, one or more, for people; None where it names nothing.
     """
+
     def to_the_end(argv: Sequence[str]) -> int | None:
         try:
             status = main(argv)
@@ -102,23 +120,37 @@ def run(main: Callable[[Sequence[str]], int | None], actions: Sequence[str] = ()
 
 def define_device_flags() -> None:
     """Defines --device and what may be asked of it."""
-    flags.DEFINE_string("device", "MYRIADX_COMPILER", f"Where latency comes from: "
-                        f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
-                        f"that is there is taken. MYRIAD.<port>-ma2480, OAK.<id> and GPU.<n> "
-                        f"choose one of several.")
+    flags.DEFINE_string(
+        "device",
+        "MYRIADX_COMPILER",
+        f"Where latency comes from: "
+        f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
+        f"that is there is taken. MYRIAD.<port>-ma2480, OAK.<id> and GPU.<n> "
+        f"choose one of several.",
+    )
     define_option_flags()
 
 
 def define_option_flags() -> None:
     """Defines what may be asked of a device: the fields of `Options`."""
-    flags.DEFINE_integer("shaves", None, "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-                         "is the compiler's own choice, and 6 on an OAK.", lower_bound=1,
-                         upper_bound=MAX_SHAVES)
-    flags.DEFINE_integer("threads", None, "Threads of the CPU; unset is OpenVINO's own choice.",
-                         lower_bound=1)
-    flags.DEFINE_string("worker_prefix", None, "Command that runs the MyriadX worker on another "
-                        "host, such as 'ssh lab-pi'; `python -m profiling.myriad.install` with it "
-                        "prepares that host.")
+    flags.DEFINE_integer(
+        "shaves",
+        None,
+        "MyriadX SHAVE processors to compile for, 1 to 16; unset "
+        "is the compiler's own choice, and 6 on an OAK.",
+        lower_bound=1,
+        upper_bound=MAX_SHAVES,
+    )
+    flags.DEFINE_integer(
+        "threads", None, "Threads of the CPU; unset is OpenVINO's own choice.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "worker_prefix",
+        None,
+        "Command that runs the MyriadX worker on another "
+        "host, such as 'ssh lab-pi'; `python -m profiling.myriad.install` with it "
+        "prepares that host.",
+    )
 
 
 def device_options() -> Options:
@@ -131,9 +163,13 @@ def device_options() -> Options:
 
 def define_store_flag() -> None:
     """Defines --store."""
-    flags.DEFINE_string("store", None, "File that keeps every measurement (SQLite); unset is "
-                        "$JAXNAS_STORE or else jaxnas/measurements.sqlite in $XDG_DATA_HOME "
-                        "(~/.local/share).")
+    flags.DEFINE_string(
+        "store",
+        None,
+        "File that keeps every measurement (SQLite); unset is "
+        "$JAXNAS_STORE or else jaxnas/measurements.sqlite in $XDG_DATA_HOME "
+        "(~/.local/share).",
+    )
 
 
 def open_store(name: str | None, *, create: bool = True) -> Store:
@@ -178,8 +214,10 @@ def check_output(flag: str, file: pathlib.Path) -> None:
         partial.touch()
         partial.unlink()
     except OSError as error:
-        raise ValueError(f"--{flag}={file} cannot be written ({error.strerror}); give a file in a "
-                         f"folder that can be") from error
+        raise ValueError(
+            f"--{flag}={file} cannot be written ({error.strerror}); give a file in a "
+            f"folder that can be"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Every measurement, and what it was made on, in one SQLite file that several programs share.
 
 One row a run, which nobody changes and only `python -m profiling.store prune` deletes. It keeps
-SQLite's rollback journal with full synchronisation: what is committed is there, whatever is killed
+SQLite's rollback journal with full synchronization: what is committed is there, whatever is killed
 and whenever. Unlike a write-ahead log that needs no memory shared between processes, so that it
 also holds on a network folder whose server locks files.
 """
@@ -35,8 +35,10 @@ CREATE TABLE measurement (
   host_ms REAL NOT NULL, temperature_c TEXT NOT NULL, layers TEXT NOT NULL
 )
 """
-_DAMAGED = ("it is damaged. Move it aside, and a new one is begun (`sqlite3 FILE .recover` may "
-            "save its rows), or name another with --store")
+_DAMAGED = (
+    "it is damaged. Move it aside, and a new one is begun (`sqlite3 FILE .recover` may "
+    "save its rows), or name another with --store"
+)
 _REMEDIES = {
     "SQLITE_NOTADB": _DAMAGED,
     "SQLITE_CORRUPT": _DAMAGED,
@@ -75,8 +77,12 @@ class Run:
 
     def document(self) -> dict[str, object]:
         """The JSON object of `profiling.store export`: that of `profiling.measure`, and more."""
-        return {**self.measurement.document(self.model_name), "model_sha256": self.model_sha256,
-                "model_bytes": self.model_bytes, "recipe": self.recipe}
+        return {
+            **self.measurement.document(self.model_name),
+            "model_sha256": self.model_sha256,
+            "model_bytes": self.model_bytes,
+            "recipe": self.recipe,
+        }
 
 
 class Store:
@@ -102,18 +108,24 @@ class Store:
             self._check(create)
             return
         if not create and not file.exists():
-            raise StoreError(f"there is no store of measurements {file}: programs that measure "
-                             f"make it; name another with --store")
+            raise StoreError(
+                f"there is no store of measurements {file}: programs that measure "
+                f"make it; name another with --store"
+            )
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnwritable(
                 f"the folder of the store of measurements {file} cannot be made "
-                f"({error.strerror}); name another file with --store") from error
+                f"({error.strerror}); name another file with --store"
+            ) from error
         with self._told():
             self._connection = sqlite3.connect(
-                f"{file.absolute().as_uri()}?mode={'rwc' if create else 'rw'}", uri=True,
-                timeout=BUSY_S, isolation_level=None)
+                f"{file.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+            )
         try:
             self._check(create)
         except StoreError:
@@ -135,15 +147,19 @@ class Store:
         with self._told():
             (application, schema), fault = self._marks(), self._value("PRAGMA quick_check(1)")
         if application != APPLICATION:
-            raise StoreError(f"{self.file} is no store of measurements; name another file with "
-                             f"--store")
+            raise StoreError(
+                f"{self.file} is no store of measurements; name another file with --store"
+            )
         if schema != SCHEMA:
-            raise StoreError(f"the store of measurements {self.file} has schema {schema}, this "
-                             f"program reads {SCHEMA}: use the program that made it, move it "
-                             f"aside, or name another with --store")
+            raise StoreError(
+                f"the store of measurements {self.file} has schema {schema}, this "
+                f"program reads {SCHEMA}: use the program that made it, move it "
+                f"aside, or name another with --store"
+            )
         if fault != "ok":
-            raise StoreError(f"the store of measurements {self.file} ({' '.join(fault.split())}): "
-                             f"{_DAMAGED}")
+            raise StoreError(
+                f"the store of measurements {self.file} ({' '.join(fault.split())}): {_DAMAGED}"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -166,21 +182,34 @@ class Store:
           StoreError: it cannot be written; what was there remains.
         """
         row = {
-            "time": _text(measurement.time), "recipe": recipe,
+            "time": _text(measurement.time),
+            "recipe": recipe,
             "model_name": onnx.load_model_from_string(model).graph.name,
-            "model_sha256": hashlib.sha256(model).hexdigest(), "model_bytes": len(model),
+            "model_sha256": hashlib.sha256(model).hexdigest(),
+            "model_bytes": len(model),
             **_columns(measurement.setup),
-            "latency_ms": measurement.latency_ms, "p10_ms": measurement.p10_ms,
-            "p90_ms": measurement.p90_ms, "count": measurement.count,
-            "host_ms": measurement.host_ms, "temperature_c": json.dumps(measurement.temperature_c),
-            "layers": json.dumps([[layer.name, layer.ms] for layer in measurement.layers])}
+            "latency_ms": measurement.latency_ms,
+            "p10_ms": measurement.p10_ms,
+            "p90_ms": measurement.p90_ms,
+            "count": measurement.count,
+            "host_ms": measurement.host_ms,
+            "temperature_c": json.dumps(measurement.temperature_c),
+            "layers": json.dumps([[layer.name, layer.ms] for layer in measurement.layers]),
+        }
         with self._transaction():
             self._connection.execute(
                 f"INSERT INTO measurement ({', '.join(row)}) "
-                f"VALUES ({', '.join(f':{name}' for name in row)})", row)
+                f"VALUES ({', '.join(f':{name}' for name in row)})",
+                row,
+            )
 
-    def runs(self, *, device: str | None = None, since: datetime.datetime | None = None,
-             model: str | None = None) -> list[Run]:
+    def runs(
+        self,
+        *,
+        device: str | None = None,
+        since: datetime.datetime | None = None,
+        model: str | None = None,
+    ) -> list[Run]:
         """The runs in order of their adding; each argument that is given leaves fewer.
 
         Args:
@@ -195,12 +224,17 @@ class Store:
         if since is not None:
             where.add("time >= ?", _text(since))
         if model is not None:
-            where.add("(model_name = ? OR substr(model_sha256, 1, length(?)) = ?)",
-                      model, model.lower(), model.lower())
+            where.add(
+                "(model_name = ? OR substr(model_sha256, 1, length(?)) = ?)",
+                model,
+                model.lower(),
+                model.lower(),
+            )
         return self._select(where)
 
-    def runs_of(self, recipe: str, setup: Setup,
-                since: datetime.datetime | None = None) -> list[Measurement]:
+    def runs_of(
+        self, recipe: str, setup: Setup, since: datetime.datetime | None = None
+    ) -> list[Measurement]:
         """Runs of the networks that were made from a recipe, with an equal setup, oldest first.
 
         A run of the same ONNX bytes without the recipe counts too: what must match is the digest.
@@ -227,14 +261,16 @@ class Store:
         if not where.values:
             raise ValueError("prune needs a criterion: --older_than_days, --device or both")
         with self._transaction():
-            return self._connection.execute(f"DELETE FROM measurement {where}",
-                                            where.values).rowcount
+            return self._connection.execute(
+                f"DELETE FROM measurement {where}", where.values
+            ).rowcount
 
     def _select(self, where: "_Where") -> list[Run]:
         with self._told():
             # All at once: a reader that lingers, behind a pager say, would hold up who records.
-            rows = self._connection.execute(f"SELECT * FROM measurement {where} ORDER BY id",
-                                            where.values).fetchall()
+            rows = self._connection.execute(
+                f"SELECT * FROM measurement {where} ORDER BY id", where.values
+            ).fetchall()
         return list(map(_run, rows))
 
     def _marks(self) -> tuple[int, int]:
@@ -262,8 +298,10 @@ class Store:
             yield
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")
-            remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)),
-                          "name another file with --store")
+            remedy = next(
+                (text for start, text in _REMEDIES.items() if name.startswith(start)),
+                "name another file with --store",
+            )
             unwritable = name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
             kind = StoreUnwritable if unwritable else StoreError
             raise kind(f"the store of measurements {self.file} ({error}): {remedy}") from error
@@ -288,11 +326,15 @@ class _Where:
 
 
 def _columns(setup: Setup) -> dict[str, object]:
-    return {"device": setup.device, "kind": setup.kind, "hardware": setup.hardware,
-            "precision": setup.precision,
-            # Sorted, so that what is equal is equal in SQL.
-            "versions": json.dumps(dict(setup.versions), sort_keys=True),
-            "settings": json.dumps(dict(setup.settings), sort_keys=True)}
+    return {
+        "device": setup.device,
+        "kind": setup.kind,
+        "hardware": setup.hardware,
+        "precision": setup.precision,
+        # Sorted, so that what is equal is equal in SQL.
+        "versions": json.dumps(dict(setup.versions), sort_keys=True),
+        "settings": json.dumps(dict(setup.settings), sort_keys=True),
+    }
 
 
 def _text(time: datetime.datetime) -> str:
@@ -300,13 +342,26 @@ def _text(time: datetime.datetime) -> str:
 
 
 def _run(row: sqlite3.Row) -> Run:
-    setup = Setup(row["device"], row["kind"], row["hardware"], row["precision"],
-                  json.loads(row["versions"]), json.loads(row["settings"]))
+    setup = Setup(
+        row["device"],
+        row["kind"],
+        row["hardware"],
+        row["precision"],
+        json.loads(row["versions"]),
+        json.loads(row["settings"]),
+    )
     temperature = json.loads(row["temperature_c"])
     measurement = Measurement(
-        setup, row["latency_ms"], row["p10_ms"], row["p90_ms"], row["count"],
-        tuple(LayerTime(name, ms) for name, ms in json.loads(row["layers"])), row["host_ms"],
+        setup,
+        row["latency_ms"],
+        row["p10_ms"],
+        row["p90_ms"],
+        row["count"],
+        tuple(LayerTime(name, ms) for name, ms in json.loads(row["layers"])),
+        row["host_ms"],
         None if temperature is None else tuple(temperature),
-        time=datetime.datetime.fromisoformat(row["time"]))
-    return Run(row["model_name"], row["model_sha256"], row["model_bytes"], row["recipe"],
-               measurement)
+        time=datetime.datetime.fromisoformat(row["time"]),
+    )
+    return Run(
+        row["model_name"], row["model_sha256"], row["model_bytes"], row["recipe"], measurement
+    )

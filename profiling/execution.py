@@ -2,32 +2,11 @@
 
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 
 from profiling.errors import CompileError
-from profiling.measurement import Device
 from profiling.onnx_file import read_network
-
-
-class Executor(Device, Protocol):
-    """A device that runs networks."""
-
-    def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Runs a network of one input and one output on images, one image an inference.
-
-        Args:
-          file: ONNX; or OpenVINO IR, which CPU, GPU and NPU read.
-          images: at least one, each of the input's shape without its batch of 1 and of its dtype.
-
-        Returns:
-          float32 [images, elements of an output].
-
-        Raises:
-          CompileError: the device cannot read the file, or its compiler refuses the network.
-          DeviceUnavailable: the device fails, or is gone.
-        """
 
 
 def onnx_bytes(file: pathlib.Path, device: str) -> bytes:

@@ -14,11 +14,11 @@ from absl import flags
 
 from jaxnas.zoo import ZOO, find_network
 from profiling import command, report
-from profiling.device import device_names, open_device
-from profiling.measurement import measure_in_passes
+from profiling.device import measure_repeatedly
 from profiling.onnx_file import read_network
 from profiling.progress import Progress
 from profiling.recording import Recording
+from profiling.registry import device_names, open_device
 from profiling.tables import exported
 
 
@@ -34,8 +34,9 @@ def read_model(name: str, image_size: int, shape: str | None) -> bytes:
         return exported(find_network(name), image_size)
     file = pathlib.Path(name)
     if not file.exists():
-        raise ValueError(f"--model={name}: no such file; give an ONNX file or one of "
-                         f"{', '.join(ZOO)}")
+        raise ValueError(
+            f"--model={name}: no such file; give an ONNX file or one of {', '.join(ZOO)}"
+        )
     return read_network(file, None if shape is None else parsed_shape(shape))
 
 
@@ -56,11 +57,15 @@ def main(argv: Sequence[str]) -> int:
         options = command.device_options()
         with Progress() as progress, progress.phase("read model", total=1):
             model = read_model(args.model, args.image_size, args.shape)
-    with (command.device_errors(), command.open_store(args.store) as store,
-          Recording(open_device(args.device, options), store) as device):
-        with Progress() as progress, progress.phase("measure", total=device.passes) as phase:
-            measurement = measure_in_passes(device, model, lambda done, run: phase.update(
-                done, f"{run.latency_ms:.3f} ms"))
+    with (
+        command.device_errors(),
+        command.open_store(args.store) as store,
+        Recording(open_device(args.device, options), store) as device,
+    ):
+        with Progress() as progress, progress.phase("measure", total=device.repeats) as phase:
+            measurement = measure_repeatedly(
+                device, model, lambda done, run: phase.update(done, f"{run.latency_ms:.3f} ms")
+            )
     if args.json:
         print(json.dumps(measurement.document(args.model), indent=1))
     else:
@@ -70,8 +75,12 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, f"An ONNX file, or one of {', '.join(ZOO)}.", required=True)
-    flags.DEFINE_string("shape", None, "Of the input of an ONNX file that leaves it open, or in "
-                        "place of the file's own: 1,3,224,224.")
+    flags.DEFINE_string(
+        "shape",
+        None,
+        "Of the input of an ONNX file that leaves it open, or in "
+        "place of the file's own: 1,3,224,224.",
+    )
     flags.DEFINE_integer("image_size", 224, "px; for published networks only.", lower_bound=32)
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
     command.define_device_flags()

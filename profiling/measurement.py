@@ -1,14 +1,12 @@
-"""What a device is to the rest of the project, and what it answers."""
+"""What a device answered: the latency of a network and its layers, and what it depends on."""
 
 import dataclasses
 import datetime
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
-
-MAX_SHAVES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,32 +15,6 @@ class LayerTime:
 
     name: str
     ms: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user may ask of a device; each holds for some devices and is ignored by others.
-
-    Attributes:
-      shaves: MyriadX SHAVE processors to compile for, 1 to 16; None is the compiler's own choice.
-      threads: of the CPU; None is OpenVINO's own choice.
-      worker_prefix: command that runs the MyriadX worker elsewhere, such as `ssh lab-pi`.
-    """
-
-    shaves: int | None = None
-    threads: int | None = None
-    worker_prefix: str | None = None
-
-    def __post_init__(self):
-        if self.shaves is not None and not 1 <= self.shaves <= MAX_SHAVES:
-            raise ValueError(f"shaves is {self.shaves}, allowed are 1 to {MAX_SHAVES}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}, allowed are 1 or more")
-
-    def settings(self) -> dict[str, object]:
-        """What a table's settings must be for it to serve."""
-        threads = {} if self.threads is None else {"threads": self.threads}
-        return {"shaves": self.shaves, **threads}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +64,26 @@ class Measurement:
     temperature_c: tuple[float, float] | None = None
     blob: bytes | None = dataclasses.field(default=None, repr=False)
     time: datetime.datetime = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.UTC), compare=False)
+        default_factory=lambda: datetime.datetime.now(datetime.UTC), compare=False
+    )
 
     def document(self, model: str) -> dict[str, object]:
         """The JSON object of `profiling.measure`."""
         return {
-            "schema": 2, "model": model, **dataclasses.asdict(self.setup),
-            "latency_ms": {"median": self.latency_ms, "p10": self.p10_ms, "p90": self.p90_ms,
-                           "count": self.count},
+            "schema": 2,
+            "model": model,
+            **dataclasses.asdict(self.setup),
+            "latency_ms": {
+                "median": self.latency_ms,
+                "p10": self.p10_ms,
+                "p90": self.p90_ms,
+                "count": self.count,
+            },
             "time": self.time.isoformat(timespec="milliseconds"),
-            "host_ms": self.host_ms, "temperature_c": self.temperature_c,
-            "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+            "host_ms": self.host_ms,
+            "temperature_c": self.temperature_c,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+        }
 
 
 def pooled(runs: Sequence[Measurement]) -> Measurement:
@@ -125,8 +106,9 @@ def pooled(runs: Sequence[Measurement]) -> Measurement:
         return first
     other = next((run.setup for run in runs if run.setup != first.setup), None)
     if other is not None:
-        raise ValueError(f"runs of {first.setup} and of {other} cannot be pooled; pool those of "
-                         f"one setup")
+        raise ValueError(
+            f"runs of {first.setup} and of {other} cannot be pooled; pool those of one setup"
+        )
     latency_ms = statistics.median(run.latency_ms for run in runs)
     by_name = [{layer.name: layer.ms for layer in run.layers} for run in runs]
     names = dict.fromkeys(layer.name for run in runs for layer in run.layers)
@@ -135,53 +117,12 @@ def pooled(runs: Sequence[Measurement]) -> Measurement:
     factor = latency_ms / (host_ms + sum(layers.values()))
     told = first.temperature_c is not None and last.temperature_c is not None
     return dataclasses.replace(
-        first, latency_ms=latency_ms,
+        first,
+        latency_ms=latency_ms,
         p10_ms=float(np.percentile([run.p10_ms for run in runs], 10)),
         p90_ms=float(np.percentile([run.p90_ms for run in runs], 90)),
         count=sum(run.count for run in runs),
         layers=tuple(LayerTime(name, ms * factor) for name, ms in layers.items()),
         host_ms=host_ms * factor,
-        temperature_c=(first.temperature_c[0], last.temperature_c[1]) if told else None)
-
-
-class Device(Protocol):
-    """A device that is there; a context manager that gives it back.
-
-    Attributes:
-      setup: what its numbers depend on beside the network.
-      passes: how many runs a figure is pooled from, in tables with the networks in turn; one where
-        it is estimated.
-    """
-
-    setup: Setup
-    passes: int
-
-    def measure(self, model: bytes) -> Measurement:
-        """Latency of an ONNX network.
-
-        Raises:
-          CompileError: the device's compiler refuses the network; in its words.
-          DeviceUnavailable: the device, or the process that speaks to it, is gone.
-        """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def measure_in_passes(device: Device, model: bytes,
-                      progress: Callable[[int, Measurement], None] = lambda done, run: None,
-                      ) -> Measurement:
-    """The runs of one ONNX network, as many as the device has passes, pooled.
-
-    Args:
-      progress: called after each run with the runs done and the last of them.
-
-    Raises:
-      CompileError, DeviceUnavailable: as `Device.measure`.
-    """
-    runs: list[Measurement] = []
-    while len(runs) < device.passes:
-        runs.append(device.measure(model))
-        progress(len(runs), runs[-1])
-    return pooled(runs)
+        temperature_c=(first.temperature_c[0], last.temperature_c[1]) if told else None,
+    )

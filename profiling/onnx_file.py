@@ -48,8 +48,10 @@ def _parsed(file: pathlib.Path) -> onnx.ModelProto:
     if not file.is_file():
         raise ValueError(f"{file} is no file; give an ONNX file")
     if file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{file} has {file.stat().st_size / 1e9:.1f} GB; ONNX files have 2 GB at "
-                         f"most, weights beyond that stand in another file")
+        raise ValueError(
+            f"{file} has {file.stat().st_size / 1e9:.1f} GB; ONNX files have 2 GB at "
+            f"most, weights beyond that stand in another file"
+        )
     try:
         model = onnx.load_model_from_string(file.read_bytes())
     except OSError as error:
@@ -63,38 +65,51 @@ def _parsed(file: pathlib.Path) -> onnx.ModelProto:
 
 def _load_weights(model: onnx.ModelProto, file: pathlib.Path) -> None:
     """Puts weights that stand in other files into the model."""
-    places = {entry.value for tensor in model.graph.initializer
-              if external_data_helper.uses_external_data(tensor)
-              for entry in tensor.external_data if entry.key == "location"}
+    places = {
+        entry.value
+        for tensor in model.graph.initializer
+        if external_data_helper.uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
     missing = [name for name in sorted(places) if not (file.parent / name).is_file()]
     if missing:
-        raise ValueError(f"{file} keeps its weights in {missing[0]}, which is not beside it; put "
-                         f"it there, or export with external_data=False")
+        raise ValueError(
+            f"{file} keeps its weights in {missing[0]}, which is not beside it; put "
+            f"it there, or export with external_data=False"
+        )
     weights_bytes = sum((file.parent / name).stat().st_size for name in places)
     if weights_bytes + file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{file} has {weights_bytes / 1e9:.1f} GB of weights; networks of 2 GB at "
-                         f"most can be given to a device")
+        raise ValueError(
+            f"{file} has {weights_bytes / 1e9:.1f} GB of weights; networks of 2 GB at "
+            f"most can be given to a device"
+        )
     try:
         external_data_helper.load_external_data_for_model(model, str(file.parent))
     except Exception as error:  # the checker's for unsafe places, ValueError for wrong lengths
-        raise ValueError(f"{file}: its weights in other files cannot be read: {one_line(error)}"
-                         ) from error
+        raise ValueError(
+            f"{file}: its weights in other files cannot be read: {one_line(error)}"
+        ) from error
 
 
 def _check_versions(model: onnx.ModelProto, file: pathlib.Path) -> None:
     newest = onnx.defs.onnx_opset_version()
     opset = opset_of(model)
     if opset > newest:
-        raise ValueError(f"{file} is of opset {opset}, the newest known here is {newest}; export "
-                         f"it with opset_version={newest} or lower")
+        raise ValueError(
+            f"{file} is of opset {opset}, the newest known here is {newest}; export "
+            f"it with opset_version={newest} or lower"
+        )
     # A newer IR version says how the file may be written, and it could be read.
     model.ir_version = min(model.ir_version, onnx.IR_VERSION)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model is written in; 1 where it says none."""
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-               default=1)
+    return max(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        default=1,
+    )
 
 
 def _fix_shapes(model: onnx.ModelProto, file: pathlib.Path, shape: Sequence[int] | None) -> None:
@@ -103,23 +118,30 @@ def _fix_shapes(model: onnx.ModelProto, file: pathlib.Path, shape: Sequence[int]
     if shape is not None:
         if len(inputs) != 1:
             names = ", ".join(value.name for value in inputs) or "none"
-            raise ValueError(f"{_SHAPE_FLAG}: {file} has {len(inputs)} inputs ({names}); it is for "
-                             f"a network of one")
+            raise ValueError(
+                f"{_SHAPE_FLAG}: {file} has {len(inputs)} inputs ({names}); it is for "
+                f"a network of one"
+            )
         dims = inputs[0].type.tensor_type.shape.dim
         if inputs[0].type.tensor_type.HasField("shape") and len(dims) != len(shape):
-            raise ValueError(f"{_SHAPE_FLAG}={_text(shape)}: input {inputs[0].name} of {file} is "
-                             f"{_form(inputs[0])}; give {len(dims)} numbers")
+            raise ValueError(
+                f"{_SHAPE_FLAG}={_text(shape)}: input {inputs[0].name} of {file} is "
+                f"{_form(inputs[0])}; give {len(dims)} numbers"
+            )
         _set_shape(inputs[0], shape)
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].dim_value and len(dims) > 1:
             dims[0].dim_value = 1
         if not value.type.tensor_type.HasField("shape") or any(dim.dim_value < 1 for dim in dims):
-            remedy = (f"give its sizes by {_SHAPE_FLAG}, such as {_SHAPE_FLAG}=1,3,224,224"
-                      if len(inputs) == 1 else
-                      "fix its sizes by `python -m onnxruntime.tools.make_dynamic_shape_fixed`")
-            raise ValueError(f"{file}: input {value.name} is {_form(value)}, of no fixed size; "
-                             f"{remedy}")
+            remedy = (
+                f"give its sizes by {_SHAPE_FLAG}, such as {_SHAPE_FLAG}=1,3,224,224"
+                if len(inputs) == 1
+                else "fix its sizes by `python -m onnxruntime.tools.make_dynamic_shape_fixed`"
+            )
+            raise ValueError(
+                f"{file}: input {value.name} is {_form(value)}, of no fixed size; {remedy}"
+            )
     # Noted for other sizes, they would contradict; inference finds them anew.
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -138,8 +160,10 @@ def _check_loops(model: onnx.ModelProto, file: pathlib.Path) -> None:
     for node in model.graph.node:
         deciding = {"Loop": node.input[:2], "If": node.input[:1]}.get(node.op_type, ())
         if by_value & set(deciding) or node.op_type == "Loop" and _ends_by_value(node):
-            raise ValueError(f"{file}: values decide what {node.op_type} {_name(node)} runs, and "
-                             f"so how long; export the network with that fixed")
+            raise ValueError(
+                f"{file}: values decide what {node.op_type} {_name(node)} runs, and "
+                f"so how long; export the network with that fixed"
+            )
         # Shapes are fixed, whatever they are the shapes of.
         if by_value & set(node.input) and node.op_type not in ("Shape", "Size"):
             by_value |= set(node.output)

@@ -29,8 +29,7 @@ class Phase:
         self._progress.bars.update(self._task, completed=done, note=note)
         if not self._progress.interactive and time.monotonic() > self._next_line_s:
             self._next_line_s = time.monotonic() + LINE_EVERY_S
-            self._progress.print(f"{self._name}: {done / self._total:4.0%}  {note}"
-                                 f"{self._left()}")
+            self._progress.print(f"{self._name}: {done / self._total:4.0%}  {note}{self._left()}")
 
     def end(self, note: str) -> None:
         """Closes the phase with a line that stays."""
@@ -60,11 +59,16 @@ class Progress:
         self.console = rich.console.Console(stderr=True, highlight=False, quiet=quiet)
         self.interactive = self.console.is_terminal
         self.bars = rich.progress.Progress(
-            rich.progress.SpinnerColumn(), rich.progress.TextColumn("{task.description:<12}"),
-            rich.progress.BarColumn(bar_width=24), rich.progress.TaskProgressColumn(),
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description:<12}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TaskProgressColumn(),
             rich.progress.TimeRemainingColumn(compact=True),
             rich.progress.TextColumn("{task.fields[note]}", markup=False),
-            console=self.console, transient=True, disable=not self.interactive)
+            console=self.console,
+            transient=True,
+            disable=not self.interactive,
+        )
 
     def __enter__(self) -> "Progress":
         self.bars.start()

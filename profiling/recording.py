@@ -8,8 +8,8 @@ import numpy as np
 from absl import logging
 
 from profiling.database import Store, StoreError
-from profiling.execution import Executor
-from profiling.measurement import Device, Measurement, Setup
+from profiling.device import Device, Executor
+from profiling.measurement import Measurement, Setup
 
 
 class Recording:
@@ -24,8 +24,8 @@ class Recording:
         return self._device.setup
 
     @property
-    def passes(self) -> int:
-        return self._device.passes
+    def repeats(self) -> int:
+        return self._device.repeats
 
     def measure(self, model: bytes, recipe: str | None = None) -> Measurement:
         """As the device's; a measurement that cannot be stored is given all the same, and said so.
@@ -38,8 +38,9 @@ class Recording:
         try:
             self.store.add(measurement, model, recipe)
         except StoreError as error:
-            logging.warning("a measurement of %.3f ms is not stored: %s", measurement.latency_ms,
-                            error)
+            logging.warning(
+                "a measurement of %.3f ms is not stored: %s", measurement.latency_ms, error
+            )
         return measurement
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:

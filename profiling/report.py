@@ -20,8 +20,9 @@ def show_measurement(measurement: Measurement, model: str) -> None:
     """Prints what was measured on what, and the layers, the slowest first."""
     setup = measurement.setup
     console = rich.console.Console(highlight=False)
-    console.print(_text(f"{model} on {setup.device}: {measurement.latency_ms:.3f} ms, "
-                        f"{setup.kind}", "bold"))
+    console.print(
+        _text(f"{model} on {setup.device}: {measurement.latency_ms:.3f} ms, {setup.kind}", "bold")
+    )
     head = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for name, value in _head(measurement):
         head.add_row(name, _text(value))
@@ -33,14 +34,24 @@ def show_measurement(measurement: Measurement, model: str) -> None:
 def _head(measurement: Measurement) -> list[tuple[str, str]]:
     setup = measurement.setup
     interval = f"{measurement.p10_ms:.3f} to {measurement.p90_ms:.3f} ms"
-    rows = [("latency", f"median of {measurement.count} inferences timed, p10 to p90 {interval}"
-             if setup.kind == "measured" else f"estimated, not timed; interval {interval}")]
+    rows = [
+        (
+            "latency",
+            f"median of {measurement.count} inferences timed, p10 to p90 {interval}"
+            if setup.kind == "measured"
+            else f"estimated, not timed; interval {interval}",
+        )
+    ]
     if measurement.host_ms:
         share = measurement.host_ms / measurement.latency_ms
-        rows.append(("host part", f"{measurement.host_ms:.3f} ms of it ({share:.1%}), host "
-                     f"and bus"))
-    rows += [("hardware", setup.hardware), ("precision", setup.precision),
-             ("versions", _named(setup.versions))]
+        rows.append(
+            ("host part", f"{measurement.host_ms:.3f} ms of it ({share:.1%}), host and bus")
+        )
+    rows += [
+        ("hardware", setup.hardware),
+        ("precision", setup.precision),
+        ("versions", _named(setup.versions)),
+    ]
     chosen = _named(setup.settings)
     if chosen:
         rows.append(("settings", chosen))
@@ -61,13 +72,17 @@ def _layers(measurement: Measurement) -> rich.table.Table:
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("", width=BAR_COLUMNS)
     for layer in layers[:shown]:
-        table.add_row(_text(layer.name), f"{layer.ms:.3f}",
-                      f"{layer.ms / measurement.latency_ms:.1%}",
-                      rich.bar.Bar(layers[0].ms, 0, layer.ms, width=BAR_COLUMNS))
+        table.add_row(
+            _text(layer.name),
+            f"{layer.ms:.3f}",
+            f"{layer.ms / measurement.latency_ms:.1%}",
+            rich.bar.Bar(layers[0].ms, 0, layer.ms, width=BAR_COLUMNS),
+        )
     if others:
         others_ms = sum(layer.ms for layer in others)
-        table.add_row(f"{len(others)} others", f"{others_ms:.3f}",
-                      f"{others_ms / measurement.latency_ms:.1%}")
+        table.add_row(
+            f"{len(others)} others", f"{others_ms:.3f}", f"{others_ms / measurement.latency_ms:.1%}"
+        )
     return table
 
 
@@ -75,15 +90,22 @@ def show_table(table: LatencyTable, space: Space, note: str) -> None:
     """Prints a table's range, what each block's candidates cost and where the fixed part goes."""
     console = rich.console.Console(highlight=False)
     fastest, slowest = table.range_ms
-    console.print(_text(f"{np.isfinite(table.candidate_ms).sum()} entries, {table.device} "
-                        f"({table.kind}), {table.precision}, {table.image_size} px, "
-                        f"{table.num_classes} classes; networks from {fastest:.2f} to "
-                        f"{slowest:.2f} ms", "bold"))
+    console.print(
+        _text(
+            f"{np.isfinite(table.candidate_ms).sum()} entries, {table.device} "
+            f"({table.kind}), {table.precision}, {table.image_size} px, "
+            f"{table.num_classes} classes; networks from {fastest:.2f} to "
+            f"{slowest:.2f} ms",
+            "bold",
+        )
+    )
     console.print(_text(f"{note}; oldest run {table.provenance['date']}"))
     console.print(_blocks(table, space))
     fixed = {part: ms for part, ms in table.fixed_ms.items() if ms}
-    parts = ", ".join(f"{part} {ms:.3f}" for part, ms in
-                      sorted(fixed.items(), key=lambda item: item[1], reverse=True))
+    parts = ", ".join(
+        f"{part} {ms:.3f}"
+        for part, ms in sorted(fixed.items(), key=lambda item: item[1], reverse=True)
+    )
     total_ms = sum(fixed.values())
     console.print(_text(f"fixed part of every network {total_ms:.3f} ms: {parts}"))
 
@@ -102,10 +124,15 @@ def _blocks(table: LatencyTable, space: Space) -> rich.table.Table:
         low = int(np.argmin(np.where(allowed & ~np.array(skips), row, np.inf)))
         high = int(np.argmax(np.where(allowed, row, -np.inf)))
         stride = f" s{block.stride}" if block.stride > 1 else ""
-        grid.add_row(block.name, f"{block.in_channels}→{block.out_channels}{stride}",
-                     str(space.candidates[low]), f"{row[low]:.3f}",
-                     str(space.candidates[high]), f"{row[high]:.3f}",
-                     rich.bar.Bar(longest_ms, row[low], row[high], width=BAR_COLUMNS))
+        grid.add_row(
+            block.name,
+            f"{block.in_channels}→{block.out_channels}{stride}",
+            str(space.candidates[low]),
+            f"{row[low]:.3f}",
+            str(space.candidates[high]),
+            f"{row[high]:.3f}",
+            rich.bar.Bar(longest_ms, row[low], row[high], width=BAR_COLUMNS),
+        )
     return grid
 
 

@@ -1,8 +1,8 @@
 """The measurements that programs have made here: to list, to export and to delete.
 
-    python -m profiling.store list [--device=CPU] [--since=2026-01-31] [--model=mobilenet_v2]
-    python -m profiling.store export [--output=FILE] [the same]   one JSON object a line
-    python -m profiling.store prune --older_than_days=90 [--device=CPU]
+python -m profiling.store list [--device=CPU] [--since=2026-01-31] [--model=mobilenet_v2]
+python -m profiling.store export [--output=FILE] [the same]   one JSON object a line
+python -m profiling.store prune --older_than_days=90 [--device=CPU]
 """
 
 import datetime
@@ -21,24 +21,31 @@ from profiling import command
 from profiling.database import Run, Store
 
 ACTIONS = ("list", "export", "prune")
-CRITERIA = {"list": ("device", "since", "model"), "export": ("device", "since", "model", "output"),
-            "prune": ("device", "older_than_days")}
+CRITERIA = {
+    "list": ("device", "since", "model"),
+    "export": ("device", "since", "model", "output"),
+    "prune": ("device", "older_than_days"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Does what the command line asks for; see the module."""
     action, args = argv[1], flags.FLAGS
     with command.usage_errors():
-        check(action, {name for names in CRITERIA.values() for name in names
-                       if args[name].value is not None})
+        check(
+            action,
+            {name for names in CRITERIA.values() for name in names if args[name].value is not None},
+        )
         since = utc_time(args.since)
     with command.device_errors(), command.open_store(args.store, create=False) as store:
         if action == "prune":
             return prune(store, args.older_than_days, args.device)
         runs = store.runs(device=args.device, since=since, model=args.model)
         if not runs:
-            print(f"none of the {len(store)} measurements in {store.file} is asked for",
-                  file=sys.stderr)
+            print(
+                f"none of the {len(store)} measurements in {store.file} is asked for",
+                file=sys.stderr,
+            )
         elif action == "list":
             show(runs)
     if action == "export":
@@ -50,8 +57,10 @@ def main(argv: Sequence[str]) -> int:
 def check(action: str, given: Set[str]) -> None:
     """Raises ValueError where flags are given that the action has no use for, or none to prune."""
     for name in sorted(given.difference(CRITERIA[action])):
-        raise ValueError(f"--{name} is not for {action}, which takes "
-                         f"{', '.join(f'--{own}' for own in CRITERIA[action])}")
+        raise ValueError(
+            f"--{name} is not for {action}, which takes "
+            f"{', '.join(f'--{own}' for own in CRITERIA[action])}"
+        )
     if action == "prune" and not given:
         raise ValueError("prune deletes: say what, by --older_than_days, --device or both")
 
@@ -63,21 +72,35 @@ def utc_time(text: str | None) -> datetime.datetime | None:
     try:
         time = datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"--since={text}: give a date such as 2026-01-31, or date and time such "
-                         f"as 2026-01-31T12:00, UTC") from error
+        raise ValueError(
+            f"--since={text}: give a date such as 2026-01-31, or date and time such "
+            f"as 2026-01-31T12:00, UTC"
+        ) from error
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
 def show(runs: Sequence[Run]) -> None:
     """Prints a line for each run, the newest last."""
-    rows = [(f"{run.measurement.time:%Y-%m-%d %H:%M}", run.measurement.setup.device,
-             run.measurement.setup.kind, run.model_name, run.model_sha256[:8],
-             f"{run.measurement.latency_ms:.3f}") for run in runs]
+    rows = [
+        (
+            f"{run.measurement.time:%Y-%m-%d %H:%M}",
+            run.measurement.setup.device,
+            run.measurement.setup.kind,
+            run.model_name,
+            run.model_sha256[:8],
+            f"{run.measurement.latency_ms:.3f}",
+        )
+        for run in runs
+    ]
     table = rich.table.Table(box=None, padding=(0, 1, 0, 0))
     for title in ("UTC", "device", "kind", "model", "digest", "ms"):
         # Where the terminal is narrow the model's name is cut, and nothing else.
-        table.add_column(title, overflow="ellipsis", no_wrap=title != "model",
-                         justify="right" if title == "ms" else "left")
+        table.add_column(
+            title,
+            overflow="ellipsis",
+            no_wrap=title != "model",
+            justify="right" if title == "ms" else "left",
+        )
     for row in rows:
         table.add_row(*map(rich.text.Text, row))
     rich.console.Console(highlight=False).print(table)
@@ -90,8 +113,9 @@ def export(runs: Sequence[Run], output: str | None) -> None:
         try:
             pathlib.Path(output).write_text(lines)
         except OSError as error:
-            raise ValueError(f"--output={output} cannot be written ({error.strerror}); name "
-                             f"another file") from error
+            raise ValueError(
+                f"--output={output} cannot be written ({error.strerror}); name another file"
+            ) from error
         return
     try:
         sys.stdout.write(lines)
@@ -103,8 +127,11 @@ def export(runs: Sequence[Run], output: str | None) -> None:
 
 def prune(store: Store, older_than_days: float | None, device: str | None) -> int:
     """Deletes the runs that meet every criterion and says how many."""
-    before = None if older_than_days is None else (
-        datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than_days))
+    before = (
+        None
+        if older_than_days is None
+        else (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than_days))
+    )
     there = len(store)
     deleted = store.prune(before=before, device=device)
     print(f"deleted {deleted} of {there} measurements in {store.file}")
@@ -114,11 +141,17 @@ def prune(store: Store, older_than_days: float | None, device: str | None) -> in
 if __name__ == "__main__":
     command.define_store_flag()
     flags.DEFINE_string("device", None, "Those of this device only, such as MYRIADX_COMPILER.")
-    flags.DEFINE_string("since", None, "list, export: those made at or after this date, or date "
-                        "and time, UTC.")
-    flags.DEFINE_string("model", None, "list, export: those of this network, by the name of its "
-                        "ONNX graph or the beginning of its SHA-256.")
+    flags.DEFINE_string(
+        "since", None, "list, export: those made at or after this date, or date and time, UTC."
+    )
+    flags.DEFINE_string(
+        "model",
+        None,
+        "list, export: those of this network, by the name of its "
+        "ONNX graph or the beginning of its SHA-256.",
+    )
     flags.DEFINE_string("output", None, "export: file to write; unset is standard output.")
-    flags.DEFINE_float("older_than_days", None, "prune: those made before so many days ago.",
-                       lower_bound=0)
+    flags.DEFINE_float(
+        "older_than_days", None, "prune: those made before so many days ago.", lower_bound=0
+    )
     command.run(main, ACTIONS)

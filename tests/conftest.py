@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -13,22 +11,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import steps
+from jaxnas import search_steps
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.pixels import from_pixels
 from jaxnas.space import Space, staged_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.programs import run_program
 
 # Two runs, the second of three equal blocks; kernels 3 and 5, expansions 1½ apart; skip.
-SMALL = staged_space("small", stem=4, first=4, widths=(6, 8), counts=(1, 4), strides=(2, 1), head=8,
-                     kernels=(3, 5), expansions=(2, 3))
+SMALL = staged_space(
+    "small",
+    stem=4,
+    first=4,
+    widths=(6, 8),
+    counts=(1, 4),
+    strides=(2, 1),
+    head=8,
+    kernels=(3, 5),
+    expansions=(2, 3),
+)
 NUM_CLASSES = 5
 # A space file, for programs.
-MICRO = {"stem": 8, "first": 8, "head": 16, "widths": [8, 12], "counts": [1, 2], "strides": [2, 1],
-         "kernels": [3, 5], "expansions": [2]}
+MICRO = {
+    "stem": 8,
+    "first": 8,
+    "head": 16,
+    "widths": [8, 12],
+    "counts": [1, 2],
+    "strides": [2, 1],
+    "kernels": [3, 5],
+    "expansions": [2],
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +55,7 @@ def own_folders(tmp_path_factory) -> Iterator[None]:
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
+        patch.setenv("PROGRAM_OUTPUTS", str(tmp_path_factory.mktemp("programs")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared / "xla"))
         yield
 
@@ -64,9 +79,17 @@ def micro_search(tmp_path_factory, myriad) -> tuple[str, ...]:
     """
     file = tmp_path_factory.mktemp("space") / "micro.json"
     file.write_text(json.dumps(MICRO))
-    return ("--device=MYRIADX_COMPILER", f"--space={file}", "--image_size=64",
-            "--search_image_size=16", "--target_ms=1.82", "--warmup_epochs=1",
-            "--search_epochs=2", "--train_epochs=2", "--calibration_batches=2")
+    return (
+        "--device=MYRIADX_COMPILER",
+        f"--space={file}",
+        "--image_size=64",
+        "--search_image_size=16",
+        "--target_ms=1.82",
+        "--warmup_epochs=1",
+        "--search_epochs=2",
+        "--train_epochs=2",
+        "--calibration_batches=2",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -79,20 +102,24 @@ def micro_searched(tmp_path_factory, micro_search) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def small_steps() -> steps.Steps:
-    return steps.make_steps(SMALL, steps.Hyperparameters(alpha_learning_rate=0.05))
+def small_steps() -> search_steps.Steps:
+    return search_steps.make_steps(SMALL, search_steps.Hyperparameters(alpha_learning_rate=0.05))
 
 
 @pytest.fixture
-def small_state() -> steps.SearchState:
-    return steps.init_state(SMALL, NUM_CLASSES, steps.Hyperparameters(alpha_learning_rate=0.05), 0)
+def small_state() -> search_steps.SearchState:
+    return search_steps.init_state(
+        SMALL, NUM_CLASSES, search_steps.Hyperparameters(alpha_learning_rate=0.05), 0
+    )
 
 
 @pytest.fixture(scope="session")
 def batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
-    return {"image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
-            "label": rng.integers(0, NUM_CLASSES, 8).astype(np.int32)}
+    return {
+        "image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
+        "label": rng.integers(0, NUM_CLASSES, 8).astype(np.int32),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +131,16 @@ def images(batch) -> jax.Array:
 def make_table(space: Space, candidate_ms: np.ndarray, fixed_ms: float = 0.7) -> LatencyTable:
     """A table of these entries; the fixed layers take fixed_ms together."""
     return LatencyTable(
-        space=space.name, device="MYRIADX_COMPILER", kind="estimated", image_size=224,
-        num_classes=NUM_CLASSES, precision="FP16", settings={"shaves": None},
+        space=space.name,
+        device="MYRIADX_COMPILER",
+        kind="estimated",
+        image_size=224,
+        num_classes=NUM_CLASSES,
+        precision="FP16",
+        settings={"shaves": None},
         fixed_ms={part: fixed_ms if part == "stem" else 0.0 for part in FIXED},
-        candidate_ms=np.where(space.allowed, candidate_ms, np.inf))
+        candidate_ms=np.where(space.allowed, candidate_ms, np.inf),
+    )
 
 
 def random_table(space: Space, seed: int) -> LatencyTable:
@@ -115,14 +148,6 @@ def random_table(space: Space, seed: int) -> LatencyTable:
     ms = np.random.default_rng(seed).integers(100, 2000, space.allowed.shape) / 1000
     ms[:, -1] = 0
     return make_table(space, ms)
-
-
-def run_program(*arguments: str, cwd: pathlib.Path = ROOT, timeout_s: float = 600,
-                **environment: str) -> subprocess.CompletedProcess:
-    """`python -m ...` as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True,
-        timeout=timeout_s, env={**os.environ, "COLUMNS": "120", **environment})
 
 
 def metrics_of(folder: pathlib.Path) -> list[dict]:
@@ -134,8 +159,11 @@ def metrics_of(folder: pathlib.Path) -> list[dict]:
 
 def same_bits(a, b) -> bool:
     """Whether two trees hold the same arrays to the bit."""
-    return all(jax.tree.leaves(jax.tree.map(
-        lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)))
+    return all(
+        jax.tree.leaves(
+            jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)
+        )
+    )
 
 
 def take(count, iterator):

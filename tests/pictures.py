@@ -16,19 +16,20 @@ def draw_shape(shape: str, rng: np.random.Generator, size: int = 96) -> Image.Im
     half = rng.integers(size // 5, size // 3)
     x, y = rng.integers(half, size + 20 - half), rng.integers(half, size - half)
     box = (int(x - half), int(y - half), int(x + half), int(y + half))
-    colour = tuple(rng.integers(150, 256, 3).tolist())
+    color = tuple(rng.integers(150, 256, 3).tolist())
     draw = ImageDraw.Draw(image)
     if shape == "disc":
-        draw.ellipse(box, fill=colour)
+        draw.ellipse(box, fill=color)
     elif shape == "square":
-        draw.rectangle(box, fill=colour)
+        draw.rectangle(box, fill=color)
     else:
-        draw.polygon([(box[0], box[3]), (box[2], box[3]), (int(x), box[1])], fill=colour)
+        draw.polygon([(box[0], box[3]), (box[2], box[3]), (int(x), box[1])], fill=color)
     return image
 
 
-def draw_folder(folder: pathlib.Path, train: int, test: int,
-                shapes: Sequence[str] = SHAPES) -> pathlib.Path:
+def draw_folder(
+    folder: pathlib.Path, train: int, test: int, shapes: Sequence[str] = SHAPES
+) -> pathlib.Path:
     """A data set of a class a shape, with so many JPEG pictures a class in each split."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):

@@ -8,10 +8,16 @@ def scores(values, labels) -> Scores:
     return Scores(np.float32(values), np.array(labels), 10.0)
 
 
-@pytest.mark.parametrize(("correct", "examples", "low", "high"), [
-    # Newcombe 1998, table I: methods 3 (score, without continuity correction).
-    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
-    (1, 29, 0.0061, 0.1718)])
+@pytest.mark.parametrize(
+    ("correct", "examples", "low", "high"),
+    [
+        # Newcombe 1998, table I: methods 3 (score, without continuity correction).
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_the_interval_is_wilson_s(correct, examples, low, high):
     assert wilson(correct, examples) == pytest.approx((low, high), abs=5e-5)
 
@@ -35,5 +41,6 @@ def test_the_most_frequent_confusions_come_first():
     one = scores(answers, [0, 0, 0, 0, 1, 1, 1])
     assert one.confusions(("cat", "dog", "fox"), 2) == [
         {"class": "dog", "answered": "cat", "count": 3},
-        {"class": "cat", "answered": "dog", "count": 2}]
+        {"class": "cat", "answered": "dog", "count": 2},
+    ]
     assert scores(np.eye(3), range(3)).confusions(("a", "b", "c"), 5) == []

@@ -14,10 +14,11 @@ from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Workload
-from tests.conftest import ROOT, run_program
+from tests.programs import ROOT, run_program
 
-TINY = Workload("proxyless_tiny", batch_size=2, image_size=16, num_classes=10, blocks=1,
-                candidates=2)
+TINY = Workload(
+    "proxyless_tiny", batch_size=2, image_size=16, num_classes=10, blocks=1, candidates=2
+)
 RANDOM_PATHS = 4  # the first of another architecture than the largest is the fourth
 SUMMARY = {"median_ms", "p10_ms", "p90_ms", "count"}
 
@@ -32,25 +33,71 @@ def one(median_ms: float) -> dict:
 
 
 DOCUMENT = {
-    "schema": 1, "date": "2026-01-02", "command": "python -m experiments.benchmark",
-    "settings": {"space": "proxyless", "batch_size": 16, "train_image_size": 96,
-                 "num_classes": 1000, "precision": "f32", "steps": 20, "paths": 1},
-    "machine": {"cpu": "A CPU", "cores": 2, "accelerator": None, "load": 0.25,
-                "versions": {"jax": "0.10.2"}},
+    "schema": 1,
+    "date": "2026-01-02",
+    "command": "python -m experiments.benchmark",
+    "settings": {
+        "space": "proxyless",
+        "batch_size": 16,
+        "train_image_size": 96,
+        "num_classes": 1000,
+        "precision": "f32",
+        "steps": 20,
+        "paths": 1,
+    },
+    "machine": {
+        "cpu": "A CPU",
+        "cores": 2,
+        "accelerator": None,
+        "load": 0.25,
+        "versions": {"jax": "0.10.2"},
+    },
     "skipped": {"export": "No module named 'openvino'"},
     "parts": {
-        "step": {"median_ratio": 1.3, "arch": one(60.0), "paths": [
-            {"architecture": "k3e3", "largest": False, "weight": one(28.0), "static": one(20.0),
-             "ratio": {"ratio": 1.4, "low": 1.3, "high": 1.5}},
-            {"architecture": "k7e6", "largest": True, "weight": one(48.0), "static": one(40.0),
-             "ratio": {"ratio": 1.2, "low": 1.1, "high": 1.3}}]},
-        "memory": {"temp_ratio": 1.05, "programs": {
-            name: {"temp_mb": mb, "argument_mb": 1.0, "output_mb": 2.0, "aliased_mb": 0.5}
-            for name, mb in (("weight", 210.0), ("arch", 300.0), ("static_largest", 200.0))}},
-        "growth": {"batch_size": {
-            "points": [{"batch_size": size, "weight_ms": size ** 2.0, "arch_ms": 2.0 * size,
-                        "temp_mb": 3.0, "compile_s": 30.0} for size in (8, 16, 32)],
-            "exponents": {"weight_ms": 2.0, "arch_ms": 1.0, "temp_mb": 0.0, "compile_s": 0.0}}}}}
+        "step": {
+            "median_ratio": 1.3,
+            "arch": one(60.0),
+            "paths": [
+                {
+                    "architecture": "k3e3",
+                    "largest": False,
+                    "weight": one(28.0),
+                    "static": one(20.0),
+                    "ratio": {"ratio": 1.4, "low": 1.3, "high": 1.5},
+                },
+                {
+                    "architecture": "k7e6",
+                    "largest": True,
+                    "weight": one(48.0),
+                    "static": one(40.0),
+                    "ratio": {"ratio": 1.2, "low": 1.1, "high": 1.3},
+                },
+            ],
+        },
+        "memory": {
+            "temp_ratio": 1.05,
+            "programs": {
+                name: {"temp_mb": mb, "argument_mb": 1.0, "output_mb": 2.0, "aliased_mb": 0.5}
+                for name, mb in (("weight", 210.0), ("arch", 300.0), ("static_largest", 200.0))
+            },
+        },
+        "growth": {
+            "batch_size": {
+                "points": [
+                    {
+                        "batch_size": size,
+                        "weight_ms": size**2.0,
+                        "arch_ms": 2.0 * size,
+                        "temp_mb": 3.0,
+                        "compile_s": 30.0,
+                    }
+                    for size in (8, 16, 32)
+                ],
+                "exponents": {"weight_ms": 2.0, "arch_ms": 1.0, "temp_mb": 0.0, "compile_s": 0.0},
+            }
+        },
+    },
+}
 
 
 def test_calls_are_timed_in_turn_after_two_rounds():
@@ -62,11 +109,15 @@ def test_calls_are_timed_in_turn_after_two_rounds():
 
 def test_summary_and_ratio():
     assert timing.summary(np.arange(11.0)) == {
-        "median_ms": 5.0, "p10_ms": 1.0, "p90_ms": 9.0, "count": 11}
+        "median_ms": 5.0,
+        "p10_ms": 1.0,
+        "p90_ms": 9.0,
+        "count": 11,
+    }
     base = np.array([1.0, 2.0, 4.0, 8.0])
     assert timing.ratio(base * 3, base)["ratio"] == 3.0
     # Rounds are drawn together: what is three times the base in all rounds is so in every draw
-    # whose median is one of the rounds; even draws average two neighbours, alike in both.
+    # whose median is one of the rounds; even draws average two neighbors, alike in both.
     assert timing.ratio(base * 3, base) == {"ratio": 3.0, "low": 3.0, "high": 3.0}
     noisy = timing.ratio(np.array([3.0, 1.0, 5.0, 2.0]), np.full(4, 2.0))
     assert noisy["low"] < noisy["ratio"] < noisy["high"]
@@ -79,7 +130,8 @@ def test_a_workload_is_a_space_cut_down():
     assert TINY.largest_path.tolist() == [1]
     full = Workload()
     assert " ".join(map(str, full.search_space.arch(full.largest_path))) == (
-        " ".join(["k7e6"] * 21))
+        " ".join(["k7e6"] * 21)
+    )
     with pytest.raises(ValueError, match="--train_image_size=90: give a multiple of 32 px"):
         Workload(image_size=90).check()
 
@@ -87,15 +139,22 @@ def test_a_workload_is_a_space_cut_down():
 def test_step_times_every_path_with_its_static_network(tiny_steps):
     part = tiny_steps.time(RANDOM_PATHS, rounds=3)
     assert [row["architecture"] for row in part["paths"]] == [
-        "k7e6", "k7e6", "k7e6", "k7e3", "k7e6"]
+        "k7e6",
+        "k7e6",
+        "k7e6",
+        "k7e3",
+        "k7e6",
+    ]
     assert [row["largest"] for row in part["paths"]] == [True, True, True, False, True]
     for row in part["paths"]:
         assert set(row["weight"]) == set(row["static"]) == SUMMARY
         assert row["weight"]["count"] == 3
         assert row["ratio"]["ratio"] == pytest.approx(
-            row["weight"]["median_ms"] / row["static"]["median_ms"])
+            row["weight"]["median_ms"] / row["static"]["median_ms"]
+        )
     assert part["median_ratio"] == pytest.approx(
-        np.median([row["ratio"]["ratio"] for row in part["paths"]]))
+        np.median([row["ratio"]["ratio"] for row in part["paths"]])
+    )
     assert int(tiny_steps.supernet.state.step) == 5 * (timing.WARMUP_ROUNDS + 3)
 
 
@@ -104,10 +163,12 @@ def test_memory_is_the_programs_own(tiny_steps):
     weight = tiny_steps.supernet.weight.memory_analysis()
     assert part["programs"]["weight"]["temp_mb"] == weight.temp_size_in_bytes / 1e6
     assert part["temp_ratio"] == pytest.approx(
-        part["programs"]["weight"]["temp_mb"] / part["programs"]["static_largest"]["temp_mb"])
+        part["programs"]["weight"]["temp_mb"] / part["programs"]["static_largest"]["temp_mb"]
+    )
     # The state is given to the step: nearly all of its result lies where the state lay.
     assert part["programs"]["weight"]["aliased_mb"] == pytest.approx(
-        part["programs"]["weight"]["output_mb"], rel=0.01)
+        part["programs"]["weight"]["output_mb"], rel=0.01
+    )
 
 
 def test_profile_attributes_a_step(tiny_steps):
@@ -127,8 +188,13 @@ HloModule jit_weight, is_scheduled=true
   c = f32[2]{0} custom-call(x), custom_call_target="__cudnn$convForward"
   d = f32[2]{0} custom-call(x), metadata={op_name="jit(weight)/dot_general"}
   ROOT %e = (f32[2]{0}, f32[2]{0}) conditional(s32[] %i, f32[2]{0} %x), branch_computations={%f}
-""") == {"a.1": "depthwise convolutions", "b": "depthwise convolutions",
-         "c": "dense convolutions", "d": "matrix products", "e": None}
+""") == {
+        "a.1": "depthwise convolutions",
+        "b": "depthwise convolutions",
+        "c": "dense convolutions",
+        "d": "matrix products",
+        "e": None,
+    }
 
 
 def test_bandwidth_is_of_what_is_copied():
@@ -143,7 +209,9 @@ def test_bandwidth_is_of_what_is_copied():
 def test_kernels_are_those_of_the_space():
     rows = kernels.depthwise(TINY, rounds=2)
     assert [(row["size"], row["channels"], row["stride"], row["kernel"]) for row in rows] == [
-        (8, 48, 2, 3), (8, 48, 2, 7)]
+        (8, 48, 2, 3),
+        (8, 48, 2, 7),
+    ]
     for row in rows:
         for name in ("shifted_forward", "xla_forward", "shifted_gradient", "xla_gradient"):
             assert row[name]["count"] == 2
@@ -154,8 +222,7 @@ def test_pipeline_counts_its_waiting(tiny_steps):
     assert (part["dataset"], part["batch_size"], part["image_size"]) == ("digits", 2, 16)
     assert 0 < part["waited_share"] < 1
     # Twelve weight steps and six architecture steps of two pictures.
-    assert part["pictures_per_s_in_loop"] == pytest.approx(
-        2 * 18 / (12 * part["step_ms"] / 1e3))
+    assert part["pictures_per_s_in_loop"] == pytest.approx(2 * 18 / (12 * part["step_ms"] / 1e3))
 
 
 def test_photographs_are_timed_as_pillow_s_are():
@@ -168,8 +235,12 @@ def test_a_process_tells_its_first_step_over_two_devices():
     workload = Workload("proxyless_tiny", 4, 16, 10, blocks=1, candidates=2, devices=2)
     first, second = first_step(workload, rounds=2)
     assert set(first["programs"]) == {"weight", "arch"}
-    told = first["init_s"] + first["first_step_s"] + first["interpreter_and_imports_s"] + sum(
-        seconds for program in first["programs"].values() for seconds in program.values())
+    told = (
+        first["init_s"]
+        + first["first_step_s"]
+        + first["interpreter_and_imports_s"]
+        + sum(seconds for program in first["programs"].values() for seconds in program.values())
+    )
     assert first["to_first_step_s"] == pytest.approx(told)
     assert second["weight"]["count"] == 2 and second["weight"]["temp_mb"] > 0
 
@@ -199,45 +270,60 @@ def test_a_process_that_fails_is_heard():
 def test_growth_has_one_axis_at_a_time():
     axes = growth.axes(Workload())
     assert {axis: [getattr(one, axis) for one in some] for axis, some in axes.items()} == {
-        "blocks": [6, 11, 16, 21], "candidates": [1, 2, 4, 6], "batch_size": [8, 16, 32, 64],
-        "image_size": [64, 96, 160, 192], "devices": [1, 2, 4, 8]}
+        "blocks": [6, 11, 16, 21],
+        "candidates": [1, 2, 4, 6],
+        "batch_size": [8, 16, 32, 64],
+        "image_size": [64, 96, 160, 192],
+        "devices": [1, 2, 4, 8],
+    }
     assert {one.batch_size for one in axes["blocks"]} == {16}
     assert growth.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     assert growth.faster_than_linear(DOCUMENT["parts"]["growth"]) == [
-        ("batch_size", "weight_ms", 2.0)]
+        ("batch_size", "weight_ms", 2.0)
+    ]
 
 
 def test_figures_stand_with_their_bounds():
     figures = {one.name: one for one in report.figures(DOCUMENT["parts"])}
     ratio = figures["weight step ÷ the same path compiled statically, median of paths"]
     assert (ratio.value, ratio.bound, ratio.met) == (
-        "1.30 (1.20 to 1.40 over 2 paths)", "≤ 1.25", False)
+        "1.30 (1.20 to 1.40 over 2 paths)",
+        "≤ 1.25",
+        False,
+    )
     memory = figures["temporaries of the weight step ÷ the largest static path's"]
     assert (memory.value, memory.bound, memory.met) == ("1.05 (210 MB ÷ 200 MB)", "≤ 1.10", True)
     assert figures["grows faster than linear (exponent)"].value == (
-        "weight step, ms with batch (2.00)")
+        "weight step, ms with batch (2.00)"
+    )
 
 
 def test_the_page_is_made_of_the_documents(tmp_path):
     file = tmp_path / "benchmark.json"
     file.write_text(json.dumps(DOCUMENT))
-    done = run_program("experiments.benchmark.performance", f"--results={file},{file}",
-                       f"--output={tmp_path}")
+    done = run_program(
+        "experiments.benchmark.performance", f"--results={file},{file}", f"--output={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "performance.md").read_text()
-    for line in ("## A CPU, f32, batch 16, 96 px", "Skipped: export, No module named 'openvino'.",
-                 "| `k7e6` (largest) | 48 ms (47 to 50) | 40 ms (39 to 42) | "
-                 "1.20 (1.10 to 1.30) |",
-                 "| static largest | 200 | 1 | 2 | 0.5 |", "| 32 | 1024 | 64 | 3 | 30 |",
-                 "| exponent | 2.00 | 1.00 | 0.00 | 0.00 |"):
+    for line in (
+        "## A CPU, f32, batch 16, 96 px",
+        "Skipped: export, No module named 'openvino'.",
+        "| `k7e6` (largest) | 48 ms (47 to 50) | 40 ms (39 to 42) | 1.20 (1.10 to 1.30) |",
+        "| static largest | 200 | 1 | 2 | 0.5 |",
+        "| 32 | 1024 | 64 | 3 | 30 |",
+        "| exponent | 2.00 | 1.00 | 0.00 | 0.00 |",
+    ):
         assert line in page.splitlines(), line
     for name in ("performance_growth.png", "performance_growth1.png"):
         assert f"![Growth]({name})" in page
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("text, said", [
-    ("[]", "is no benchmark"), ('{"schema": 9}', "has schema 9, this version reads 1")])
+@pytest.mark.parametrize(
+    "text, said",
+    [("[]", "is no benchmark"), ('{"schema": 9}', "has schema 9, this version reads 1")],
+)
 def test_the_page_is_made_of_nothing_else(tmp_path, text, said):
     file = tmp_path / "other.json"
     file.write_text(text)
@@ -247,12 +333,28 @@ def test_the_page_is_made_of_nothing_else(tmp_path, text, said):
 
 def bare_benchmark(output: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
     """The program on a machine that has no more than JAX and Flax and what they need."""
-    absent = ("grain", "tensorflow_datasets", "onnx", "jax2onnx", "onnxruntime", "openvino",
-              "matplotlib", "sklearn", "networkx")
-    code = (f"import sys, runpy\nsys.modules.update(dict.fromkeys({absent}))\n"
-            "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)")
-    return subprocess.run([sys.executable, "-c", code, f"--output={output}", *arguments], cwd=ROOT,
-                          capture_output=True, text=True, timeout=300)
+    absent = (
+        "grain",
+        "tensorflow_datasets",
+        "onnx",
+        "jax2onnx",
+        "onnxruntime",
+        "openvino",
+        "matplotlib",
+        "sklearn",
+        "networkx",
+    )
+    code = (
+        f"import sys, runpy\nsys.modules.update(dict.fromkeys({absent}))\n"
+        "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, f"--output={output}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_bare_machine_skips_what_it_cannot(tmp_path):

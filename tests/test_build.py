@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 FOLDERS = ("jaxnas", "profiling", "experiments", "tests")
 
@@ -28,8 +28,10 @@ def build_targets() -> dict[str, dict]:
 def sources() -> dict[str, pathlib.Path]:
     """Module name → file, but for empty __init__ files."""
     files = [f for folder in FOLDERS for f in (ROOT / folder).rglob("*.py") if f.stat().st_size]
-    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
-            for f in files}
+    return {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in files
+    }
 
 
 def imports(file: pathlib.Path, modules: dict[str, pathlib.Path]) -> set[str]:
@@ -39,8 +41,11 @@ def imports(file: pathlib.Path, modules: dict[str, pathlib.Path]) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {f":{modules[n].relative_to(ROOT).with_suffix('')}" for n in names & set(modules)
-            if modules[n] != file}
+    return {
+        f":{modules[n].relative_to(ROOT).with_suffix('')}"
+        for n in names & set(modules)
+        if modules[n] != file
+    }
 
 
 def test_every_source_has_one_target_with_its_imports():
@@ -68,19 +73,32 @@ def test_imports_go_one_way():
 
 
 # What Bazel 4 would download to know its own tools by: no network is needed to query ours.
-RULES_CC = "".join(f"{rule} = native.{rule}\n" for rule in (
-    "cc_binary", "cc_library", "cc_proto_library", "cc_test", "cc_toolchain",
-    "cc_toolchain_suite"))
-COVERAGE = "".join(f'filegroup(name = "{name}", visibility = ["//visibility:public"])\n'
-                   for name in ("coverage_report_generator", "lcov_merger"))
+RULES_CC = "".join(
+    f"{rule} = native.{rule}\n"
+    for rule in (
+        "cc_binary",
+        "cc_library",
+        "cc_proto_library",
+        "cc_test",
+        "cc_toolchain",
+        "cc_toolchain_suite",
+    )
+)
+COVERAGE = "".join(
+    f'filegroup(name = "{name}", visibility = ["//visibility:public"])\n'
+    for name in ("coverage_report_generator", "lcov_merger")
+)
 
 
 def test_bazel_resolves_every_target(tmp_path):
     if shutil.which("bazel") is None:
         pytest.skip("bazel is not installed (Debian: apt install bazel-bootstrap bazel-rules-cc)")
     workspace = tmp_path / "workspace"
-    for name, files in (("workspace", {}), ("rules_cc", {"cc/BUILD": "", "cc/defs.bzl": RULES_CC}),
-                        ("remote_coverage_tools", {"BUILD": COVERAGE})):
+    for name, files in (
+        ("workspace", {}),
+        ("rules_cc", {"cc/BUILD": "", "cc/defs.bzl": RULES_CC}),
+        ("remote_coverage_tools", {"BUILD": COVERAGE}),
+    ):
         for file, text in {**files, "WORKSPACE": ""}.items():
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_text(text)
@@ -90,10 +108,18 @@ def test_bazel_resolves_every_target(tmp_path):
     bazel = ["bazel", f"--output_user_root={tmp_path / 'bazel'}"]
     try:
         query = subprocess.run(
-            [*bazel, "query", "deps(//...)",
-             f"--override_repository=rules_cc={tmp_path / 'rules_cc'}",
-             f"--override_repository=remote_coverage_tools={tmp_path / 'remote_coverage_tools'}"],
-            cwd=workspace, capture_output=True, text=True, timeout=300)
+            [
+                *bazel,
+                "query",
+                "deps(//...)",
+                f"--override_repository=rules_cc={tmp_path / 'rules_cc'}",
+                f"--override_repository=remote_coverage_tools={tmp_path / 'remote_coverage_tools'}",
+            ],
+            cwd=workspace,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
     finally:
         subprocess.run([*bazel, "shutdown"], cwd=workspace, capture_output=True, timeout=60)
     assert query.returncode == 0, query.stderr

@@ -27,8 +27,10 @@ def report(compiled) -> calibration_report.Report:
     return calibrate.report(compiled, networks, without, calibrate.calibrate(networks, without))
 
 
-@pytest.mark.parametrize(("network", "published_gigaflops"), [
-    ("inception_v1", 3.0), ("inception_v3", 11.4), ("inception_v4", 24.5), ("resnet_50", 6.97)])
+@pytest.mark.parametrize(
+    ("network", "published_gigaflops"),
+    [("inception_v1", 3.0), ("inception_v3", 11.4), ("inception_v4", 24.5), ("resnet_50", 6.97)],
+)
 def test_public_networks_have_the_published_operations(network, published_gigaflops):
     _, macs = PUBLIC_NETWORKS[network]()
     assert 2 * macs / 1e9 == pytest.approx(published_gigaflops, rel=0.005)
@@ -43,8 +45,15 @@ def test_counters_are_those_published():
     for counter in calibrate.counters():
         totals[counter.network] = totals.get(counter.network, 0.0) + counter.measured_ms
     # The sums that the published files themselves give.
-    assert totals == pytest.approx({"inception_v1": 15.912, "inception_v3": 75.583,
-                                    "inception_v4": 144.435, "resnet_50": 45.5}, abs=0.011)
+    assert totals == pytest.approx(
+        {
+            "inception_v1": 15.912,
+            "inception_v3": 75.583,
+            "inception_v4": 144.435,
+            "resnet_50": 45.5,
+        },
+        abs=0.011,
+    )
 
 
 def test_every_layer_meets_its_counter(compiled):
@@ -65,16 +74,20 @@ def test_whole_networks_left_out_are_within_8_percent(report):
 
 
 def test_convolutions_of_networks_left_out_are_within_12_percent_in_the_median(report):
-    errors = [abs(layer.unseen_ms / layer.measured_ms - 1) for layer in report.layers
-              if layer.type == "Convolution" and not layer.held_out]
+    errors = [
+        abs(layer.unseen_ms / layer.measured_ms - 1)
+        for layer in report.layers
+        if layer.type == "Convolution" and not layer.held_out
+    ]
     assert len(errors) > 300 and np.median(errors) < 0.12
 
 
 def test_layers_that_no_fit_saw(report):
     errors = {point.name: point.error for point in report.points}
     # A depthwise 1×1 is a scaling of channels, and in no search space. It is overestimated.
-    odd = [errors.pop(f"depthwise 1×1, {size}")
-           for size in ("32×16, 512 channels", "8×8, 3 channels")]
+    odd = [
+        errors.pop(f"depthwise 1×1, {size}") for size in ("32×16, 512 channels", "8×8, 3 channels")
+    ]
     assert len(errors) == 10 and max(map(abs, errors.values())) < 0.1, errors
     assert all(0.2 < error < 0.4 for error in odd)
 
@@ -90,8 +103,9 @@ def test_networks_that_no_fit_saw(report):
 
 def test_the_shipped_calibration_is_this_one(report):
     shipped = Calibration.load()
-    assert shipped.coefficients == pytest.approx(report.calibration.coefficients, rel=1e-3,
-                                                 abs=1e-6)
+    assert shipped.coefficients == pytest.approx(
+        report.calibration.coefficients, rel=1e-3, abs=1e-6
+    )
     assert shipped.error_percent == pytest.approx(report.calibration.error_percent, abs=0.01)
     assert shipped.host_ms == report.calibration.host_ms
     assert min(shipped.coefficients.values()) > 0
@@ -110,8 +124,11 @@ def test_a_doubled_stage_is_costed_twice(compiled):
     calibration = Calibration.load()
     once = layer_amounts(stages, calibration)
     last = max(stage.order for stage in stages)
-    again = [dataclasses.replace(stage, order=stage.order + last + 1)
-             if stage.executed else stage for stage in stages]
+    again = [
+        dataclasses.replace(stage, order=stage.order + last + 1) if stage.executed else stage
+        for stage in stages
+    ]
     twice = layer_amounts([*stages, *again], calibration)
     assert twice["block07/depthwise"] == pytest.approx(
-        {name: 2 * amount for name, amount in once["block07/depthwise"].items()})
+        {name: 2 * amount for name, amount in once["block07/depthwise"].items()}
+    )

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from jaxnas.checkpoint import Checkpoints
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 CONFIG = {"space": "proxyless", "seed": 3, "image": [48, 48]}
 
@@ -245,7 +245,9 @@ def after_damage(two_saved, tmp_path_factory):
     run = subprocess.run(
         [sys.executable, "-c", RESTORER, *map(str, twice)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     results = [json.loads(line) for line in run.stdout.splitlines()]
@@ -338,10 +340,15 @@ except OSError as error:
 def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(tmp_path):
     run = tmp_path / "run"
     full = subprocess.run(
-        [sys.executable, "-c", FILLER, str(run)], capture_output=True, text=True, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
+        [sys.executable, "-c", FILLER, str(run)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )
     assert full.stdout.startswith(
-        f"a checkpoint could not be written to {run}, those before it are kept: "), full.stderr
+        f"a checkpoint could not be written to {run}, those before it are kept: "
+    ), full.stderr
     assert "File too large" in full.stdout
     with opened(run, {"seed": 0}) as checkpoints:
         assert checkpoints.latest_step() == 1

@@ -15,8 +15,16 @@ from jaxnas import data
 from jaxnas.export import add_metadata
 
 
-def linear(folder: pathlib.Path, *, shape=(1, 3, 4, 4), type_=TensorProto.FLOAT, classes=3,
-           output_rank=2, outputs=1, names=None) -> pathlib.Path:
+def linear(
+    folder: pathlib.Path,
+    *,
+    shape=(1, 3, 4, 4),
+    type_=TensorProto.FLOAT,
+    classes=3,
+    output_rank=2,
+    outputs=1,
+    names=None,
+) -> pathlib.Path:
     """A file of one mean over the picture and one linear layer of drawn weights."""
     rng = np.random.default_rng(0)
     channels_last = shape[-1] == 3
@@ -26,20 +34,31 @@ def linear(folder: pathlib.Path, *, shape=(1, 3, 4, 4), type_=TensorProto.FLOAT,
         nodes.append(helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT))
         source = "float"
     axes = [1, 2] if channels_last else [2, 3]
-    nodes += [helper.make_node("ReduceMean", [source], ["mean"], axes=axes, keepdims=0),
-              helper.make_node("Gemm", ["mean", "w"], ["scores"])]
+    nodes += [
+        helper.make_node("ReduceMean", [source], ["mean"], axes=axes, keepdims=0),
+        helper.make_node("Gemm", ["mean", "w"], ["scores"]),
+    ]
     if output_rank == 4:
         nodes.append(helper.make_node("Unsqueeze", ["scores", "axes"], ["scores4"]))
-    values = [helper.make_tensor_value_info("scores4" if output_rank == 4 else "scores",
-                                            TensorProto.FLOAT, None)]
+    values = [
+        helper.make_tensor_value_info(
+            "scores4" if output_rank == 4 else "scores", TensorProto.FLOAT, None
+        )
+    ]
     if outputs == 2:
         values.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, None))
     kernel = rng.normal(size=(channels, classes)).astype(np.float32)
-    weights = [numpy_helper.from_array(kernel, "w"),
-               numpy_helper.from_array(np.array([2, 3]), "axes")]
+    weights = [
+        numpy_helper.from_array(kernel, "w"),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
     model = helper.make_model(
-        helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", type_, shape)], values,
-                          weights), opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", type_, shape)], values, weights
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
     if names is not None:
         add_metadata(model, names, 0.5)
     file = folder / "model.onnx"
@@ -85,20 +104,30 @@ def test_pixels_become_the_input(tmp_path):
     normalized = read_classifier(file, None, Normalization(mean, scale)).input_of(pixels)
     for channel in range(3):
         np.testing.assert_allclose(
-            normalized[channel], (pixels[..., channel] - mean[channel]) / scale[channel], rtol=1e-5)
+            normalized[channel], (pixels[..., channel] - mean[channel]) / scale[channel], rtol=1e-5
+        )
     reverse = read_classifier(file, None, Normalization(mean, scale, True)).input_of(pixels)
     np.testing.assert_allclose(reverse[0], (pixels[..., 2] - mean[0]) / scale[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("file", "message"), [
-    ({"outputs": 2}, "has 1 inputs and 2 outputs; give a classifier"),
-    ({"shape": (1, 1, 8, 8)}, r"its input is \[1,1,8,8\]; give a network that takes one picture"),
-    ({"shape": (8, 3, 8, 8)}, r"its input is \[8,3,8,8\]; give a network that takes one picture"),
-    ({"shape": (1, 3, 8, 6)}, "of 8 x 6 px; square ones are taken"),
-    ({"classes": 1}, r"its output is \[1,1\]; a classifier's is"),
-    ({"type_": TensorProto.INT64}, "pictures are given as 8-bit pixels or as floats"),
-    ({"names": ["a", "b"]}, "names 2 classes and has 3 scores"),
-])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"outputs": 2}, "has 1 inputs and 2 outputs; give a classifier"),
+        (
+            {"shape": (1, 1, 8, 8)},
+            r"its input is \[1,1,8,8\]; give a network that takes one picture",
+        ),
+        (
+            {"shape": (8, 3, 8, 8)},
+            r"its input is \[8,3,8,8\]; give a network that takes one picture",
+        ),
+        ({"shape": (1, 3, 8, 6)}, "of 8 x 6 px; square ones are taken"),
+        ({"classes": 1}, r"its output is \[1,1\]; a classifier's is"),
+        ({"type_": TensorProto.INT64}, "pictures are given as 8-bit pixels or as floats"),
+        ({"names": ["a", "b"]}, "names 2 classes and has 3 scores"),
+    ],
+)
 def test_refuses_what_is_no_classifier_of_one_picture(tmp_path, file, message):
     with pytest.raises(ValueError, match=message):
         read_classifier(linear(tmp_path, **file))

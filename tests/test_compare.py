@@ -9,21 +9,32 @@ import xml.etree.ElementTree
 import matplotlib.image
 import pytest
 
-from experiments import compare
-from tests.conftest import run_program
+from experiments.compare import __main__
+from tests.programs import run_program
 
 FOUND = "k5e6 - k3e3 k7e6 -"
 
 
-def run_folder(folder: pathlib.Path, architecture: str, space: str | None,
-               top1: float | None = None) -> pathlib.Path:
+def run_folder(
+    folder: pathlib.Path, architecture: str, space: str | None, top1: float | None = None
+) -> pathlib.Path:
     """A run's folder with the files that a comparison reads, as searches and trainings write."""
     folder.mkdir()
-    documents = {"config.json": {"schema": 1}, "architecture.json": {
-        "schema": 1, "architecture": architecture, "space": space}}
+    documents = {
+        "config.json": {"schema": 1},
+        "architecture.json": {"schema": 1, "architecture": architecture, "space": space},
+    }
     if top1 is not None:
-        documents["result.json"] = {"schema": 1, "accuracy": {
-            "dataset": "digits", "split": "test", "top1": top1, "image_size": 32, "examples": 359}}
+        documents["result.json"] = {
+            "schema": 1,
+            "accuracy": {
+                "dataset": "digits",
+                "split": "test",
+                "top1": top1,
+                "image_size": 32,
+                "examples": 359,
+            },
+        }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document))
     return folder
@@ -34,9 +45,13 @@ def command(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("compare")
     found = run_folder(folder / "tiny", FOUND, "proxyless_tiny", 0.985)
     trained = run_folder(folder / "trained", "mobilenet_v2", None, 0.99)
-    return ["experiments.compare", "--networks=mobilenet_v2,proxyless_mobile",
-            f"--found={found},{trained}", "--devices=MYRIADX_COMPILER,NPU",
-            f"--output={folder / 'out'}"]
+    return [
+        "experiments.compare",
+        "--networks=mobilenet_v2,proxyless_mobile",
+        f"--found={found},{trained}",
+        "--devices=MYRIADX_COMPILER,NPU",
+        f"--output={folder / 'out'}",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +70,10 @@ def test_the_poster_s_networks_have_its_counts_and_latencies(compared):
     latencies = [row["latency"]["MYRIADX_COMPILER"] for row in (mobilenet, mobile)]
     assert latencies[0]["ms"] == pytest.approx(19.8, rel=0.05)
     assert latencies[1]["ms"] == pytest.approx(24.1, rel=0.05)
-    assert all(one["kind"] == "estimated" and one["p10_ms"] < one["ms"] < one["p90_ms"]
-               for one in latencies)
+    assert all(
+        one["kind"] == "estimated" and one["p10_ms"] < one["ms"] < one["p90_ms"]
+        for one in latencies
+    )
     assert mobilenet["published"]["ncs2_ms"] == 19.8 and mobile["published"]["ncs2_ms"] == 24.1
     assert found["published"] is None and found["architecture"] == FOUND
 
@@ -72,8 +89,12 @@ def test_markdown_has_a_row_each_and_says_what_the_figures_are(compared):
     lines = (compared[0] / "compare.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows] == [
-        "| network", "| MobileNetV2", "| ProxylessNAS mobile", "| found: tiny",
-        "| found, as published"]
+        "| network",
+        "| MobileNetV2",
+        "| ProxylessNAS mobile",
+        "| found: tiny",
+        "| found, as published",
+    ]
     assert "MYRIADX_COMPILER ms, estimated" in rows[0]
     assert rows[1].startswith("| MobileNetV2 | 3,504,872 | 300.8 | ")
     assert rows[1].endswith(" | 99.00 digits | 19.8 | 71.9 |")
@@ -110,11 +131,14 @@ def test_what_was_estimated_is_not_estimated_again(compared, command):
     store.close()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--devices=CPU,TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
-    (["--device=CPU"], "Unknown command line flag 'device'. Did you mean: devices"),
-    (["--output=README.md"], "--output=README.md cannot be made"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices=CPU,TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
+        (["--device=CPU"], "Unknown command line flag 'device'. Did you mean: devices"),
+        (["--output=README.md"], "--output=README.md cannot be made"),
+    ],
+)
 def test_refuses_bad_input_with_one_line(arguments, message, tmp_path):
     done = run_program("experiments.compare", f"--output={tmp_path / 'out'}", *arguments)
     assert done.returncode == 2, done.stderr
@@ -125,24 +149,25 @@ def test_refuses_bad_input_with_one_line(arguments, message, tmp_path):
 
 def test_refuses_what_cannot_be_a_row_or_a_column(tmp_path):
     with pytest.raises(ValueError, match="--devices names CPU twice"):
-        compare.distinct("--devices", ["CPU", " CPU"])
+        __main__.distinct("--devices", ["CPU", " CPU"])
     with pytest.raises(ValueError, match="unknown network 'resnet', allowed are mobilenet_v2"):
-        compare.network_rows(["resnet"], 1000)
-    rows = compare.network_rows(["mobilenet_v2"], 1000)
-    with pytest.raises(ValueError, match="--image_size=100: give a multiple of 32 px, by which "
-                                         "MobileNetV2 divides"):
-        compare.check_size(rows, 100)
+        __main__.network_rows(["resnet"], 1000)
+    rows = __main__.network_rows(["mobilenet_v2"], 1000)
+    with pytest.raises(
+        ValueError, match="--image_size=100: give a multiple of 32 px, by which MobileNetV2 divides"
+    ):
+        __main__.check_size(rows, 100)
     with pytest.raises(ValueError, match="nowhere is no folder"):
-        compare.with_found(rows, [tmp_path / "nowhere"], 1000)
+        __main__.with_found(rows, [tmp_path / "nowhere"], 1000)
     with pytest.raises(ValueError, match="is no folder of a run"):
-        compare.with_found(rows, [tmp_path], 1000)
+        __main__.with_found(rows, [tmp_path], 1000)
     unfit = run_folder(tmp_path / "unfit", "k3e3", "proxyless_tiny")
     with pytest.raises(ValueError, match="does not fit: architecture has 1 tokens"):
-        compare.with_found(rows, [unfit], 1000)
+        __main__.with_found(rows, [unfit], 1000)
     odd = run_folder(tmp_path / "odd", FOUND, "proxyless_tiny")
     (odd / "result.json").write_text('{"accuracy": 0.9}')
     with pytest.raises(ValueError, match="result.json has no accuracy with dataset"):
-        compare.with_found(rows, [odd], 1000)
+        __main__.with_found(rows, [odd], 1000)
 
 
 def test_fails_where_no_device_is_there(tmp_path):

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compilation, memory
-from experiments.compilation import compiled_steps, readiness
-from jaxnas import steps
-from tests.conftest import ROOT, SMALL, same_bits
+from experiments.runs import compilation
+from experiments.runs.compilation import compiled_steps, readiness
+from jaxnas import search_steps
+from tests.conftest import SMALL, same_bits
+from tests.programs import ROOT
 
 
 @pytest.fixture
@@ -39,10 +40,15 @@ class Step:
 
     def compiled(self, made_of: object = "two", size: int = 3):
         said = []
-        arguments = ({"w": jax.ShapeDtypeStruct((size,), jnp.float32)},
-                     jax.ShapeDtypeStruct((size,), jnp.float32))
-        found = compiled_steps({"step": (self.function, arguments)}, made_of,
-                               lambda fraction, doing: said.append(doing))
+        arguments = (
+            {"w": jax.ShapeDtypeStruct((size,), jnp.float32)},
+            jax.ShapeDtypeStruct((size,), jnp.float32),
+        )
+        found = compiled_steps(
+            {"step": (self.function, arguments)},
+            made_of,
+            lambda fraction, doing: said.append(doing),
+        )
         return found["step"], said
 
 
@@ -81,8 +87,11 @@ def test_the_first_step_is_ready_and_the_others_come(cache, damaged):
     shape = jax.ShapeDtypeStruct((300,), jnp.float32)
     for expected_traces in ((1, 1), (0, int(damaged))):
         steps = {"doubling": Step(2.0), "trebling": Step(3.0)}
-        found = compiled_steps({name: (step.function, ({"w": shape}, shape))
-                                for name, step in steps.items()}, "both", lambda *_: None)
+        found = compiled_steps(
+            {name: (step.function, ({"w": shape}, shape)) for name, step in steps.items()},
+            "both",
+            lambda *_: None,
+        )
         assert found["doubling"].is_ready
         for name, factor in (("trebling", 3), ("doubling", 2)):
             new, _ = found[name]({"w": jnp.ones(300)}, jnp.ones(300))
@@ -105,7 +114,7 @@ def test_a_setting_of_jax_makes_another_program(cache):
 @pytest.mark.parametrize("damage", [b"", b"not a program"])
 def test_a_damaged_program_is_reported_and_made_anew(cache, caplog, damage):
     Step().compiled()
-    kept, = (cache / "steps").iterdir()
+    (kept,) = (cache / "steps").iterdir()
     kept.write_bytes(damage)
     step = Step()
     values, _ = run(step.compiled()[0])
@@ -125,18 +134,24 @@ def test_without_a_folder_nothing_is_kept(cache):
 
 
 def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
-    hyper = steps.Hyperparameters(alpha_learning_rate=0.05)
+    hyper = search_steps.Hyperparameters(alpha_learning_rate=0.05)
     path = np.zeros(len(SMALL.blocks), np.int32)
 
     def arguments():
-        return (steps.init_state(SMALL, 5, hyper, 0), batch, path, jnp.float32(0.1),
-                jnp.float32(0.9))
+        return (
+            search_steps.init_state(SMALL, 5, hyper, 0),
+            batch,
+            path,
+            jnp.float32(0.1),
+            jnp.float32(0.9),
+        )
 
     states = []
     for _ in range(2):
-        function = steps.make_steps(SMALL, hyper).weight
-        program = compiled_steps({"weight": (function, arguments())}, hyper,
-                                 lambda *_: None)["weight"]
+        function = search_steps.make_steps(SMALL, hyper).weight
+        program = compiled_steps({"weight": (function, arguments())}, hyper, lambda *_: None)[
+            "weight"
+        ]
         states.append(program(*arguments())[0])
     assert same_bits(*states)
 
@@ -145,8 +160,8 @@ def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
 def test_what_others_may_write_is_not_unpickled(cache, caplog, what):
     """A pickle can run anything: theirs would run as this user."""
     Step().compiled()
-    folder, = cache.glob("steps")
-    file, = folder.iterdir()
+    (folder,) = cache.glob("steps")
+    (file,) = folder.iterdir()
     assert folder.stat().st_mode & 0o077 == 0 and file.stat().st_mode & 0o077 == 0
     (folder if what == "folder" else file).chmod(0o777)
     step = Step()
@@ -154,30 +169,38 @@ def test_what_others_may_write_is_not_unpickled(cache, caplog, what):
     assert step.traced == 1 and "others than this user may write" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["LD_PRELOAD", "GLIBC_TUNABLES"])
-def test_what_the_user_has_chosen_of_malloc_stays(name):
-    assert memory.keeping({name: "theirs"}) is None
-
-
-def test_a_program_begins_anew_once_with_memory_that_is_kept():
+@pytest.mark.parametrize("variable", [None, "LD_PRELOAD", "GLIBC_TUNABLES"])
+def test_freed_memory_is_kept_unless_the_user_configures_malloc(variable):
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("this system has another C library than glibc")
-    probe = ("import os, sys; print(len(sys.argv), flush=True)\n"
-             "from experiments import memory; memory.keep_memory()\n"
-             "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
-             "piece = b'1' * (1 << 28); before = resident(); del piece\n"
-             "print(before - resident() < 1 << 27,\n"
-             "      sorted({'GLIBC_TUNABLES', 'JAXNAS_BEGUN_ANEW'} & set(os.environ)))")
-    environment = {key: value for key, value in os.environ.items()
-                   if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
-    done = subprocess.run([sys.executable, "-c", probe, "one"], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["2", "2", "True", "[]"], done.stderr
+    probe = (
+        "from experiments.runs import memory; memory.keep_memory()\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "piece = b'1' * (1 << 28); before = resident(); del piece\n"
+        "print(before - resident() < 1 << 27)"
+    )
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")
+    }
+    if variable is not None:
+        environment[variable] = ""
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == [str(variable is None)], done.stderr
 
 
 @pytest.mark.parametrize("kept", [None, "xla"])
 def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, monkeypatch, caplog):
     """What it holds already is used all the same."""
+
     def folder():
         if kept is None:
             raise OSError("this user has no home folder")
@@ -186,8 +209,10 @@ def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, mon
     def no_file(dir):  # root may write everywhere
         raise PermissionError("read-only file system")
 
-    before = {name: getattr(jax.config, name) for name in (
-        "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")}
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
     monkeypatch.setattr(compilation, "cache_folder", folder)
     monkeypatch.setattr(compilation.tempfile, "TemporaryFile", no_file)
     try:

@@ -6,11 +6,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import config, search
-from experiments.training import Schedule
-from experiments.workdir import check_workdir
+from experiments.runs.folder import check_workdir
+from experiments.search import __main__, config
+from experiments.search.trainer import Schedule
 from jaxnas import data
-from tests.conftest import ROOT
+from tests.programs import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -25,49 +25,66 @@ def test_the_run_is_named_after_what_it_is(default):
     assert default.target_ms == 17.2 and default.derive == "budget"
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"device": "TOASTER"}, "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
-    ({"space": "darts"}, "unknown space 'darts', allowed are proxyless"),
-    ({"dataset": "mnist"}, "unknown data set 'mnist'"),
-    ({"target_ms": float("nan")}, "--target_ms=nan"),
-    ({"target_ms": -1.0}, "--target_ms=-1"),
-    ({"latency_weight": -0.1}, "--latency_weight=-0.1: λ is 0 or more"),
-    ({"train_image_size": 40}, "--train_image_size=40: give a multiple of 32"),
-    ({"search_image_size": 40}, "--search_image_size=40: give a multiple of 32"),
-    ({"train_epochs": 1}, "--deployment_epochs=2: give at most the 1 of --train_epochs"),
-    ({"image_size": 100}, "--image_size=100: give a multiple of 32"),
-    ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
-    ({"estimator": "reinforce", "latency_control": "dual"},
-     "--estimator=reinforce --latency_control=dual: its latency stands in the reward"),
-    ({"gumbel_temperature": 0.5}, "--gumbel_temperature=0.5 --estimator=two: only gumbel has"),
-    ({"latency_control": "mul_log", "target_ms": 0.9},
-     "--latency_control=mul_log --target_ms=0.9: it divides logarithms of milliseconds"),
-    ({"pareto_ms": ()}, "--pareto_ms is empty: give one budget in ms or more"),
-    ({"pareto_ms": (12.0, 14.0, 14.0)}, "--pareto_ms=12,14,14 names a budget twice"),
-    ({"pareto_ms": (-1.0, 14.0)}, "--pareto_ms=-1,14: give positive latencies"),
-    ({"pareto_ms": (float("nan"),)}, "--pareto_ms=nan: give positive latencies"),
-    ({"pareto_ms": (float("inf"),)}, "--pareto_ms=inf: give positive latencies"),
-    ({"finalists": 2, "derive": "argmax"},
-     "--finalists=2 --derive=argmax: argmax has one network"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "TOASTER"}, "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
+        ({"space": "darts"}, "unknown space 'darts', allowed are proxyless"),
+        ({"dataset": "mnist"}, "unknown data set 'mnist'"),
+        ({"target_ms": float("nan")}, "--target_ms=nan"),
+        ({"target_ms": -1.0}, "--target_ms=-1"),
+        ({"latency_weight": -0.1}, "--latency_weight=-0.1: λ is 0 or more"),
+        ({"train_image_size": 40}, "--train_image_size=40: give a multiple of 32"),
+        ({"search_image_size": 40}, "--search_image_size=40: give a multiple of 32"),
+        ({"train_epochs": 1}, "--deployment_epochs=2: give at most the 1 of --train_epochs"),
+        ({"image_size": 100}, "--image_size=100: give a multiple of 32"),
+        ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
+        (
+            {"estimator": "reinforce", "latency_control": "dual"},
+            "--estimator=reinforce --latency_control=dual: its latency stands in the reward",
+        ),
+        ({"gumbel_temperature": 0.5}, "--gumbel_temperature=0.5 --estimator=two: only gumbel has"),
+        (
+            {"latency_control": "mul_log", "target_ms": 0.9},
+            "--latency_control=mul_log --target_ms=0.9: it divides logarithms of milliseconds",
+        ),
+        ({"pareto_ms": ()}, "--pareto_ms is empty: give one budget in ms or more"),
+        ({"pareto_ms": (12.0, 14.0, 14.0)}, "--pareto_ms=12,14,14 names a budget twice"),
+        ({"pareto_ms": (-1.0, 14.0)}, "--pareto_ms=-1,14: give positive latencies"),
+        ({"pareto_ms": (float("nan"),)}, "--pareto_ms=nan: give positive latencies"),
+        ({"pareto_ms": (float("inf"),)}, "--pareto_ms=inf: give positive latencies"),
+        (
+            {"finalists": 2, "derive": "argmax"},
+            "--finalists=2 --derive=argmax: argmax has one network",
+        ),
+    ],
+)
 def test_refuses_what_cannot_work(default, change, message):
     with pytest.raises(ValueError, match=message):
         config.check(dataclasses.replace(default, **change))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"target_ms": 3.0}, "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
-                         "proxyless space takes 8.92 ms and the slowest 49.63 ms"),
-    ({"target_ms": 90.0}, "--target_ms=90: .* the slowest 49.63 ms"),
-    ({"pareto_ms": (14.0, 90.0)}, "--pareto_ms=90: .* the slowest 49.63 ms"),
-    ({"pareto_ms": (3.0, 14.0)}, "--pareto_ms=3: .* takes 8.92 ms"),
-    ({"latency_table": "missing.json"}, "missing.json cannot be read .No such file"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"target_ms": 3.0},
+            "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
+            "proxyless space takes 8.92 ms and the slowest 49.63 ms",
+        ),
+        ({"target_ms": 90.0}, "--target_ms=90: .* the slowest 49.63 ms"),
+        ({"pareto_ms": (14.0, 90.0)}, "--pareto_ms=90: .* the slowest 49.63 ms"),
+        ({"pareto_ms": (3.0, 14.0)}, "--pareto_ms=3: .* takes 8.92 ms"),
+        ({"latency_table": "missing.json"}, "missing.json cannot be read .No such file"),
+    ],
+)
 def test_refuses_what_the_table_does_not_reach(default, tmp_path, change, message):
     run = dataclasses.replace(default, workdir=str(tmp_path / "run"))
-    assert search.given_table(dataclasses.replace(run, pareto_ms=(9.5, 40.0))).space == "proxyless"
+    assert (
+        __main__.given_table(dataclasses.replace(run, pareto_ms=(9.5, 40.0))).space == "proxyless"
+    )
     with pytest.raises(ValueError, match=message):
-        search.given_table(dataclasses.replace(run, **change))
+        __main__.given_table(dataclasses.replace(run, **change))
 
 
 def test_refuses_a_batch_larger_than_the_data(default):
@@ -80,9 +97,14 @@ def test_budgets_are_numbers_in_order(default):
     assert default.pareto_ms is None and default.finalists == 1
     with flagsaver.flagsaver(pareto_ms=["16", "12.5"]):
         assert config.config_from_flags().pareto_ms == (12.5, 16.0)
-    with (flagsaver.flagsaver(pareto_ms=["14", "soon"]),
-          pytest.raises(ValueError, match="--pareto_ms=14,soon: could not convert string to float: "
-                                          "'soon'; give budgets in ms, such as 12,14,16")):
+    with (
+        flagsaver.flagsaver(pareto_ms=["14", "soon"]),
+        pytest.raises(
+            ValueError,
+            match="--pareto_ms=14,soon: could not convert string to float: "
+            "'soon'; give budgets in ms, such as 12,14,16",
+        ),
+    ):
         config.config_from_flags()
 
 
@@ -93,7 +115,13 @@ def test_refuses_a_folder_of_something_else(default, monkeypatch):
 
 
 def test_what_changes_nothing_of_a_run_is_not_its_identity(default):
-    moved = dataclasses.replace(default, workdir="elsewhere", store="other.sqlite",
-                                worker_prefix="ssh lab-pi", data_dir="data", require_target=True)
+    moved = dataclasses.replace(
+        default,
+        workdir="elsewhere",
+        store="other.sqlite",
+        worker_prefix="ssh lab-pi",
+        data_dir="data",
+        require_target=True,
+    )
     assert moved.identity() == default.identity()
     assert dataclasses.replace(default, seed=1).identity() != default.identity()

@@ -19,15 +19,26 @@ def with_coefficients(**values: float) -> Calibration:
 
 def datum(location: str, width: int, height: int, channels: int) -> Datum:
     row = -(-2 * width // 16) * 16
-    return Datum(location, (width, height, channels), 2 * width * height * channels, row,
-                 row * height)
+    return Datum(
+        location, (width, height, channels), 2 * width * height * channels, row, row * height
+    )
 
 
 def convolution(source: str, *, descriptors: int = 2) -> Stage:
     """1×1, 10×7 px, 64 channels in 16 blocks of 4, to 2·64 channels."""
-    return Stage("c", "MyriadXHwOp", "c", 0, 0, False, 0,
-                 Hardware("CONV", (1, 1), 1, "MODE_4_64", descriptors, 64, 16, ""),
-                 (datum(source, 10, 7, 64),), (datum("CMX", 10, 7, 128),), 500_000)
+    return Stage(
+        "c",
+        "MyriadXHwOp",
+        "c",
+        0,
+        0,
+        False,
+        0,
+        Hardware("CONV", (1, 1), 1, "MODE_4_64", descriptors, 64, 16, ""),
+        (datum(source, 10, 7, 64),),
+        (datum("CMX", 10, 7, 128),),
+        500_000,
+    )
 
 
 def copy(order: int, layer: str, megabytes: float, *, injected: bool = False) -> Stage:
@@ -42,11 +53,16 @@ def milliseconds(stage: Stage, calibration: Calibration) -> float:
 
 
 def test_a_convolution_takes_multiplications_gathering_weights_and_its_start():
-    calibration = with_coefficients(multiplication_clocks=2.0, mode_4_64_clocks=30.0,
-                                    weight_ms_per_mb=0.1, engine_stage_ms=0.005)
+    calibration = with_coefficients(
+        multiplication_clocks=2.0,
+        mode_4_64_clocks=30.0,
+        weight_ms_per_mb=0.1,
+        engine_stage_ms=0.005,
+    )
     # 10 · 7 · 2 · (2 · 16 + 30) clocks of 1/700000 ms, half a megabyte, and the start
     assert milliseconds(convolution("CMX"), calibration) == pytest.approx(
-        140 * 62 / 700e3 + 0.05 + 0.005)
+        140 * 62 / 700e3 + 0.05 + 0.005
+    )
 
 
 def test_writing_many_channels_bounds_a_convolution_of_few_multiplications():
@@ -57,8 +73,9 @@ def test_writing_many_channels_bounds_a_convolution_of_few_multiplications():
 
 
 def test_an_input_in_dram_is_read_once_a_descriptor_beside_the_work():
-    reading = with_coefficients(read_ms_per_mb=1.0, read_ms_per_thousand_runs=1.0,
-                                multiplication_clocks=1.0)
+    reading = with_coefficients(
+        read_ms_per_mb=1.0, read_ms_per_thousand_runs=1.0, multiplication_clocks=1.0
+    )
     # Rows of 10 elements take 32 bytes; one piece without a gap.
     expected = 2 * (32 * 7 * 64 / 1e6 + 1 / 1e3)
     assert milliseconds(convolution("BSS"), reading) == pytest.approx(expected)
@@ -69,11 +86,23 @@ def test_an_input_in_dram_is_read_once_a_descriptor_beside_the_work():
 
 def test_pooling_and_vector_stages():
     pool = dataclasses.replace(
-        convolution("CMX"), hardware=Hardware("POOL", (3, 3), 1, "MODE_16_16", 8, 0, 0, "MAX"))
+        convolution("CMX"), hardware=Hardware("POOL", (3, 3), 1, "MODE_16_16", 8, 0, 0, "MAX")
+    )
     calibration = with_coefficients(max_pool_clocks=14.0, average_pool_clocks=100.0)
     assert milliseconds(pool, calibration) == pytest.approx(10 * 7 * 8 * 14 / 700e3)
-    add = Stage("a", "Sum", "a", 0, 0, False, 4, None, (datum("BSS", 8, 8, 1000),) * 2,
-                (datum("CMX", 8, 8, 1000),), 0)
+    add = Stage(
+        "a",
+        "Sum",
+        "a",
+        0,
+        0,
+        False,
+        4,
+        None,
+        (datum("BSS", 8, 8, 1000),) * 2,
+        (datum("CMX", 8, 8, 1000),),
+        0,
+    )
     calibration = with_coefficients(sum_ms_per_million=2.0, vector_ms_per_million=50.0)
     assert milliseconds(add, calibration) == pytest.approx(0.064 * 2 / 4)
     calibration = with_coefficients(sum_ms_per_million=2.0, vector_ms_per_mb=1.0)
@@ -81,16 +110,22 @@ def test_pooling_and_vector_stages():
 
 
 def test_a_copy_takes_bytes_and_filled_rows():
-    calibration = with_coefficients(copy_stage_ms=0.002, copy_ms_per_mb=0.1,
-                                    copy_ms_per_thousand_rows=0.01,
-                                    chip_copy_ms_per_thousand_rows=0.5)
-    even = dataclasses.replace(copy(0, "c", 1), inputs=(datum("CMX", 56, 10, 9),),
-                               outputs=(datum("BSS", 56, 10, 9),))
+    calibration = with_coefficients(
+        copy_stage_ms=0.002,
+        copy_ms_per_mb=0.1,
+        copy_ms_per_thousand_rows=0.01,
+        chip_copy_ms_per_thousand_rows=0.5,
+    )
+    even = dataclasses.replace(
+        copy(0, "c", 1), inputs=(datum("CMX", 56, 10, 9),), outputs=(datum("BSS", 56, 10, 9),)
+    )
     assert milliseconds(even, calibration) == pytest.approx(0.002 + 0.1 * 2 * 56 * 90 / 1e6)
-    odd = dataclasses.replace(copy(0, "c", 1), inputs=(datum("CMX", 7, 10, 9),),
-                              outputs=(datum("BSS", 7, 10, 9),))
+    odd = dataclasses.replace(
+        copy(0, "c", 1), inputs=(datum("CMX", 7, 10, 9),), outputs=(datum("BSS", 7, 10, 9),)
+    )
     assert milliseconds(odd, calibration) == pytest.approx(
-        0.002 + 0.1 * 2 * 7 * 90 / 1e6 + 0.01 * 90 / 1e3)
+        0.002 + 0.1 * 2 * 7 * 90 / 1e6 + 0.01 * 90 / 1e3
+    )
     within = dataclasses.replace(odd, outputs=(datum("CMX", 7, 10, 9),))
     assert milliseconds(within, calibration) == pytest.approx(0.002 + 0.5 * 90 / 1e3)
 
@@ -98,22 +133,26 @@ def test_a_copy_takes_bytes_and_filled_rows():
 @pytest.mark.parametrize(("source", "share"), [("CMX", 0.0), ("BSS", 0.25)])
 def test_an_injected_copy_is_hidden_but_for_the_hosts_own_reading(source, share):
     # The work takes 140 · 16 clocks, 3.2 µs; reading 2 · 14336 bytes a quarter of that.
-    calibration = with_coefficients(multiplication_clocks=1.0, copy_ms_per_mb=0.1,
-                                    read_ms_per_mb=0.25 * 0.0032 / 0.028672)
+    calibration = with_coefficients(
+        multiplication_clocks=1.0, copy_ms_per_mb=0.1, read_ms_per_mb=0.25 * 0.0032 / 0.028672
+    )
     host = convolution(source)
     assert dram_share(host, calibration) == pytest.approx(share)
     result = estimate_stages([host, copy(0, "other", 0.01, injected=True)], calibration)
     assert {layer.name: layer.ms for layer in result.layers} == pytest.approx(
-        {"c": 0.0032 + share * 0.001})
+        {"c": 0.0032 + share * 0.001}
+    )
     longer = estimate_stages([host, copy(0, "other", 1.0, injected=True)], calibration)
     assert longer.latency_ms == pytest.approx(0.1 + share * 0.0032)
 
 
 def test_host_time_and_interval_stand_beside_the_device():
-    calibration = dataclasses.replace(with_coefficients(copy_ms_per_mb=1.0), host_ms=1.3,
-                                      error_percent=(-10.0, 20.0))
-    result = estimate_stages([copy(0, "a", 4.0), copy(1, "b", 6.0), copy(-1, "idle", 9.0)],
-                             calibration)
+    calibration = dataclasses.replace(
+        with_coefficients(copy_ms_per_mb=1.0), host_ms=1.3, error_percent=(-10.0, 20.0)
+    )
+    result = estimate_stages(
+        [copy(0, "a", 4.0), copy(1, "b", 6.0), copy(-1, "idle", 9.0)], calibration
+    )
     assert [(layer.name, round(layer.ms, 9)) for layer in result.layers] == [("a", 4), ("b", 6)]
     assert result.latency_ms == pytest.approx(11.3)
     assert result.interval_ms == pytest.approx((9 + 1.3, 12 + 1.3))

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxnas import data
 from jaxnas.data import digits_hard
-from jaxnas.data.augment import centre_crop
+from jaxnas.data.augment import center_crop
 from jaxnas.data.digits import Digits
 from tests.conftest import assert_same, take
 
@@ -60,8 +60,7 @@ def test_digits_are_scikit_learns_own_each_once(parts):
     pixels = np.round(expected.images * 255 / 16).astype(np.uint8)
     assert len(records) == 1797
     assert found == {
-        (image.tobytes(), int(label))
-        for image, label in zip(pixels, expected.target, strict=True)
+        (image.tobytes(), int(label)) for image, label in zip(pixels, expected.target, strict=True)
     }
     assert np.bincount(labels(parts.test)).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
 
@@ -80,12 +79,18 @@ def test_hard_digits_are_the_digits_each_drawn_otherwise(tmp_path):
     drawings = [np.asarray(parts.test[i]["image"], np.float64) for i in range(10)]
     assert all((a != b).mean() > 0.9 for a, b in zip(drawings, drawings[1:], strict=False))
     # Ink is brighter than its ground: where the plain digit has most, the mean of many has too.
-    zeros = np.mean([np.asarray(parts.test[i]["image"], np.float64)
-                     for i in np.flatnonzero(labels(parts.test) == 0)], 0)
+    zeros = np.mean(
+        [
+            np.asarray(parts.test[i]["image"], np.float64)
+            for i in np.flatnonzero(labels(parts.test) == 0)
+        ],
+        0,
+    )
     assert zeros[28:36, 28:36].mean() < zeros[16:48, 16:48].mean()
     again = digits_hard.draw(np.full((8, 8), 255, np.uint8), np.random.default_rng([3, 1]))
     np.testing.assert_array_equal(
-        again, digits_hard.draw(np.full((8, 8), 255, np.uint8), np.random.default_rng([3, 1])))
+        again, digits_hard.draw(np.full((8, 8), 255, np.uint8), np.random.default_rng([3, 1]))
+    )
 
 
 def test_two_processes_may_prepare_at_once(tmp_path):
@@ -137,9 +142,7 @@ def test_unknown_data_set():
 
 
 @pytest.mark.parametrize("name", ["imagenet2012", "cifar10"])
-def test_what_is_not_prepared_is_refused_at_once_with_the_way_to_do_it(
-    name, tmp_path, monkeypatch
-):
+def test_what_is_not_prepared_is_refused_at_once_with_the_way_to_do_it(name, tmp_path, monkeypatch):
     def no_network(*_):
         raise AssertionError("the network was tried")
 
@@ -212,9 +215,7 @@ def test_held_out_count(data_dir):
 
 @pytest.mark.parametrize("name", ["weights", "alpha"])
 def test_batches_have_the_promised_form(parts, name):
-    (batch,) = take(
-        1, data.batches(getattr(parts, name), batch_size=16, image_size=24, seed=0)
-    )
+    (batch,) = take(1, data.batches(getattr(parts, name), batch_size=16, image_size=24, seed=0))
     assert set(batch) == {"image", "label"}
     assert batch["image"].shape == (16, 24, 24, 3) and batch["image"].dtype == np.uint8
     assert batch["label"].shape == (16,) and batch["label"].dtype == np.int32
@@ -252,16 +253,16 @@ def test_a_pass_has_every_example_once_and_the_next_another_order(parts):
 
 
 def test_only_the_weights_part_is_augmented(parts):
-    def centred(part):
-        crops = [centre_crop(part[index]["image"], 16, 1.0) for index in range(len(part))]
+    def centerd(part):
+        crops = [center_crop(part[index]["image"], 16, 1.0) for index in range(len(part))]
         return {crop.tobytes() for crop in crops}
 
     def seen(part):
         (batch,) = take(1, data.batches(part, batch_size=64, image_size=16, seed=0))
         return {one.tobytes() for one in batch["image"]}
 
-    assert seen(parts.alpha) <= centred(parts.alpha)
-    assert not seen(parts.weights) & centred(parts.weights)
+    assert seen(parts.alpha) <= centerd(parts.alpha)
+    assert not seen(parts.weights) & centerd(parts.weights)
 
 
 def test_shards_make_up_the_same_batch(parts):
@@ -312,6 +313,4 @@ def test_evaluation_shards_cover_the_part(parts):
 )
 def test_arguments_out_of_range(parts, options, message):
     with pytest.raises(ValueError, match=message):
-        data.batches(
-            parts.weights, **{"batch_size": 4, "image_size": 8, "seed": 0, **options}
-        )
+        data.batches(parts.weights, **{"batch_size": 4, "image_size": 8, "seed": 0, **options})

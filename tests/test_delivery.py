@@ -15,27 +15,34 @@ import pytest
 from flax import nnx
 from model_api.models import ClassificationModel
 
-from experiments.network_training import Training, fit
-from experiments.networks import find_architecture
 from experiments.runs import delivery
 from experiments.runs.classifier import Normalization
 from experiments.runs.delivery import ParityBroken, check_accuracy, check_parity
+from experiments.runs.folder import Workdir
 from experiments.runs.inference import find_model
-from experiments.train_config import TrainConfig
-from experiments.workdir import Workdir
+from experiments.runs.networks import find_architecture
+from experiments.train.config import TrainConfig
+from experiments.train.fit import Training, fit
 from jaxnas import data, export
 from jaxnas.network import Network
-from profiling.device import open_device
-from profiling.measurement import Options
+from profiling.device import Options
 from profiling.progress import Progress
 from profiling.recording import Recording
-from tests.conftest import run_program
+from profiling.registry import open_device
+from tests.programs import run_program
 from tests.test_readme import python_block
 
 TEXT, SIZE, SMALL_SIZE = "k5e3 - k3e3 k7e3 -", 64, 32
-TRAIN = ("experiments.train", f"--network={TEXT}", "--space=proxyless_tiny",
-         f"--image_size={SIZE}", f"--train_image_size={SMALL_SIZE}", "--epochs=8",
-         "--deployment_epochs=4", "--batch_size=16")
+TRAIN = (
+    "experiments.train",
+    f"--network={TEXT}",
+    "--space=proxyless_tiny",
+    f"--image_size={SIZE}",
+    f"--train_image_size={SMALL_SIZE}",
+    "--epochs=8",
+    "--deployment_epochs=4",
+    "--batch_size=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +69,23 @@ def small(trained, tmp_path_factory) -> tuple[Network, float]:
     """A network trained at the small size alone, and its top-1 there."""
     document = json.loads((trained / "config.json").read_text())
     config = TrainConfig(**{key: value for key, value in document.items() if key != "schema"})
-    config = dataclasses.replace(config, image_size=SMALL_SIZE, train_image_size=None, epochs=4,
-                                 workdir=str(tmp_path_factory.mktemp("small") / "run"))
+    config = dataclasses.replace(
+        config,
+        image_size=SMALL_SIZE,
+        train_image_size=None,
+        epochs=4,
+        workdir=str(tmp_path_factory.mktemp("small") / "run"),
+    )
     network = Network(config.chosen.spec(10), rng=np.random.default_rng(0))
     with Workdir(config) as workdir, Progress() as progress:
-        fitted = fit(config.training, config.identity(), network, data.load("digits", seed=0),
-                     workdir, progress)
+        fitted = fit(
+            config.training,
+            config.identity(),
+            network,
+            data.load("digits", seed=0),
+            workdir,
+            progress,
+        )
     return network, fitted.top1
 
 
@@ -77,8 +95,9 @@ def evaluated(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-def export_to(folder: pathlib.Path, network: Network, part: data.Part,
-              names: tuple[str, ...] | None = None) -> pathlib.Path:
+def export_to(
+    folder: pathlib.Path, network: Network, part: data.Part, names: tuple[str, ...] | None = None
+) -> pathlib.Path:
     model = export.to_onnx(network, SIZE)
     export.add_metadata(model, names or part.class_names, 1.0)
     export.save(model, folder / delivery.ONNX, folder / delivery.IR)
@@ -88,13 +107,14 @@ def export_to(folder: pathlib.Path, network: Network, part: data.Part,
 def test_the_accuracy_of_a_run_is_that_of_its_file(trained, result, test_part):
     """Counted by ONNX Runtime, with nothing of ours between picture and file but the crop."""
     accuracy = result["accuracy"]
-    session = onnxruntime.InferenceSession(trained / "model.onnx",
-                                           providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        trained / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     names = (trained / "labels.txt").read_text().splitlines()
     correct = 0
     for index in range(len(test_part)):
         image = test_part[index]["image"].convert("RGB").resize((SIZE, SIZE), 2)
-        scores, = session.run(None, {"image": np.asarray(image).transpose(2, 0, 1)[None]})
+        (scores,) = session.run(None, {"image": np.asarray(image).transpose(2, 0, 1)[None]})
         correct += int(names[scores.argmax()]) == test_part[index]["label"]
     assert abs(correct - 359 * accuracy["top1"]) <= 1
     assert accuracy["top1"] > 0.9
@@ -118,8 +138,9 @@ def test_weights_of_another_size_s_training_are_noticed(small, test_part, tmp_pa
     network, small_top1 = small
     assert small_top1 > 0.7
     with Progress() as progress, pytest.raises(ParityBroken, match="does not do what was trained"):
-        check_accuracy(export_to(tmp_path, network, test_part), test_part, small_top1, None,
-                       progress)
+        check_accuracy(
+            export_to(tmp_path, network, test_part), test_part, small_top1, None, progress
+        )
 
 
 def test_another_normalization_is_noticed(small, test_part, tmp_path, monkeypatch):
@@ -135,15 +156,17 @@ def test_another_order_of_classes_is_noticed(trained, result, test_part, tmp_pat
     turned = json.dumps([*"1234567890"]).replace('"', "&quot;")
     assert json.dumps([*"0123456789"]).replace('"', "&quot;") in text
     (tmp_path / "model.xml").write_text(
-        text.replace(json.dumps([*"0123456789"]).replace('"', "&quot;"), turned))
+        text.replace(json.dumps([*"0123456789"]).replace('"', "&quot;"), turned)
+    )
     with Progress() as progress, pytest.raises(ParityBroken, match=r"top-1 0\.0.* of model.xml"):
         check_accuracy(tmp_path, test_part, result["accuracy"]["jax_top1"], None, progress)
 
 
 def test_a_device_that_runs_networks_is_tested_as_it_is_timed(trained, result, test_part):
     with Progress() as progress, Recording(open_device("CPU"), store=None) as device:
-        accuracy = check_accuracy(trained, test_part, result["accuracy"]["jax_top1"], device,
-                                  progress)
+        accuracy = check_accuracy(
+            trained, test_part, result["accuracy"]["jax_top1"], device, progress
+        )
         precision = device.setup.precision.lower().replace("fp", "f")
     assert accuracy["runtime"] == f"openvino CPU {precision}"
     assert accuracy["inference_precision"] is None
@@ -167,9 +190,9 @@ def test_a_camera_s_library_reads_the_archive(trained, result):
     blob = archive.getBlob()
     shaves = result["archive"]["shaves"]
     assert (blob.numShaves, blob.numSlices) == (shaves, shaves) == (6, 6)
-    (name, image), = blob.networkInputs.items()
+    ((name, image),) = blob.networkInputs.items()
     assert (name, image.dataType.name, image.dims) == ("image", "U8F", [SIZE, SIZE, 3, 1])
-    (name, scores), = blob.networkOutputs.items()
+    ((name, scores),) = blob.networkOutputs.items()
     assert (name, scores.dataType.name, scores.dims) == ("logits", "FP16", [10, 1])
     assert luxonis.is_nn_archive(file)
     with tarfile.open(file) as members:
@@ -187,13 +210,16 @@ def test_predict_names_pictures(trained, test_part, tmp_path):
     assert done.returncode == 0, done.stderr
     predictions = json.loads(done.stdout)["predictions"]
     assert [one["picture"] for one in predictions] == [*map(str, files)]
-    right = [one["answers"][0]["class"] == str(test_part[index]["label"])
-             for index, one in enumerate(predictions)]
+    right = [
+        one["answers"][0]["class"] == str(test_part[index]["label"])
+        for index, one in enumerate(predictions)
+    ]
     assert sum(right) >= 2
     for one in predictions:
         assert len(one["answers"]) == 3 and one["answers"][0]["probability"] <= 1
-    said = run_program("experiments.predict", f"--model={trained / 'model.onnx'}", "--top=1",
-                       str(files[0]))
+    said = run_program(
+        "experiments.predict", f"--model={trained / 'model.onnx'}", "--top=1", str(files[0])
+    )
     assert said.returncode == 0, said.stderr
     best = predictions[0]["answers"][0]
     assert f"{best['class']} {best['probability']:.1%}" in said.stdout
@@ -206,26 +232,43 @@ def test_a_picture_is_classified_as_readme_shows(trained, test_part, tmp_path, w
     answers = []
     for index in range(5):
         test_part[index]["image"].save(tmp_path / "picture.png")
-        done = subprocess.run([sys.executable, "-c", python_block(word)], cwd=tmp_path, text=True,
-                              capture_output=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", python_block(word)],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr
         answers.append(int(done.stdout.split()[-1]))
     right = np.array(answers) == [test_part[index]["label"] for index in range(5)]
     assert right.sum() >= 4
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"name": "README.md"}, "README.md is no network's file; give one that ends in"),
-    ({"name": "tests"}, "--model=tests has no config.json: give the folder of a search"),
-    ({"device": "MYRIADX_COMPILER"}, "give one device that runs networks: MYRIAD, OAK, CPU, GPU"),
-    ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
-    ({"device": "MYRIAD", "precision": "f16"}, "MYRIAD computes in one precision alone"),
-    ({"image_size": 32}, "takes 64 px; leave it out"),
-    ({"normalization": Normalization(scale=(1.0, 2.0, 3.0))}, "takes 8-bit pixels"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "README.md"}, "README.md is no network's file; give one that ends in"),
+        ({"name": "tests"}, "--model=tests has no config.json: give the folder of a search"),
+        (
+            {"device": "MYRIADX_COMPILER"},
+            "give one device that runs networks: MYRIAD, OAK, CPU, GPU",
+        ),
+        ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
+        ({"device": "MYRIAD", "precision": "f16"}, "MYRIAD computes in one precision alone"),
+        ({"image_size": 32}, "takes 64 px; leave it out"),
+        ({"normalization": Normalization(scale=(1.0, 2.0, 3.0))}, "takes 8-bit pixels"),
+    ],
+)
 def test_refuses_models_that_are_none(trained, changes, message):
-    arguments = {"name": str(trained), "device": None, "precision": None, "image_size": None,
-                 "normalization": Normalization(), "options": Options()}
+    arguments = {
+        "name": str(trained),
+        "device": None,
+        "precision": None,
+        "image_size": None,
+        "normalization": Normalization(),
+        "options": Options(),
+    }
     find_model(**arguments)
     with pytest.raises(ValueError, match=message):
         find_model(**{**arguments, **changes})
@@ -237,13 +280,24 @@ def test_refuses_a_run_without_files_yet(trained, tmp_path):
         find_model(str(tmp_path), None, None, None, Normalization(), Options())
 
 
-@pytest.mark.parametrize(("program", "arguments", "message"), [
-    ("evaluate", ["--model={run}/model.onnx"], "--dataset: give one"),
-    ("evaluate", ["--model={run}", "--dataset=mnist"], "unknown data set 'mnist'"),
-    ("evaluate", ["--model={run}", "--mean_values=1,2"], "--mean_values=1,2: give three numbers"),
-    ("predict", ["--model={run}"], "give one picture or more"),
-    ("predict", ["--model={run}", "README.md"], "README.md cannot be decoded (it is of no format"),
-])
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("evaluate", ["--model={run}/model.onnx"], "--dataset: give one"),
+        ("evaluate", ["--model={run}", "--dataset=mnist"], "unknown data set 'mnist'"),
+        (
+            "evaluate",
+            ["--model={run}", "--mean_values=1,2"],
+            "--mean_values=1,2: give three numbers",
+        ),
+        ("predict", ["--model={run}"], "give one picture or more"),
+        (
+            "predict",
+            ["--model={run}", "README.md"],
+            "README.md cannot be decoded (it is of no format",
+        ),
+    ],
+)
 def test_refuses_bad_input_with_one_line(trained, program, arguments, message):
     done = run_program(f"experiments.{program}", *(a.format(run=trained) for a in arguments))
     assert done.returncode == 2, done.stderr
@@ -267,9 +321,22 @@ def test_an_architecture_of_a_run_is_found_by_its_folder(trained):
 
 def test_phases_of_a_training_end_at_the_deployment_size():
     training = Training(
-        image_size=224, train_image_size=96, epochs=7, deployment_epochs=2, warmup_epochs=0,
-        batch_size=8, data_workers=0, learning_rate=0.02, weight_decay=0.0, label_smoothing=0.1,
-        dropout=0.0, ema_decay=0.0, precision="f32", seed=0, checkpoint_seconds=60)
+        image_size=224,
+        train_image_size=96,
+        epochs=7,
+        deployment_epochs=2,
+        warmup_epochs=0,
+        batch_size=8,
+        data_workers=0,
+        learning_rate=0.02,
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        dropout=0.0,
+        ema_decay=0.0,
+        precision="f32",
+        seed=0,
+        checkpoint_seconds=60,
+    )
     assert training.phases() == [(96, 5), (224, 2)]
     assert training.recipe(10).steps == 70 and training.recipe(10).last_steps == 20
     whole = dataclasses.replace(training, train_image_size=224)

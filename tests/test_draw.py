@@ -19,11 +19,18 @@ def boxes(figure: Figure) -> list[FancyBboxPatch]:
     return [p for p in figure.axes[0].patches if isinstance(p, FancyBboxPatch)]
 
 
-def test_colour_is_kernel_and_width_is_expansion():
+def test_color_is_kernel_and_width_is_expansion():
     drawn = boxes(draw.figure([TINY], ["tiny"]))
     white = "#ffffff"
     assert [to_hex(box.get_facecolor()) for box in drawn] == [
-        white, white, draw.COLOURS[5], draw.COLOURS[3], draw.COLOURS[7], white, white]
+        white,
+        white,
+        draw.COLORS[5],
+        draw.COLORS[3],
+        draw.COLORS[7],
+        white,
+        white,
+    ]
     widths = [box.get_width() for box in drawn]
     narrow, wide = widths[2], widths[3]
     assert wide == pytest.approx(2 * narrow) and widths[4] == wide
@@ -49,8 +56,10 @@ def test_each_network_has_a_row_with_its_caption_and_nothing_is_cut_off():
 def test_legend_does_not_overlap_itself():
     figure = draw.figure([TINY], ["tiny"])
     figure.canvas.draw()
-    legend = sorted((text.get_window_extent() for text in figure.axes[0].texts
-                     if text.get_position()[1] < 0), key=lambda extent: extent.x0)
+    legend = sorted(
+        (text.get_window_extent() for text in figure.axes[0].texts if text.get_position()[1] < 0),
+        key=lambda extent: extent.x0,
+    )
     assert len(legend) == 6
     assert all(a.x1 < b.x0 for a, b in zip(legend, legend[1:], strict=False))
 

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import blocks, export, network_steps, steps, supernet
+from jaxnas import export, search_steps, supernet, supernet_block, train_steps
 from jaxnas.network import Network, network_of
 from tests.conftest import NUM_CLASSES, SMALL
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PATH = np.array([3, 0, 4, 2, 1], np.int32)
 IMAGES = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.uint8)
-BATCH = {"image": IMAGES, "label": jax.ShapeDtypeStruct((8,), jnp.int32),
-         "mask": jax.ShapeDtypeStruct((8,), jnp.float32)}
+BATCH = {
+    "image": IMAGES,
+    "label": jax.ShapeDtypeStruct((8,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((8,), jnp.float32),
+}
 
 
 def products(step, platform: str, *arguments) -> list[str]:
@@ -35,15 +38,17 @@ def network() -> Network:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_evaluation_and_parity_are_float32(network, platform):
-    _, params, stats = blocks.split(network, False)
-    trained = network_steps.make_steps(network, network_steps.Recipe(steps=10))
-    searched = steps.make_steps(SMALL, steps.Hyperparameters())
+    _, params, stats = supernet_block.split(network, False)
+    trained = train_steps.make_steps(network, train_steps.Recipe(steps=10))
+    searched = search_steps.make_steps(SMALL, search_steps.Hyperparameters())
     graph, state = nnx.split(network)
     programs = {
         "network": products(trained.evaluate, platform, params, stats, BATCH),
-        "supernet": products(searched.evaluate, platform, *supernet.init(SMALL, NUM_CLASSES, 0),
-                             PATH, BATCH),
-        "parity": products(export._float32_logits, platform, graph, state, IMAGES)}
+        "supernet": products(
+            searched.evaluate, platform, *supernet.init(SMALL, NUM_CLASSES, 0), PATH, BATCH
+        ),
+        "parity": products(export._float32_logits, platform, graph, state, IMAGES),
+    }
     for name, lines in programs.items():
         assert len(lines) > 5, name
         for line in lines:
@@ -51,8 +56,8 @@ def test_evaluation_and_parity_are_float32(network, platform):
 
 
 def test_training_is_left_to_the_platform(network):
-    recipe = network_steps.Recipe(steps=10)
-    state = network_steps.init_state(network, recipe, 0)
+    recipe = train_steps.Recipe(steps=10)
+    state = train_steps.init_state(network, recipe, 0)
     batch = {key: BATCH[key] for key in ("image", "label")}
-    lines = products(network_steps.make_steps(network, recipe).train, "tpu", state, batch)
+    lines = products(train_steps.make_steps(network, recipe).train, "tpu", state, batch)
     assert lines and not any("HIGHEST" in line for line in lines)

@@ -7,13 +7,13 @@ import pytest
 from jaxnas import export
 from jaxnas.network import Network, network_of
 from jaxnas.space import PROXYLESS_TINY
-from profiling.device import executor_name
+from profiling.device import Options
 from profiling.errors import CompileError
 from profiling.execution import batched
-from profiling.measurement import Options
 from profiling.myriad import stick
-from profiling.openvino import OpenVinoDevice
+from profiling.openvino_device import OpenVinoDevice
 from profiling.recording import Recording
+from profiling.registry import executor_name
 
 COUNT = 5
 
@@ -26,8 +26,9 @@ def files(tmp_path_factory):
     network = Network(network_of(space, space.arch(space.random_path(rng)), 10), rng=rng)
     export.save(export.to_onnx(network, 64), folder / "model.onnx", folder / "model.xml")
     images = rng.integers(0, 256, (COUNT, 3, 64, 64), np.uint8)
-    session = onnxruntime.InferenceSession(folder / "model.onnx",
-                                           providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     expected = np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
     return folder, images, expected
 
@@ -48,8 +49,9 @@ def test_a_stick_s_worker_gives_onnx_runtime_s_scores(files, myriad, monkeypatch
     folder, images, expected = files
     monkeypatch.setattr(stick, "_BATCH_BYTES", 2 * images[0].nbytes)
     with stick.Stick("CPU", Options()) as device:
-        np.testing.assert_allclose(device.scores(folder / "model.onnx", iter(images)), expected,
-                                   atol=1e-4)
+        np.testing.assert_allclose(
+            device.scores(folder / "model.onnx", iter(images)), expected, atol=1e-4
+        )
         with pytest.raises(CompileError, match="is given ONNX files; give the network's .onnx"):
             device.scores(folder / "model.xml", iter(images))
 
@@ -57,14 +59,17 @@ def test_a_stick_s_worker_gives_onnx_runtime_s_scores(files, myriad, monkeypatch
 def test_what_records_runs_networks_too(files):
     folder, images, expected = files
     with Recording(OpenVinoDevice("CPU", Options(), "f32"), store=None) as device:
-        np.testing.assert_allclose(device.scores(folder / "model.xml", iter(images)), expected,
-                                   atol=1e-5)
+        np.testing.assert_allclose(
+            device.scores(folder / "model.xml", iter(images)), expected, atol=1e-5
+        )
 
 
 def test_a_file_that_is_none_is_refused(files, tmp_path):
     (tmp_path / "noise.onnx").write_bytes(b"noise")
-    with (OpenVinoDevice("CPU", Options()) as device,
-          pytest.raises(CompileError, match="CPU refuses .*noise.onnx")):
+    with (
+        OpenVinoDevice("CPU", Options()) as device,
+        pytest.raises(CompileError, match="CPU refuses .*noise.onnx"),
+    ):
         device.scores(tmp_path / "noise.onnx", iter(files[1]))
 
 
@@ -78,6 +83,9 @@ def test_the_compiler_runs_nothing():
 def test_batches_are_bounded_and_whole():
     images = list(np.arange(10, dtype=np.uint8).reshape(5, 2))
     assert [batch.tolist() for batch in batched(images, 4)] == [
-        [[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9]]]
+        [[0, 1], [2, 3]],
+        [[4, 5], [6, 7]],
+        [[8, 9]],
+    ]
     assert [len(batch) for batch in batched(images, 1)] == [1] * 5
     assert list(batched([], 4)) == []

@@ -43,32 +43,64 @@ def exported(tmp_path_factory):
 def test_nodes_are_named_after_their_blocks(exported):
     names = [node.name for node in exported[1].graph.node]
     assert names == [
-        "input/cast", "stem/conv", "stem/clip", "first/depthwise", "first/depthwise_clip",
-        "first/project", "first/add",
-        "block00/expand", "block00/expand_clip", "block00/depthwise", "block00/depthwise_clip",
+        "input/cast",
+        "stem/conv",
+        "stem/clip",
+        "first/depthwise",
+        "first/depthwise_clip",
+        "first/project",
+        "first/add",
+        "block00/expand",
+        "block00/expand_clip",
+        "block00/depthwise",
+        "block00/depthwise_clip",
         "block00/project",
-        "block01/expand", "block01/expand_clip", "block01/depthwise", "block01/depthwise_clip",
+        "block01/expand",
+        "block01/expand_clip",
+        "block01/depthwise",
+        "block01/depthwise_clip",
         "block01/project",
-        "block03/expand", "block03/expand_clip", "block03/depthwise", "block03/depthwise_clip",
-        "block03/project", "block03/add",
-        "block04/expand", "block04/expand_clip", "block04/depthwise", "block04/depthwise_clip",
-        "block04/project", "block04/add",
-        "head/conv", "head/clip", "pool", "classifier/flatten", "classifier/linear"]
+        "block03/expand",
+        "block03/expand_clip",
+        "block03/depthwise",
+        "block03/depthwise_clip",
+        "block03/project",
+        "block03/add",
+        "block04/expand",
+        "block04/expand_clip",
+        "block04/depthwise",
+        "block04/depthwise_clip",
+        "block04/project",
+        "block04/add",
+        "head/conv",
+        "head/clip",
+        "pool",
+        "classifier/flatten",
+        "classifier/linear",
+    ]
 
 
 def test_published_network_exports_to_few_operators():
     model = export.to_onnx(Network(find_network("mobilenet_v2"), rng=np.random.default_rng(0)), 224)
     assert collections.Counter(node.op_type for node in model.graph.node) == {
-        "Cast": 1, "Conv": 52, "Clip": 35, "Add": 10, "GlobalAveragePool": 1, "Flatten": 1,
-        "Gemm": 1}
+        "Cast": 1,
+        "Conv": 52,
+        "Clip": 35,
+        "Add": 10,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+        "Gemm": 1,
+    }
 
 
 def test_shapes_are_right_and_complete(exported):
     _, model, folder = exported
     assert model.opset_import[0].version == 13
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-              for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    }
     assert shapes["image"] == [1, 3, SIZE, SIZE]
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert shapes["stem/conv"] == [1, 4, 16, 16]
@@ -80,8 +112,9 @@ def test_shapes_are_right_and_complete(exported):
 def test_onnx_runtime_loads_without_a_warning(exported, capfd):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 2
-    onnxruntime.InferenceSession(exported[2] / "model.onnx", options,
-                                 providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        exported[2] / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
     assert "warning" not in "".join(capfd.readouterr()).lower()
 
 
@@ -126,8 +159,9 @@ def test_refuses_an_impossible_size(exported):
 def test_a_graph_of_another_shape_is_an_error(exported):
     network = exported[0]
     spec = dataclasses.replace(network.spec, blocks=network.spec.blocks[:-1])
-    with pytest.raises(RuntimeError, match="jax2onnx gave Conv where .* has head/clip|"
-                                           "jax2onnx gave .* where"):
+    with pytest.raises(
+        RuntimeError, match="jax2onnx gave Conv where .* has head/clip|jax2onnx gave .* where"
+    ):
         network.spec, kept = spec, network.spec
         try:
             export.to_onnx(network, SIZE)

@@ -9,18 +9,18 @@ from PIL import Image
 from jaxnas import data
 from jaxnas.data.folder import folder_spec, list_split
 
-COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}
+COLORS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Six pictures a class to train on, two to test on; all of a class in its colour."""
+    """Six pictures a class to train on, two to test on; all of a class in its color."""
     for split, count in (("train", 6), ("val", 2)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (40, 30 + i), colour).save(folder / f"{i}.png")
+                Image.new("RGB", (40, 30 + i), color).save(folder / f"{i}.png")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
     return tmp_path
 
@@ -33,8 +33,8 @@ def test_labels_follow_the_names_of_the_classes(pictures):
     for part in parts:
         assert part.class_names == ("cat", "dog", "emu")
         for i in range(len(part)):
-            colour = list(COLOURS.values())[part[i]["label"]]
-            assert part[i]["image"].convert("RGB").getpixel((5, 5)) == colour
+            color = list(COLORS.values())[part[i]["label"]]
+            assert part[i]["image"].convert("RGB").getpixel((5, 5)) == color
     assert sorted(parts.alpha[i]["label"] for i in range(3)) == [0, 1, 2]
 
 
@@ -43,7 +43,7 @@ def test_batches_are_squares_of_pixels(pictures):
     (batch,) = data.evaluation_batches(parts.test, batch_size=6, image_size=16)
     assert batch["image"].shape == (6, 16, 16, 3) and batch["label"].tolist() == [0, 0, 1, 1, 2, 2]
     assert batch["image"].dtype == np.uint8
-    np.testing.assert_array_equal(batch["image"][0], np.full((16, 16, 3), COLOURS["cat"]))
+    np.testing.assert_array_equal(batch["image"][0], np.full((16, 16, 3), COLORS["cat"]))
     iterator = data.batches(parts.weights, batch_size=4, image_size=16, seed=0)
     assert next(iterator)["image"].shape == (4, 16, 16, 3)
     iterator.close()
@@ -80,12 +80,27 @@ def test_files_are_taken_where_pillow_reads_them_and_counted_elsewhere(pictures,
     (pictures / "train" / "__MACOSX").mkdir()
     parts = data.load(str(pictures), seed=0, held_out=0)
     assert parts.weights.class_names == ("cat", "dog", "emu")
-    found = [pathlib.Path(path).name
-             for path, label in list_split(str(pictures), "train").pictures if label == 0]
-    assert found == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "a.tif", "b.jfif",
-                     "c.JPG", "d.gif"]
-    assert (f"{pictures}/train: 5 files are not taken for pictures: 1 .heic, 1 .txt, 2 hidden, "
-            f"1 without a suffix") in caplog.text
+    found = [
+        pathlib.Path(path).name
+        for path, label in list_split(str(pictures), "train").pictures
+        if label == 0
+    ]
+    assert found == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "3.png",
+        "4.png",
+        "5.png",
+        "a.tif",
+        "b.jfif",
+        "c.JPG",
+        "d.gif",
+    ]
+    assert (
+        f"{pictures}/train: 5 files are not taken for pictures: 1 .heic, 1 .txt, 2 hidden, "
+        f"1 without a suffix"
+    ) in caplog.text
     (cat / "x.jpg").mkdir()
     list_split.cache_clear()
     with pytest.raises(ValueError, match="cat/x.jpg is a folder with a picture's name; rename"):
@@ -116,6 +131,9 @@ def test_the_fingerprint_is_of_names_and_sizes(pictures):
 
 
 def test_unknown_names_say_how_a_folder_looks():
-    with pytest.raises(ValueError, match=r"'nowhere'; known are .*, folders of pictures with "
-                                         r"train/CLASS/\*.jpg and test/CLASS/\*.jpg"):
+    with pytest.raises(
+        ValueError,
+        match=r"'nowhere'; known are .*, folders of pictures with "
+        r"train/CLASS/\*.jpg and test/CLASS/\*.jpg",
+    ):
         data.dataset("nowhere")

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from experiments.config import Config
-from experiments.networks import read_accuracy, read_architecture
 from experiments.runs import summary
+from experiments.runs.folder import check_workdir
 from experiments.runs.inference import _read_run
-from experiments.workdir import check_workdir
+from experiments.runs.networks import read_accuracy, read_architecture
+from experiments.search.config import Config
 from jaxnas.json_file import read_object
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
@@ -33,31 +33,74 @@ from tests.conftest import MICRO, random_table
 
 TEXT = "k5e3 - k3e3 k7e3 -"
 RESULT = {
-    "schema": 2, "architecture": TEXT, "space": "proxyless_tiny", "target_ms": 2.0,
-    "predicted_ms": 1.9, "target_met": True, "device": "CPU", "kind": "measured",
-    "settings": {"threads": 2}, "precision": "FP32", "device_ms": 1.95, "image_size": 64,
-    "num_classes": 10, "parameters": 20_000, "macs": 9e6, "held_out": {
-        "epoch": 1, "epochs": 2, "top1": 0.5, "examples": 300},
+    "schema": 2,
+    "architecture": TEXT,
+    "space": "proxyless_tiny",
+    "target_ms": 2.0,
+    "predicted_ms": 1.9,
+    "target_met": True,
+    "device": "CPU",
+    "kind": "measured",
+    "settings": {"threads": 2},
+    "precision": "FP32",
+    "device_ms": 1.95,
+    "image_size": 64,
+    "num_classes": 10,
+    "parameters": 20_000,
+    "macs": 9e6,
+    "held_out": {"epoch": 1, "epochs": 2, "top1": 0.5, "examples": 300},
     "references": {"mobilenet_v2": {"device_ms": 19.6}},
-    "accuracy": {"dataset": "digits", "split": "test", "examples": 359, "image_size": 64,
-                 "file": "model.xml", "runtime": "openvino CPU f32", "device": "CPU",
-                 "inference_precision": "f32", "top1": 0.98, "top1_low": 0.96, "top1_high": 0.99,
-                 "jax_top1": 0.98},
-    "files": {"onnx": "model.onnx", "ir": "model.xml"}}
-COMPILED = {"graph": "digraph", "layers": {"conv": [[1, 3, 8, 8]]}, "versions": {"python": "3.9"},
-            "blob": base64.b64encode(b"\x7felf").decode()}
-INFERRED = {"latency_ms": [1.0, 2.0], "counters": [{"name": "conv", "ms": 0.5}],
-            "temperature_c": [40, 41.5], "graph": None, "originals": {"conv": ["conv", "relu"]}}
+    "accuracy": {
+        "dataset": "digits",
+        "split": "test",
+        "examples": 359,
+        "image_size": 64,
+        "file": "model.xml",
+        "runtime": "openvino CPU f32",
+        "device": "CPU",
+        "inference_precision": "f32",
+        "top1": 0.98,
+        "top1_low": 0.96,
+        "top1_high": 0.99,
+        "jax_top1": 0.98,
+    },
+    "files": {"onnx": "model.onnx", "ir": "model.xml"},
+}
+COMPILED = {
+    "graph": "digraph",
+    "layers": {"conv": [[1, 3, 8, 8]]},
+    "versions": {"python": "3.9"},
+    "blob": base64.b64encode(b"\x7felf").decode(),
+}
+INFERRED = {
+    "latency_ms": [1.0, 2.0],
+    "counters": [{"name": "conv", "ms": 0.5}],
+    "temperature_c": [40, 41.5],
+    "graph": None,
+    "originals": {"conv": ["conv", "relu"]},
+}
 GRAPH = (pathlib.Path(__file__).parent / "data" / "stages.dot").read_text()
 
-bounded = hypothesis.settings(max_examples=150, derandomize=True, deadline=None, database=None,
-                              suppress_health_check=list(hypothesis.HealthCheck))
+bounded = hypothesis.settings(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
 junk = strategies.recursive(
-    strategies.none() | strategies.booleans() | strategies.text(max_size=8)
-    | strategies.sampled_from([0, -1, 1, 2**70, 1e308, float("inf"), float("nan"), -0.5, "k9e9",
-                               "../..", "[final]"]),
-    lambda inner: strategies.lists(inner, max_size=3)
-    | strategies.dictionaries(strategies.text(max_size=4), inner, max_size=3), max_leaves=5)
+    strategies.none()
+    | strategies.booleans()
+    | strategies.text(max_size=8)
+    | strategies.sampled_from(
+        [0, -1, 1, 2**70, 1e308, float("inf"), float("nan"), -0.5, "k9e9", "../..", "[final]"]
+    ),
+    lambda inner: (
+        strategies.lists(inner, max_size=3)
+        | strategies.dictionaries(strategies.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
 
 
 @strategies.composite
@@ -87,7 +130,7 @@ def damaged_bytes(content: bytes, count: int) -> list[bytes]:
     for trial in range(count):
         changed = bytearray(content)
         if trial % 3 == 0:
-            del changed[generator.randrange(len(changed)):]
+            del changed[generator.randrange(len(changed)) :]
         elif trial % 3 == 1:
             for _ in range(generator.randint(1, 6)):
                 changed[generator.randrange(len(changed))] = generator.randrange(256)
@@ -109,10 +152,12 @@ def holds(read, refusal=ValueError) -> None:
 def files(tmp_path_factory) -> dict[str, pathlib.Path]:
     folder = tmp_path_factory.mktemp("hostile")
     random_table(PROXYLESS_TINY, 0).save(folder / "table.json", PROXYLESS_TINY)
-    documents = {"space.json": MICRO, "result.json": RESULT,
-                 "config.json": {"schema": 1, "device": "CPU"},
-                 "architecture.json": {"schema": 1, "architecture": TEXT,
-                                       "space": "proxyless_tiny"}}
+    documents = {
+        "space.json": MICRO,
+        "result.json": RESULT,
+        "config.json": {"schema": 1, "device": "CPU"},
+        "architecture.json": {"schema": 1, "architecture": TEXT, "space": "proxyless_tiny"},
+    }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document))
     return {path.name: path for path in folder.iterdir()}
@@ -126,8 +171,16 @@ def show(folder: pathlib.Path) -> None:
 
 
 def resume(file: pathlib.Path) -> None:
-    check_workdir(Config(device="CPU", shaves=None, threads=None, worker_prefix=None, store=None,
-                         workdir=str(file.parent)))
+    check_workdir(
+        Config(
+            device="CPU",
+            shaves=None,
+            threads=None,
+            worker_prefix=None,
+            store=None,
+            workdir=str(file.parent),
+        )
+    )
 
 
 READERS = {
@@ -136,7 +189,8 @@ READERS = {
     "space.json": lambda file: find_space(str(file)),
     "architecture.json": lambda file: read_architecture(file.parent),
     "result.json": lambda file: (read_accuracy(file.parent), _read_run(file.parent)),
-    "shown": lambda file: show(file.parent)}
+    "shown": lambda file: show(file.parent),
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -163,12 +217,19 @@ def test_documents_are_read_or_refused(files, name, capsys):
         READERS[name](file)
 
 
-@pytest.mark.parametrize(("document", "read"), [
-    (COMPILED, answers.read_compiled), (INFERRED, answers.read_inferences),
-    ({"scores": base64.b64encode(np.zeros(4, np.float32)).decode(), "count": 2},
-     answers.read_scores),
-    ({"protocol": answers.PROTOCOL, "versions": {"openvino": "2021.4.2"}}, answers.read_hello),
-    ({"devices": {"CPU": "a processor"}}, answers.read_devices)])
+@pytest.mark.parametrize(
+    ("document", "read"),
+    [
+        (COMPILED, answers.read_compiled),
+        (INFERRED, answers.read_inferences),
+        (
+            {"scores": base64.b64encode(np.zeros(4, np.float32)).decode(), "count": 2},
+            answers.read_scores,
+        ),
+        ({"protocol": answers.PROTOCOL, "versions": {"openvino": "2021.4.2"}}, answers.read_hello),
+        ({"devices": {"CPU": "a processor"}}, answers.read_devices),
+    ],
+)
 def test_answers_of_the_worker_are_read_or_faults(document, read):
     @bounded
     @hypothesis.given(mutated(document))

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxnas import data
-from tests.conftest import run_program
+from tests.programs import run_program
 
 SYNSETS = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
 VALIDATION = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
@@ -19,11 +19,11 @@ PER_CLASS, TEST = 2, 128
 
 
 def picture(label: int, number: int, form: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A picture whose colour tells its class; sizes differ."""
+    """A picture whose color tells its class; sizes differ."""
     rng = np.random.default_rng([label, number])
     height, width = rng.integers(40, 72, 2)
-    colour = np.array([label % 10, label // 10 % 10, label // 100]) * 25
-    pixels = np.clip(colour + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8)
+    color = np.array([label % 10, label // 10 % 10, label // 100]) * 25
+    pixels = np.clip(color + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(stream, format=form)
     return stream.getvalue()
@@ -67,8 +67,9 @@ def prepared(data_dir):
 
 def test_prepare_tells_what_it_made(prepared):
     _, done = prepared
-    assert done.stdout == ("imagenet2012: 1000 classes, 2000 examples in train, 128 in "
-                           "validation\n")
+    assert done.stdout == (
+        "imagenet2012: 1000 classes, 2000 examples in train, 128 in validation\n"
+    )
     assert "2128 of 2128 pictures can be decoded" in done.stderr
 
 
@@ -87,14 +88,18 @@ def test_pictures_and_labels_are_those_of_the_archives(prepared, parts):
             example = part[index]
             assert example["image"].format == "JPEG"
             label = example["label"]
-            colour = np.array([label % 10, label // 10 % 10, label // 100]) * 25
+            color = np.array([label % 10, label // 10 % 10, label // 100]) * 25
             pixels = np.asarray(example["image"].convert("RGB"), float)
-            assert np.abs(pixels.mean((0, 1)) - colour).max() < 12
+            assert np.abs(pixels.mean((0, 1)) - color).max() < 12
 
 
 def test_pictures_that_are_no_rgb_jpeg_are_made_so(parts):
-    odd = [part[i] for part in (parts.weights, parts.alpha) for i in range(len(part))
-           if part[i]["label"] in (3, 5)]
+    odd = [
+        part[i]
+        for part in (parts.weights, parts.alpha)
+        for i in range(len(part))
+        if part[i]["label"] in (3, 5)
+    ]
     assert len(odd) == 4
     assert all(one["image"].format == "JPEG" and one["image"].mode == "RGB" for one in odd)
 
@@ -116,23 +121,32 @@ def test_a_set_that_nobody_knows_is_refused(tmp_path):
 def test_missing_archives_are_named(tmp_path):
     done = run_program("experiments.prepare", "--dataset=imagenet2012", f"--data_dir={tmp_path}")
     assert done.returncode == 2
-    for words in ("ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar", "downloads/manual",
-                  "https://image-net.org/download-images"):
+    for words in (
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar",
+        "downloads/manual",
+        "https://image-net.org/download-images",
+    ):
         assert words in done.stderr
 
 
 def test_it_is_searched_on_and_trained_on(prepared, micro_search, tmp_path):
     dataset = ("--dataset=imagenet2012", f"--data_dir={prepared[0]}", "--held_out=1000")
     search, train = tmp_path / "search", tmp_path / "train"
-    done = run_program("experiments.search", *micro_search, *dataset,
-                       f"--workdir={search}")
+    done = run_program("experiments.search", *micro_search, *dataset, f"--workdir={search}")
     assert done.returncode == 0, done.stderr
     result = json.loads((search / "result.json").read_text())
     assert result["num_classes"] == 1000 and result["accuracy"]["split"] == "validation"
     assert result["accuracy"]["examples"] == TEST
-    done = run_program("experiments.train", f"--network={search}", *dataset, "--epochs=2",
-                       "--train_image_size=16", "--deployment_epochs=1", "--image_size=64",
-                       f"--workdir={train}")
+    done = run_program(
+        "experiments.train",
+        f"--network={search}",
+        *dataset,
+        "--epochs=2",
+        "--train_image_size=16",
+        "--deployment_epochs=1",
+        "--image_size=64",
+        f"--workdir={train}",
+    )
     assert done.returncode == 0, done.stderr
     trained = json.loads((train / "result.json").read_text())
     assert trained["architecture"] == result["architecture"]

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.kernels import (
-    batch_norm_known,
-    batch_norm_train,
-    depthwise_conv,
-    depthwise_conv_of,
-    depthwise_cudnn,
-)
+from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.depthwise import depthwise_conv, depthwise_conv_of, depthwise_cudnn
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +17,13 @@ def float64():
 def reference_conv(x, kernel, stride):
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
-        x, kernel[:, :, None, :], (stride, stride), [(pad, pad)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1])
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
 
 
 def assert_is_the_reference(convolve, stride, x, w):
@@ -61,7 +61,7 @@ def test_a_chosen_kernel_is_the_corner_of_the_padded_one(index):
     sizes = (3, 7, 5)
     rng = np.random.default_rng(4)
     x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 8, 8, 3), (7, 7, 3)))
-    corner = w[:sizes[index], :sizes[index]]
+    corner = w[: sizes[index], : sizes[index]]
     y, pull = jax.vjp(lambda x, w: depthwise_conv_of(sizes, 2, x, w, jnp.int32(index)), x, w)
     expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, 2), x, corner)
     dy = jnp.asarray(rng.normal(size=expected.shape))
@@ -77,7 +77,8 @@ def test_batch_norm_with_known_statistics_is_the_one_that_computed_them():
     x, scale, bias = (jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3, 3, 6), 6, 6))
     (y, mean, variance), pull = jax.vjp(lambda *a: batch_norm_train(1e-3, *a), x, scale, bias)
     known, known_pull = jax.vjp(
-        lambda *a: batch_norm_known(1e-3, *a, mean, variance), x, scale, bias)
+        lambda *a: batch_norm_known(1e-3, *a, mean, variance), x, scale, bias
+    )
     np.testing.assert_array_equal(known, y)
     dy = jnp.asarray(rng.normal(size=y.shape))
     for mine, theirs in zip(known_pull(dy), pull((dy, mean, variance)), strict=True):
@@ -101,8 +102,9 @@ def test_batch_norm_equals_the_formula_in_value_and_gradient():
     np.testing.assert_allclose(variance, jnp.var(wide[0], (0, 1, 2)), rtol=1e-5)
     dy = jnp.asarray(rng.normal(size=expected.shape))
     zeros = jnp.zeros(6, jnp.float32)
-    for mine, theirs in zip(pull((dy.astype(jnp.float32), zeros, zeros)), expected_pull(dy),
-                            strict=True):
+    for mine, theirs in zip(
+        pull((dy.astype(jnp.float32), zeros, zeros)), expected_pull(dy), strict=True
+    ):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 

@@ -17,8 +17,11 @@ def test_path_latency_literal():
 
 
 def test_round_trip(tmp_path):
-    table = dataclasses.replace(random_table(SMALL, 0), additivity={"held_out_networks": 4},
-                                provenance={"date": "2026-01-01"})
+    table = dataclasses.replace(
+        random_table(SMALL, 0),
+        additivity={"held_out_networks": 4},
+        provenance={"date": "2026-01-01"},
+    )
     table.save(tmp_path / "t.json", SMALL)
     loaded = LatencyTable.load(tmp_path / "t.json", SMALL)
     np.testing.assert_array_equal(loaded.candidate_ms, table.candidate_ms)
@@ -31,15 +34,18 @@ def test_scaling_is_of_every_entry_and_is_remembered():
     assert table.provenance["scaled_by"] == pytest.approx(1.21)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda d: d["candidate_ms"]["block03"].pop("k5e2"), "no entry 'k5e2'"),
-    (lambda d: d["candidate_ms"].pop("block02"), "no entry 'block02'"),
-    (lambda d: d["fixed_ms"].pop("head"), "no entry 'head'"),
-    (lambda d: d["candidate_ms"]["block03"].update(k5e2=-1.0), "block03 k5e2 is -1.0 ms"),
-    (lambda d: d["candidate_ms"]["block03"].update(k5e2=0.0), "block03 k5e2 is 0.0 ms"),
-    (lambda d: d["candidate_ms"]["block03"].update({"-": 0.5}), "block03 - is 0.5 ms"),
-    (lambda d: d.update(schema=99), "schema 99, this version reads 2"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["candidate_ms"]["block03"].pop("k5e2"), "no entry 'k5e2'"),
+        (lambda d: d["candidate_ms"].pop("block02"), "no entry 'block02'"),
+        (lambda d: d["fixed_ms"].pop("head"), "no entry 'head'"),
+        (lambda d: d["candidate_ms"]["block03"].update(k5e2=-1.0), "block03 k5e2 is -1.0 ms"),
+        (lambda d: d["candidate_ms"]["block03"].update(k5e2=0.0), "block03 k5e2 is 0.0 ms"),
+        (lambda d: d["candidate_ms"]["block03"].update({"-": 0.5}), "block03 - is 0.5 ms"),
+        (lambda d: d.update(schema=99), "schema 99, this version reads 2"),
+    ],
+)
 def test_a_wrong_table_is_an_error_that_names_the_entry(tmp_path, change, message):
     file = tmp_path / "t.json"
     random_table(SMALL, 0).save(file, SMALL)
@@ -72,8 +78,12 @@ def test_a_table_of_something_else_is_refused(tmp_path):
 
 
 def test_a_setting_is_what_was_asked_for_or_what_was_granted(tmp_path):
-    table = dataclasses.replace(random_table(SMALL, 0), device="CPU", settings={"threads": 2},
-                                asked={"shaves": None, "threads": 64})
+    table = dataclasses.replace(
+        random_table(SMALL, 0),
+        device="CPU",
+        settings={"threads": 2},
+        asked={"shaves": None, "threads": 64},
+    )
     table.save(tmp_path / "t.json", SMALL)
     loaded = LatencyTable.load(tmp_path / "t.json", SMALL)
     for threads in (64, 2):

@@ -86,7 +86,7 @@ FAULTS = {
     "not UTF-8": "sys.stdout.buffer.write(b'\\xff\\xfe\\n'); sys.stdout.flush(); time.sleep(600)",
     "dies": "sys.stdin.readline(); sys.exit(3)",
     "never reads": "time.sleep(600)",
-    "other answer": "print('{\"id\": 7, \"ok\": true}', flush=True); time.sleep(600)",
+    "other answer": 'print(\'{"id": 7, "ok": true}\', flush=True); time.sleep(600)',
     "other protocol": 'print(\'{"id": 1, "ok": true, "protocol": 5, "versions": {}}\')',
     "dies compiling": HELLO + "os.abort()",
     "hangs compiling": HELLO + "time.sleep(600)",
@@ -150,12 +150,23 @@ def test_compile_error_is_the_compilers_words(myriad):
 
 def dilated_depthwise_with_hard_sigmoid() -> bytes:
     kernel = numpy_helper.from_array(np.ones((8, 1, 3, 3), np.float32), "kernel")
-    nodes = [helper.make_node("Conv", ["image", "kernel"], ["wide"], name="block03/depthwise",
-                              group=8, dilations=[2, 2], pads=[2] * 4),
-             helper.make_node("HardSigmoid", ["wide"], ["block03/gate"], name="block03/gate"),
-             helper.make_node("Mul", ["wide", "block03/gate"], ["out"], name="block03/scale")]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 32, 32])
-              for name in ("image", "out")]
+    nodes = [
+        helper.make_node(
+            "Conv",
+            ["image", "kernel"],
+            ["wide"],
+            name="block03/depthwise",
+            group=8,
+            dilations=[2, 2],
+            pads=[2] * 4,
+        ),
+        helper.make_node("HardSigmoid", ["wide"], ["block03/gate"], name="block03/gate"),
+        helper.make_node("Mul", ["wide", "block03/gate"], ["out"], name="block03/scale"),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 32, 32])
+        for name in ("image", "out")
+    ]
     graph = helper.make_graph(nodes, "gated", values[:1], values[1:], [kernel])
     opset = helper.make_opsetid("", 13)
     return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
@@ -222,19 +233,37 @@ def test_a_stopped_worker_is_killed_at_its_deadline(myriad, model):
 
 def test_the_kernel_ends_a_worker_that_nobody_else_can(myriad):
     """As on another host: the request hangs, and no client is there to kill it."""
-    request = {"id": 1, "method": "infer", "device": "MYRIAD.9.9-ma2480", "count": 1, "seconds": 1,
-               "wait_s": 600, "shaves": None, "deadline_s": 1, "model": base64.b64encode(
-                   network([("first", 3, 16)])).decode()}
-    done = subprocess.run(myriad.command(), input=json.dumps(request) + "\n", capture_output=True,
-                          text=True, timeout=60)
+    request = {
+        "id": 1,
+        "method": "infer",
+        "device": "MYRIAD.9.9-ma2480",
+        "count": 1,
+        "seconds": 1,
+        "wait_s": 600,
+        "shaves": None,
+        "deadline_s": 1,
+        "model": base64.b64encode(network([("first", 3, 16)])).decode(),
+    }
+    done = subprocess.run(
+        myriad.command(),
+        input=json.dumps(request) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == -signal.SIGALRM
 
 
-@pytest.mark.parametrize(("hello", "message"), [
-    ('"protocol": 1, "versions": {"openvino": "2021.4.2"}', "speaks protocol 1, this client 4"),
-    ('"protocol": 4, "versions": {"openvino": "2022.3.1"}',
-     "has OpenVINO 2022.3.1, this client needs 2021.4.2"),
-])
+@pytest.mark.parametrize(
+    ("hello", "message"),
+    [
+        ('"protocol": 1, "versions": {"openvino": "2021.4.2"}', "speaks protocol 1, this client 4"),
+        (
+            '"protocol": 4, "versions": {"openvino": "2022.3.1"}',
+            "has OpenVINO 2022.3.1, this client needs 2021.4.2",
+        ),
+    ],
+)
 def test_another_version_is_refused_at_once_and_both_are_named(hello, message, tmp_path):
     answer = f'{{"id": 1, "ok": true, {hello}}}'
     fault = f"sys.stdin.readline(); print({answer!r}, flush=True)"
@@ -244,14 +273,20 @@ def test_another_version_is_refused_at_once_and_both_are_named(hello, message, t
         assert worker._process is None
 
 
-@pytest.mark.parametrize(("without", "message"), [
-    ("openvino", "cannot import openvino.inference_engine"),
-    ("libusb", "cannot load the MYRIAD plugin: .*libusb"),
-])
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("openvino", "cannot import openvino.inference_engine"),
+        ("libusb", "cannot load the MYRIAD plugin: .*libusb"),
+    ],
+)
 def test_a_missing_library_is_told(without, message, myriad, tmp_path):
     (tmp_path / "libusb-1.0.so.0").touch()  # or the system's, where there is one, would do
-    python = [sys.executable] if without == "openvino" else [
-        "env", f"LD_LIBRARY_PATH={tmp_path}", str(myriad.python), "-I"]
+    python = (
+        [sys.executable]
+        if without == "openvino"
+        else ["env", f"LD_LIBRARY_PATH={tmp_path}", str(myriad.python), "-I"]
+    )
     with Worker([*python, str(environment.WORKER)], retries=0) as worker:
         with pytest.raises(WorkerError, match=f"(?s){message}.*profiling.myriad.install"):
             worker.hello()
@@ -340,8 +375,10 @@ def test_the_worker_ends_when_its_input_ends(myriad):
     [
         ("nonsense", "not JSON"),
         ("[1, 2]", "a request is an object, not list"),
-        ('{"method": "fly"}',
-         "unknown method 'fly'; allowed: compile, devices, hello, infer, scores"),
+        (
+            '{"method": "fly"}',
+            "unknown method 'fly'; allowed: compile, devices, hello, infer, scores",
+        ),
         ('{"method": "compile"}', 'needs "model"'),
         ('{"method": "compile", "model": 3}', '"model" is not base64'),
         ('{"method": "compile", "model": "#"}', '"model" is not base64'),

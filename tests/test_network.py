@@ -7,13 +7,16 @@ from jaxnas import zoo
 from jaxnas.network import Network, count_macs, count_parameters
 
 
-@pytest.mark.parametrize(("name", "parameters", "macs_m"), [
-    ("mobilenet_v2", 3_504_872, 300.77),
-    ("proxyless_mobile", 4_080_512, 320.43),
-    ("proxyless_cpu", 4_361_648, 439.24),
-    ("proxyless_gpu", 7_119_848, 465.26),
-    ("proxyless_mobile_14", 6_857_568, 580.88),
-])
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs_m"),
+    [
+        ("mobilenet_v2", 3_504_872, 300.77),
+        ("proxyless_mobile", 4_080_512, 320.43),
+        ("proxyless_cpu", 4_361_648, 439.24),
+        ("proxyless_gpu", 7_119_848, 465.26),
+        ("proxyless_mobile_14", 6_857_568, 580.88),
+    ],
+)
 def test_published_counts(name, parameters, macs_m):
     spec = zoo.find_network(name)
     assert count_parameters(spec) == parameters
@@ -25,7 +28,8 @@ def test_module_has_as_many_parameters_as_counted(name):
     spec = zoo.find_network(name)
     network = Network(spec, rng=np.random.default_rng(0))
     assert sum(p.size for p in jax.tree.leaves(nnx.state(network, nnx.Param))) == (
-        count_parameters(spec))
+        count_parameters(spec)
+    )
 
 
 def test_unknown_network_names_those_there_are():

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from profiling import oak
+from profiling import oak_device
+from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.measurement import LayerTime, Options
+from profiling.measurement import LayerTime
 from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
-from tests.conftest import run_program
+from tests.programs import run_program
 
 # A log at level trace as Luxonis prints it: luxonis/depthai-python,
 # docs/source/tutorials/low-latency.rst, "Measuring operation times".
@@ -33,8 +34,10 @@ LOG = """\
 [SpatialDetectionNetwork(1)] [trace] DetectionParser took '3.464118' ms.
 """
 # A warning as users of OAK cameras report it, without the camera's id and clock before it.
-WARNING = ("[NeuralNetwork(5)] [warning] Number of inference threads assigned for network is 1, "
-           "assigning 2 will likely yield in better performance")
+WARNING = (
+    "[NeuralNetwork(5)] [warning] Number of inference threads assigned for network is 1, "
+    "assigning 2 will likely yield in better performance"
+)
 
 
 def convolution(name: str = "image", type_: int = TensorProto.FLOAT, size: int = 16) -> bytes:
@@ -45,9 +48,12 @@ def convolution(name: str = "image", type_: int = TensorProto.FLOAT, size: int =
         nodes[0].input[0] = "cast"
         nodes.insert(0, helper.make_node("Cast", [name], ["cast"], to=TensorProto.FLOAT))
     graph = helper.make_graph(
-        nodes, "convolution", [helper.make_tensor_value_info(name, type_, [1, 3, size, size])],
+        nodes,
+        "convolution",
+        [helper.make_tensor_value_info(name, type_, [1, 3, size, size])],
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 8, size, size])],
-        [numpy_helper.from_array(kernel, "kernel")])
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return model.SerializeToString()
 
@@ -64,7 +70,7 @@ def compiled(compiler) -> Compiled:
 
 
 def test_an_inferences_time_is_read_from_the_log():
-    trace = oak.Trace()
+    trace = oak_device.Trace()
     for line in LOG.splitlines():
         trace.hear(line)
     assert trace.times_ms == [62.274784]
@@ -72,7 +78,7 @@ def test_an_inferences_time_is_read_from_the_log():
 
 
 def test_complaints_are_told():
-    trace = oak.Trace()
+    trace = oak_device.Trace()
     for line in [WARNING, *LOG.splitlines()[:5]]:
         trace.hear(line)
     assert trace.times_ms == []
@@ -88,82 +94,106 @@ def test_the_firmware_that_depthai_boots_writes_that_line():
 
 def test_a_measured_time_is_divided_as_the_estimate():
     estimated = (LayerTime("stem", 1.0), LayerTime("block01/depthwise", 3.0))
-    assert oak.divide(8.0, estimated) == (
-        LayerTime("stem", 2.0), LayerTime("block01/depthwise", 6.0))
+    assert oak_device.shard(8.0, estimated) == (
+        LayerTime("stem", 2.0),
+        LayerTime("block01/depthwise", 6.0),
+    )
 
 
 def test_a_blob_of_what_was_asked_for_is_read(compiled):
-    blob = oak.read_blob(compiled, convolution(), 6)
+    blob = oak_device.read_blob(compiled, convolution(), 6)
     assert (blob.numShaves, blob.numSlices) == (6, 6)
 
 
 def test_a_blob_is_fed_what_its_input_takes(compiled):
-    inputs = oak.read_blob(compiled, convolution(), 6).networkInputs
-    data = oak._data(depthai, inputs)
+    inputs = oak_device.read_blob(compiled, convolution(), 6).networkInputs
+    data = oak_device._data(depthai, inputs)
     tensor = data.getTensorInfo("image")
     assert (tensor.dims, tensor.dataType.name) == ([1, 3, 16, 16], "U8F")
     assert len(data.getData()) == 1 * 3 * 16 * 16
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"shaves": 7}, "for 6 SHAVEs and 6 CMX slices, asked for were 7"),
-    ({"model": convolution("picture")}, r"are \{'image': 768\}, the network's are \{'picture': "),
-    ({"model": convolution(size=20)}, r"the network's are \{'image': 1200\}"),
-    ({"blob": b"no blob" * 100}, "cannot read the compiler's blob .*not seem to be a supported"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shaves": 7}, "for 6 SHAVEs and 6 CMX slices, asked for were 7"),
+        (
+            {"model": convolution("picture")},
+            r"are \{'image': 768\}, the network's are \{'picture': ",
+        ),
+        ({"model": convolution(size=20)}, r"the network's are \{'image': 1200\}"),
+        (
+            {"blob": b"no blob" * 100},
+            "cannot read the compiler's blob .*not seem to be a supported",
+        ),
+    ],
+)
 def test_a_blob_of_something_else_is_refused(compiled, change, message):
     blob = change.get("blob", compiled.blob)
     with pytest.raises(DeviceUnavailable, match=message):
-        oak.read_blob(Compiled(compiled.graph, compiled.layers, blob, compiled.versions),
-                      change.get("model", convolution()), change.get("shaves", 6))
+        oak_device.read_blob(
+            Compiled(compiled.graph, compiled.layers, blob, compiled.versions),
+            change.get("model", convolution()),
+            change.get("shaves", 6),
+        )
 
 
 def test_a_truncated_blob_is_refused(compiled):
     short = dataclasses.replace(compiled, blob=compiled.blob[:-100])
     with pytest.raises(DeviceUnavailable, match="cannot read the compiler's blob"):
-        oak.read_blob(short, convolution(), 6)
+        oak_device.read_blob(short, convolution(), 6)
 
 
 def test_an_input_that_is_no_float_is_refused(compiler):
     model = convolution(type_=TensorProto.INT32)
     with pytest.raises(CompileError, match="'image' is .*export the network"):
-        oak.read_blob(compiler.compile(model, shaves=6), model, 6)
+        oak_device.read_blob(compiler.compile(model, shaves=6), model, 6)
 
 
 def test_without_a_camera_it_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(oak, "_SEARCH_S", 0.1)
+    monkeypatch.setattr(oak_device, "_SEARCH_S", 0.1)
     with pytest.raises(DeviceUnavailable, match="no OAK camera 184430106183EB0F00") as missing:
-        oak.Oak("OAK.184430106183EB0F00", Options())
+        oak_device.Oak("OAK.184430106183EB0F00", Options())
     said = str(missing.value)
     assert "USB id 03e7" in said and "--device=MYRIADX_COMPILER" in said
-    assert ("echo 'SUBSYSTEM==\"usb\", ATTRS{idVendor}==\"03e7\", MODE=\"0666\"' | "
-            "sudo tee /etc/udev/rules.d/80-movidius.rules && sudo udevadm control") in said
+    assert (
+        'echo \'SUBSYSTEM=="usb", ATTRS{idVendor}=="03e7", MODE="0666"\' | '
+        "sudo tee /etc/udev/rules.d/80-movidius.rules && sudo udevadm control"
+    ) in said
 
 
-@pytest.mark.parametrize(("state", "platform", "status", "obstacle"), [
-    ("UNBOOTED", "MYRIAD_X", "SUCCESS", None),
-    ("BOOTLOADER", "MYRIAD_X", "SUCCESS", None),
-    ("BOOTED", "MYRIAD_X", "SUCCESS", "is in use by another program"),
-    ("UNBOOTED", "MYRIAD_X", "INSUFFICIENT_PERMISSIONS", "may not be opened by this user"),
-    ("UNBOOTED", "MYRIAD_X", "INIT_USB_ERROR", "answers X_LINK_INIT_USB_ERROR"),
-    ("GATE", "RVC4", "SUCCESS", "has no MyriadX (X_LINK_RVC4)"),
-])
+@pytest.mark.parametrize(
+    ("state", "platform", "status", "obstacle"),
+    [
+        ("UNBOOTED", "MYRIAD_X", "SUCCESS", None),
+        ("BOOTLOADER", "MYRIAD_X", "SUCCESS", None),
+        ("BOOTED", "MYRIAD_X", "SUCCESS", "is in use by another program"),
+        ("UNBOOTED", "MYRIAD_X", "INSUFFICIENT_PERMISSIONS", "may not be opened by this user"),
+        ("UNBOOTED", "MYRIAD_X", "INIT_USB_ERROR", "answers X_LINK_INIT_USB_ERROR"),
+        ("GATE", "RVC4", "SUCCESS", "has no MyriadX (X_LINK_RVC4)"),
+    ],
+)
 def test_a_camera_that_cannot_be_had_is_told_apart(state, platform, status, obstacle):
     info = depthai.DeviceInfo(
-        "1.2", "14442C10D13EABCE00", depthai.XLinkDeviceState.__members__[f"X_LINK_{state}"],
+        "1.2",
+        "14442C10D13EABCE00",
+        depthai.XLinkDeviceState.__members__[f"X_LINK_{state}"],
         depthai.XLinkProtocol.X_LINK_USB_VSC,
         depthai.XLinkPlatform.__members__[f"X_LINK_{platform}"],
-        depthai.XLinkError_t.__members__[f"X_LINK_{status}"])
-    assert oak._obstacle(depthai, info, "") == obstacle
-    assert oak._obstacle(depthai, info, "14442C10D13EABCE00") == obstacle
-    assert oak._obstacle(depthai, info, "184430106183EB0F00") == (obstacle or "has another id")
+        depthai.XLinkError_t.__members__[f"X_LINK_{status}"],
+    )
+    assert oak_device._obstacle(depthai, info, "") == obstacle
+    assert oak_device._obstacle(depthai, info, "14442C10D13EABCE00") == obstacle
+    assert oak_device._obstacle(depthai, info, "184430106183EB0F00") == (
+        obstacle or "has another id"
+    )
 
 
 def test_what_depthai_raises_is_told_with_the_log():
-    trace = oak.Trace()
+    trace = oak_device.Trace()
     trace.hear(WARNING)
     with pytest.raises(DeviceUnavailable, match="failed running a network: gone .*1 lines; .*Neur"):
-        with oak._camera_errors(depthai, "running a network", trace):
+        with oak_device._camera_errors(depthai, "running a network", trace):
             raise RuntimeError("gone")
 
 
@@ -204,8 +234,11 @@ class Camera:
     def send(self, data):
         if self.sent:
             text = f"NeuralNetwork inference took '{self.times_ms[len(self.sent) - 1]}' ms."
-            self.hear(types.SimpleNamespace(nodeIdName="NeuralNetwork(0)", payload=text,
-                                            level=depthai.LogLevel.TRACE))
+            self.hear(
+                types.SimpleNamespace(
+                    nodeIdName="NeuralNetwork(0)", payload=text, level=depthai.LogLevel.TRACE
+                )
+            )
         self.sent.append(data)
 
     def get(self, timeout):
@@ -217,9 +250,13 @@ class MuteCamera(Camera):
     """Runs nothing, and says why in the words of the firmware."""
 
     def send(self, data):
-        self.hear(types.SimpleNamespace(
-            nodeIdName="NeuralNetwork(0)", level=depthai.LogLevel.ERR,
-            payload="Input layer 'image' (index: 0) not connected - skipping inference"))
+        self.hear(
+            types.SimpleNamespace(
+                nodeIdName="NeuralNetwork(0)",
+                level=depthai.LogLevel.ERR,
+                payload="Input layer 'image' (index: 0) not connected - skipping inference",
+            )
+        )
 
     def get(self, timeout):
         return None
@@ -241,10 +278,12 @@ class Pipeline:
     def create(self, node):
         assert node is depthai.node.NeuralNetwork
         return types.SimpleNamespace(
-            setBlob=lambda blob: None, setNumInferenceThreads=lambda count: None,
+            setBlob=lambda blob: None,
+            setNumInferenceThreads=lambda count: None,
             setNumNCEPerInferenceThread=lambda count: None,
             input=types.SimpleNamespace(createInputQueue=lambda: self.camera),
-            out=types.SimpleNamespace(createOutputQueue=lambda: self.camera))
+            out=types.SimpleNamespace(createOutputQueue=lambda: self.camera),
+        )
 
     def start(self):
         pass
@@ -252,19 +291,28 @@ class Pipeline:
 
 def depthai_with(monkeypatch, camera: type) -> None:
     """depthai itself, but for the camera and what runs on it."""
-    info = depthai.DeviceInfo("1.2", "14442C10D13EABCE00", depthai.XLinkDeviceState.X_LINK_UNBOOTED,
-                              depthai.XLinkProtocol.X_LINK_USB_VSC,
-                              depthai.XLinkPlatform.X_LINK_MYRIAD_X,
-                              depthai.XLinkError_t.X_LINK_SUCCESS)
+    info = depthai.DeviceInfo(
+        "1.2",
+        "14442C10D13EABCE00",
+        depthai.XLinkDeviceState.X_LINK_UNBOOTED,
+        depthai.XLinkProtocol.X_LINK_USB_VSC,
+        depthai.XLinkPlatform.X_LINK_MYRIAD_X,
+        depthai.XLinkError_t.X_LINK_SUCCESS,
+    )
     found = types.SimpleNamespace(getAllConnectedDevices=lambda state, skip: [info])
-    monkeypatch.setitem(sys.modules, "depthai", types.SimpleNamespace(
-        **{**vars(depthai), "Device": camera, "Pipeline": Pipeline, "XLinkConnection": found}))
+    monkeypatch.setitem(
+        sys.modules,
+        "depthai",
+        types.SimpleNamespace(
+            **{**vars(depthai), "Device": camera, "Pipeline": Pipeline, "XLinkConnection": found}
+        ),
+    )
 
 
 def test_a_measurement_is_the_cameras_times_without_the_first_two(myriad, monkeypatch):
     depthai_with(monkeypatch, Camera)
     monkeypatch.setattr(Camera, "opened", 0)
-    with oak.Oak("OAK", Options()) as camera:
+    with oak_device.Oak("OAK", Options()) as camera:
         first, second = (camera.measure(convolution()) for _ in range(2))
     assert Camera.opened == 2  # the end of the first pipeline closed the one opened at the start
     # 20.5, 21.5, ... 69.5: the slow first two are left out.
@@ -287,8 +335,11 @@ class Answering(Camera):
     def get(self, timeout):
         answer = depthai.NNData()
         total = int(np.sum(self.sent[-1].getData(), dtype=np.int64))
-        answer.addTensor("scores", np.float32([[len(self.sent), total]]),
-                         dataType=depthai.TensorInfo.DataType.FP32)
+        answer.addTensor(
+            "scores",
+            np.float32([[len(self.sent), total]]),
+            dataType=depthai.TensorInfo.DataType.FP32,
+        )
         return answer
 
 
@@ -296,7 +347,7 @@ def test_scores_are_the_cameras_answers_to_each_image(myriad, monkeypatch, tmp_p
     depthai_with(monkeypatch, Answering)
     (tmp_path / "model.onnx").write_bytes(convolution())
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
-    with oak.Oak("OAK", Options()) as camera:
+    with oak_device.Oak("OAK", Options()) as camera:
         scores = camera.scores(tmp_path / "model.onnx", iter(images))
     sums = images.sum((1, 2, 3))
     np.testing.assert_array_equal(scores, [[1, sums[0]], [2, sums[1]]])
@@ -305,7 +356,7 @@ def test_scores_are_the_cameras_answers_to_each_image(myriad, monkeypatch, tmp_p
 
 def test_a_camera_that_runs_nothing_is_told_with_its_log(myriad, monkeypatch):
     depthai_with(monkeypatch, MuteCamera)
-    with oak.Oak("OAK", Options()) as camera:
+    with oak_device.Oak("OAK", Options()) as camera:
         with pytest.raises(DeviceUnavailable, match="no output within 30.0 s") as mute:
             camera.measure(convolution())
     assert "[NeuralNetwork(0)] [err] Input layer 'image' (index: 0) not" in str(mute.value)
@@ -313,8 +364,8 @@ def test_a_camera_that_runs_nothing_is_told_with_its_log(myriad, monkeypatch):
 
 def test_a_camera_whose_log_has_no_times_is_told(myriad, monkeypatch):
     depthai_with(monkeypatch, type("Silent", (Camera,), {"send": lambda self, data: None}))
-    monkeypatch.setattr(oak, "_TRACE_S", 0.05)
-    with oak.Oak("OAK", Options()) as camera:
+    monkeypatch.setattr(oak_device, "_TRACE_S", 0.05)
+    with oak_device.Oak("OAK", Options()) as camera:
         with pytest.raises(DeviceUnavailable, match="no 52 times within .* in its log: 0, in 0 li"):
             camera.measure(convolution())
 
@@ -322,34 +373,39 @@ def test_a_camera_whose_log_has_no_times_is_told(myriad, monkeypatch):
 def test_without_depthai_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "depthai", None)  # so that importing it fails
     with pytest.raises(DeviceUnavailable, match="pip install depthai==3.12.0"):
-        oak.Oak("OAK", Options())
+        oak_device.Oak("OAK", Options())
 
 
 def test_another_generation_of_depthai_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "depthai", types.SimpleNamespace(__version__="2.30.0.0"))
     with pytest.raises(DeviceUnavailable, match="2.30.0.0.*pip install depthai==3.12.0"):
-        oak.Oak("OAK", Options())
+        oak_device.Oak("OAK", Options())
 
 
 def test_without_a_camera_the_next_device_measures_and_output_is_json_alone(myriad, tmp_path):
     (tmp_path / "model.onnx").write_bytes(convolution())
-    done = run_program("profiling.measure", f"--model={tmp_path / 'model.onnx'}",
-                       "--device=OAK,MYRIADX_COMPILER", "--json", DEPTHAI_DEVICE_ID_LIST="none")
+    done = run_program(
+        "profiling.measure",
+        f"--model={tmp_path / 'model.onnx'}",
+        "--device=OAK,MYRIADX_COMPILER",
+        "--json",
+        DEPTHAI_DEVICE_ID_LIST="none",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["device"] == "MYRIADX_COMPILER"
     assert "OAK is not there: no OAK camera" in done.stderr
 
 
 def test_a_camera_measures(myriad, monkeypatch):
-    monkeypatch.setattr(oak, "_SEARCH_S", 1.0)
+    monkeypatch.setattr(oak_device, "_SEARCH_S", 1.0)
     try:
-        camera = oak.Oak("OAK", Options(shaves=8))
+        camera = oak_device.Oak("OAK", Options(shaves=8))
     except DeviceUnavailable as error:
         pytest.skip(str(error))  # also where CI is set: no package installs a camera
     with camera:
         for _ in range(2):  # the second after the camera has booted anew
             measured = camera.measure(convolution(size=64))
-            assert measured.count == oak.TIMED
+            assert measured.count == oak_device.TIMED
             assert 0 < measured.p10_ms <= measured.latency_ms <= measured.p90_ms
             assert sum(layer.ms for layer in measured.layers) == pytest.approx(measured.latency_ms)
     assert camera.setup.settings == {"shaves": 8}

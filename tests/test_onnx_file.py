@@ -14,6 +14,7 @@ def saved(tmp_path):
     def save(model: onnx.ModelProto, name: str = "net.onnx", **options):
         onnx.save(model, tmp_path / name, **options)
         return tmp_path / name
+
     return save
 
 
@@ -27,14 +28,16 @@ def dims_of(model: onnx.ModelProto) -> list[int]:
 
 def test_weights_in_another_file_are_read_from_beside_it(saved, monkeypatch, tmp_path):
     whole = classifier()
-    file = saved(classifier(), save_as_external_data=True, location="net.onnx.data",
-                 size_threshold=0)
+    file = saved(
+        classifier(), save_as_external_data=True, location="net.onnx.data", size_threshold=0
+    )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "net.onnx.data").write_bytes(bytes(4096))  # of another network
     monkeypatch.chdir(elsewhere)
-    found = {tensor.name: onnx.numpy_helper.to_array(tensor)
-             for tensor in read(file).graph.initializer}
+    found = {
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in read(file).graph.initializer
+    }
     for tensor in whole.graph.initializer:
         np.testing.assert_array_equal(found[tensor.name], onnx.numpy_helper.to_array(tensor))
     (tmp_path / "net.onnx.data").unlink()
@@ -79,13 +82,18 @@ def test_an_open_batch_is_one(saved, batch):
 
 def test_other_open_sizes_are_the_users_to_say(saved):
     file = saved(classifier(batch="N", size="side"))
-    with pytest.raises(ValueError, match=r"input image is \[1, 3, side, side\], of no fixed size; "
-                                         r"give its sizes by --shape, such as --shape=1,3,224,224"):
+    with pytest.raises(
+        ValueError,
+        match=r"input image is \[1, 3, side, side\], of no fixed size; "
+        r"give its sizes by --shape, such as --shape=1,3,224,224",
+    ):
         read(file)
     model = read(file, [1, 3, 64, 64])
     assert dims_of(model) == [1, 3, 64, 64]
-    sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-             for value in model.graph.value_info}
+    sizes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.value_info
+    }
     assert sizes["conv"] == [1, 16, 32, 32]
     with pytest.raises(ValueError, match=r"--shape=1,64: input image of .* give 4 numbers"):
         read(file, [1, 64])
@@ -96,20 +104,31 @@ def test_a_fixed_size_can_be_another(saved):
 
 
 def test_shapes_that_do_not_fit_are_refused(saved):
-    model = network([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [1, 16]}, {"y": [1, 4]},
-                    {"w": np.zeros((16, 4), np.float32)})
+    model = network(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": [1, 16]},
+        {"y": [1, 4]},
+        {"w": np.zeros((16, 4), np.float32)},
+    )
     with pytest.raises(ValueError, match="net.onnx is no valid network: .*MatMul"):
         read(saved(model), [1, 8])
 
 
 def test_several_inputs_have_no_one_shape(saved):
-    model = network([helper.make_node("Add", ["a", "b"], ["c"])],
-                    {"a": [1, "n"], "b": [1, "n"]}, {"c": [1, "n"]}, {})
+    model = network(
+        [helper.make_node("Add", ["a", "b"], ["c"])],
+        {"a": [1, "n"], "b": [1, "n"]},
+        {"c": [1, "n"]},
+        {},
+    )
     file = saved(model)
     with pytest.raises(ValueError, match=r"has 2 inputs \(a, b\); it is for a network of one"):
         read(file, [1, 4])
-    with pytest.raises(ValueError, match="input a is .1, n., of no fixed size; fix its sizes by "
-                                         "`python -m onnxruntime.tools.make_dynamic_shape_fixed`"):
+    with pytest.raises(
+        ValueError,
+        match="input a is .1, n., of no fixed size; fix its sizes by "
+        "`python -m onnxruntime.tools.make_dynamic_shape_fixed`",
+    ):
         read(file)
 
 
@@ -140,24 +159,34 @@ def test_other_files_are_none(tmp_path, content):
 
 def loop(turns: str, ends_by: str) -> onnx.ModelProto:
     """x doubled `turns` times, until the body's own condition ends it."""
-    condition = {"never": helper.make_node("Identity", ["go"], ["goes_on"]),
-                 "value": helper.make_node("Less", ["y_in", "limit"], ["less"])}[ends_by]
+    condition = {
+        "never": helper.make_node("Identity", ["go"], ["goes_on"]),
+        "value": helper.make_node("Less", ["y_in", "limit"], ["less"]),
+    }[ends_by]
     body_nodes = [helper.make_node("Add", ["y_in", "y_in"], ["y_out"]), condition]
     if ends_by == "value":
         body_nodes.append(helper.make_node("ReduceMin", ["cast"], ["least"], keepdims=0))
         body_nodes.insert(2, helper.make_node("Cast", ["less"], ["cast"], to=TensorProto.INT32))
         body_nodes.append(helper.make_node("Cast", ["least"], ["goes_on"], to=TensorProto.BOOL))
     body = helper.make_graph(
-        body_nodes, "body",
-        [helper.make_tensor_value_info("i", TensorProto.INT64, []),
-         helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("y_in", TensorProto.FLOAT, [4])],
-        [helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("y_out", TensorProto.FLOAT, [4])])
-    model = network([helper.make_node("Loop", [turns, "yes", "x"], ["y"], name="turning",
-                                      body=body)],
-                    {"x": [4]}, {"y": [4]},
-                    {"three": np.int64(3), "yes": np.bool_(True), "limit": np.float32([9])})
+        body_nodes,
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y_in", TensorProto.FLOAT, [4]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y_out", TensorProto.FLOAT, [4]),
+        ],
+    )
+    model = network(
+        [helper.make_node("Loop", [turns, "yes", "x"], ["y"], name="turning", body=body)],
+        {"x": [4]},
+        {"y": [4]},
+        {"three": np.int64(3), "yes": np.bool_(True), "limit": np.float32([9])},
+    )
     if turns == "count":
         model.graph.input.append(helper.make_tensor_value_info("count", TensorProto.INT64, []))
     return model
@@ -184,7 +213,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
                 for place in rng.integers(0, len(bytes_), rng.integers(1, 5)):
                     bytes_[place] = rng.integers(256)
             case 1:
-                del bytes_[rng.integers(len(bytes_)):]
+                del bytes_[rng.integers(len(bytes_)) :]
             case 2:  # lengths swapped: protobuf's small numbers
                 one, other = rng.integers(0, min(400, len(bytes_)), 2)
                 bytes_[one], bytes_[other] = bytes_[other], bytes_[one]

@@ -9,21 +9,31 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13
 
-import profiling.openvino
+import profiling.openvino_device
 from jaxnas import export
 from jaxnas.network import Network, network_of
 from jaxnas.space import PROXYLESS_TINY
 from profiling.attribution import HALF_STEP_MS, Attribution
-from profiling.device import open_device
+from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.measurement import Options
+from profiling.registry import open_device
 from profiling.tables import ms_by_part
-from tests.conftest import run_program
+from tests.programs import run_program
 
 # Block 1 and 3 have a residual add, block 4 is left out.
 ARCH = "k3e3 k5e6 k7e3 k3e6 -"
-PARTS = {"input", "stem", "first", "block00", "block01", "block02", "block03", "head", "pool",
-         "classifier"}
+PARTS = {
+    "input",
+    "stem",
+    "first",
+    "block00",
+    "block01",
+    "block02",
+    "block03",
+    "head",
+    "pool",
+    "classifier",
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +48,28 @@ def ours() -> onnx.ModelProto:
     return export.to_onnx(Network(spec, rng=np.random.default_rng(0)), 64)
 
 
-def torch_style(*, named: bool = True, batch: int | str = 1,
-                last: str = "Softmax") -> onnx.ModelProto:
+def torch_style(
+    *, named: bool = True, batch: int | str = 1, last: str = "Softmax"
+) -> onnx.ModelProto:
     """A small network as torch's exporter writes it, batch norm left in."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []
 
     def add(operator: str, value: str, output: str, shapes: tuple = (), **attributes) -> str:
         names = [f"{output}.{i}" for i in range(len(shapes))]
-        weights.extend(numpy_helper.from_array(rng.random(shape, np.float32), name)
-                       for name, shape in zip(names, shapes, strict=True))
-        nodes.append(helper.make_node(operator, [*value.split(), *names], [output],
-                                      f"/{output}/{operator}" if named else "", **attributes))
+        weights.extend(
+            numpy_helper.from_array(rng.random(shape, np.float32), name)
+            for name, shape in zip(names, shapes, strict=True)
+        )
+        nodes.append(
+            helper.make_node(
+                operator,
+                [*value.split(), *names],
+                [output],
+                f"/{output}/{operator}" if named else "",
+                **attributes,
+            )
+        )
         return output
 
     first = add("Conv", "input", "conv1", ((8, 3, 3, 3),), pads=[1] * 4, strides=[2, 2])
@@ -60,21 +80,30 @@ def torch_style(*, named: bool = True, batch: int | str = 1,
     second = add("Flatten", add("GlobalAveragePool", second, "gap"), "flatten")
     add(last, add("Gemm", second, "fc", ((8, 10), (10,))), "output")
     graph = helper.make_graph(
-        nodes, "main_graph",
+        nodes,
+        "main_graph",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, (batch, 3, 32, 32))],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, (batch, 10))], weights)
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, (batch, 10))],
+        weights,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
 
 
 def compiled(model: onnx.ModelProto) -> tuple[openvino.CompiledModel, dict[str, float]]:
     """A network on the CPU and a millisecond for each step that it executes."""
     core = openvino.Core()
-    network = core.compile_model(core.read_model(model.SerializeToString()), "CPU",
-                                 {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True})
+    network = core.compile_model(
+        core.read_model(model.SerializeToString()),
+        "CPU",
+        {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True},
+    )
     request = network.create_infer_request()
     request.infer()
-    counters = {step.node_name: 1.0 for step in request.profiling_info
-                if step.status == step.Status.EXECUTED}
+    counters = {
+        step.node_name: 1.0
+        for step in request.profiling_info
+        if step.status == step.Status.EXECUTED
+    }
     assert len(counters) > 5
     return network, counters
 
@@ -101,12 +130,11 @@ def test_each_step_belongs_to_one_layer(model, ours):
     attribution = Attribution(model, network.get_runtime_model())
     layers = {node.name or node.output[0] for node in model.graph.node}
     for step, ms in counters.items():
-        layer, = attribution.layers({step: ms})
+        (layer,) = attribution.layers({step: ms})
         assert layer.name in layers and layer.ms == ms + HALF_STEP_MS
     together = attribution.layers(counters)
     assert {layer.name for layer in together} <= layers
-    assert sum(layer.ms for layer in together) == pytest.approx(
-        len(counters) * (1 + HALF_STEP_MS))
+    assert sum(layer.ms for layer in together) == pytest.approx(len(counters) * (1 + HALF_STEP_MS))
 
 
 def test_fused_and_inserted_steps_go_to_a_layer_of_their_block(ours):
@@ -115,7 +143,7 @@ def test_fused_and_inserted_steps_go_to_a_layer_of_their_block(ours):
     layers = [layer.name for layer in attribution.layers(counters)]
     assert "block01/project" in layers and "block01/add" not in layers
     assert not [name for name in layers if name.endswith("clip")]
-    inserted, = (step for step in counters if step.startswith("input/cast_"))
+    (inserted,) = (step for step in counters if step.startswith("input/cast_"))
     assert attribution.layers({inserted: 1.0})[0].name == "stem/conv"
 
 
@@ -132,22 +160,26 @@ def test_counters_without_a_runtime_model(ours):
     # The NPU's runtime model has inputs and outputs only; names as its compiler forms them.
     image = opset13.parameter([1, 3, 64, 64], np.float32, name="image")
     dummy = openvino.Model([opset13.constant(np.zeros((1, 10), np.float32))], [image])
-    layers = Attribution(ours, dummy).layers({
-        "image?t_Parameter/_convert": 1.0,
-        "stem/conv/WithoutBiases?t_Convolution": 2.0,
-        "stem/conv/WithoutBiases?t_Convolution/_cluster_0": 3.0,
-        "block01/add?t_Add": 4.0,
-        "logits?t_FullyConnected": 5.0,
-        "output_spill": 6.0})
+    layers = Attribution(ours, dummy).layers(
+        {
+            "image?t_Parameter/_convert": 1.0,
+            "stem/conv/WithoutBiases?t_Convolution": 2.0,
+            "stem/conv/WithoutBiases?t_Convolution/_cluster_0": 3.0,
+            "block01/add?t_Add": 4.0,
+            "logits?t_FullyConnected": 5.0,
+            "output_spill": 6.0,
+        }
+    )
     assert [layer.name for layer in layers] == ["stem/conv", "block01/add", "classifier/linear"]
     assert [layer.ms for layer in layers] == pytest.approx(
-        [6 + 3 * HALF_STEP_MS, 4 + HALF_STEP_MS, 11 + 2 * HALF_STEP_MS])
+        [6 + 3 * HALF_STEP_MS, 4 + HALF_STEP_MS, 11 + 2 * HALF_STEP_MS]
+    )
 
 
 def test_a_step_by_the_gpus_name_is_found(ours):
     network, counters = compiled(ours)
     attribution = Attribution(ours, network.get_runtime_model())
-    inserted, = (step for step in counters if step.startswith("input/cast_"))
+    (inserted,) = (step for step in counters if step.startswith("input/cast_"))
     assert attribution.layers({f"reorder:{inserted}": 1.0})[0].name == "stem/conv"
     assert attribution.layers({"convolution:head/conv/WithoutBiases": 1.0})[0].name == "head/conv"
 
@@ -156,8 +188,9 @@ def test_a_step_by_the_gpus_name_is_found(ours):
 def test_a_network_of_somebody_else(cpu, named):
     measurement = cpu.measure(torch_style(named=named).SerializeToString())
     layers = {layer.name for layer in measurement.layers}
-    assert ({"/add/Add", "/fc/Gemm", "/output/Softmax"} if named else {"add", "fc", "output"}
-            ) <= layers
+    assert (
+        {"/add/Add", "/fc/Gemm", "/output/Softmax"} if named else {"add", "fc", "output"}
+    ) <= layers
     assert sum(layer.ms for layer in measurement.layers) == pytest.approx(measurement.latency_ms)
 
 
@@ -169,12 +202,15 @@ def test_dynamic_shapes_are_refused(cpu):
 def one_node(kind: int, operator: str, *inputs: str) -> bytes:
     """One operator on an input and a constant `two`, both float32 or text."""
     graph = helper.make_graph(
-        [helper.make_node(operator, inputs, ["output"])], "one",
+        [helper.make_node(operator, inputs, ["output"])],
+        "one",
         [helper.make_tensor_value_info("input", kind, (1,))],
         [helper.make_tensor_value_info("output", kind, (1,))],
-        [helper.make_tensor("two", TensorProto.FLOAT, (1,), [2])])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)],
-                             ir_version=8).SerializeToString()
+        [helper.make_tensor("two", TensorProto.FLOAT, (1,), [2])],
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8
+    ).SerializeToString()
 
 
 def test_a_network_that_executes_nothing_is_all_host(cpu):
@@ -187,11 +223,17 @@ def test_text_is_refused(cpu):
         cpu.measure(one_node(TensorProto.STRING, "Identity", "input"))
 
 
-@pytest.mark.parametrize(("model", "words"), [
-    (torch_style(last="Frobnicate").SerializeToString(),
-     "OpenVINO cannot read the network: .*No conversion rule found for operations: Frobnicate"),
-    (b"no ONNX", "OpenVINO cannot read the network: .*format is supported"),
-    (b"", "OpenVINO cannot read the network: .*format is supported")])
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            torch_style(last="Frobnicate").SerializeToString(),
+            "OpenVINO cannot read the network: .*No conversion rule found for operations: Frobn",
+        ),
+        (b"no ONNX", "OpenVINO cannot read the network: .*format is supported"),
+        (b"", "OpenVINO cannot read the network: .*format is supported"),
+    ],
+)
 def test_a_compile_error_is_openvinos_words(cpu, model, words):
     with pytest.raises(CompileError, match=words) as refused:
         cpu.measure(model)
@@ -199,9 +241,11 @@ def test_a_compile_error_is_openvinos_words(cpu, model, words):
 
 
 def test_a_network_is_compiled_once(monkeypatch):
-    monkeypatch.setattr(profiling.openvino, "MAX_COMPILED", 2)
-    models = [torch_style(named=named, last=last).SerializeToString()
-              for named, last in ((True, "Softmax"), (False, "Softmax"), (True, "Relu"))]
+    monkeypatch.setattr(profiling.openvino_device, "MAX_COMPILED", 2)
+    models = [
+        torch_style(named=named, last=last).SerializeToString()
+        for named, last in ((True, "Softmax"), (False, "Softmax"), (True, "Relu"))
+    ]
     with open_device("CPU") as device:
         first, second = (device._network(model) for model in models[:2])
         assert device._network(models[0]) is first
@@ -231,15 +275,21 @@ def test_setup_says_what_was_measured(cpu, ours):
     assert cpu.setup.versions["openvino"] == openvino.get_version()
 
 
-@pytest.mark.parametrize(("name", "remedy"), [
-    ("GPU", "intel-opencl-icd"), ("NPU", "linux-npu-driver"), ("GPU.7", "intel-opencl-icd"),
-    ("CPU.1", "x86-64")])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("GPU", "intel-opencl-icd"),
+        ("NPU", "linux-npu-driver"),
+        ("GPU.7", "intel-opencl-icd"),
+        ("CPU.1", "x86-64"),
+    ],
+)
 def test_a_device_that_is_not_there(name, remedy):
     available = openvino.Core().available_devices
     if any(device.startswith(name) for device in available):
         pytest.skip(f"there is a {name}")
     with pytest.raises(DeviceUnavailable) as missing:
-        profiling.openvino.OpenVinoDevice(name, Options())
+        profiling.openvino_device.OpenVinoDevice(name, Options())
     assert f"finds no {name}, it finds {', '.join(available)}." in str(missing.value)
     assert remedy in str(missing.value)
 
@@ -247,12 +297,19 @@ def test_a_device_that_is_not_there(name, remedy):
 def test_program_measures_a_file(tmp_path):
     file = tmp_path / "network.onnx"
     onnx.save(torch_style(), file)
-    done = run_program("profiling.measure", f"--model={file}", "--device=NPU,CPU", "--threads=1",
-                       "--json", f"--store={tmp_path / 'store'}")
+    done = run_program(
+        "profiling.measure",
+        f"--model={file}",
+        "--device=NPU,CPU",
+        "--threads=1",
+        "--json",
+        f"--store={tmp_path / 'store'}",
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["device"], document["kind"]) == ("CPU", "measured")
     assert document["settings"] == {"threads": 1}
     assert document["latency_ms"]["count"] >= 3 * 40
     assert sum(layer["ms"] for layer in document["layers"]) == pytest.approx(
-        document["latency_ms"]["median"])
+        document["latency_ms"]["median"]
+    )

@@ -1,7 +1,6 @@
 """Many processes and devices are one run: the same numbers, the same network, one failure."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 
 from jaxnas import parallel
-from tests.conftest import ROOT, metrics_of, run_program
+from tests.conftest import metrics_of
+from tests.programs import ROOT, Program, run_fresh, run_program
 
 
 def free_port() -> int:
@@ -32,14 +32,15 @@ class Group:
         self.processes = []
         for index in range(count):
             together = (coordinator, f"--processes={count}", f"--process={index}")
-            # Files, for pipes that nobody reads fill up.
-            with (folder / f"{index}.out").open("w") as out, \
-                    (folder / f"{index}.err").open("w") as err:
-                self.processes.append(subprocess.Popen(
-                    [sys.executable, "-m", "experiments.search", *flags,
-                     f"--workdir={folder / 'run'}", *(together if count > 1 else ())],
-                    cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-                    stdout=out, stderr=err))
+            self.processes.append(
+                Program(
+                    "experiments.search",
+                    *flags,
+                    f"--workdir={folder / 'run'}",
+                    *(together if count > 1 else ()),
+                    environment=environment,
+                )
+            )
 
     def wait(self, timeout_s: float = 500) -> list[int]:
         """Exit statuses."""
@@ -52,10 +53,9 @@ class Group:
     def kill(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
 
     def said(self, index: int) -> str:
-        return (self.folder / f"{index}.err").read_text()
+        return self.processes[index].stderr
 
     @property
     def run(self) -> pathlib.Path:
@@ -68,8 +68,9 @@ def assert_same_search(*folders: pathlib.Path) -> None:
         documents = [json.loads((folder / name).read_text()) for folder in folders]
         assert documents[0]["architecture"] == documents[1]["architecture"]
     assert documents[0]["accuracy"]["examples"] == 359
-    assert documents[0]["accuracy"]["top1"] == pytest.approx(documents[1]["accuracy"]["top1"],
-                                                             abs=0.02)
+    assert documents[0]["accuracy"]["top1"] == pytest.approx(
+        documents[1]["accuracy"]["top1"], abs=0.02
+    )
     lines = [*map(metrics_of, folders)]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     for ours, theirs in zip(*lines, strict=True):
@@ -84,15 +85,14 @@ def test_processes_search_as_one_does(count, micro_search, micro_searched, tmp_p
     assert group.wait() == [0] * count, group.said(count - 1)
     assert_same_search(group.run, micro_searched)
     for index in range(1, count):
-        out = (tmp_path / f"{index}.out").read_text().splitlines()
+        out = group.processes[index].stdout.splitlines()
         assert all(line.startswith("[Gloo]") for line in out)  # which it says to standard output
         assert "✓" not in group.said(index)
     assert "✓ search" in group.said(0)
 
 
 def test_eight_devices_search_as_one_does(micro_search, micro_searched, tmp_path):
-    group = Group(tmp_path, 1, *micro_search,
-                  XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    group = Group(tmp_path, 1, *micro_search, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert group.wait() == [0], group.said(0)
     assert_same_search(group.run, micro_searched)
 
@@ -102,11 +102,7 @@ def test_a_dead_process_is_named_and_the_run_goes_on(dies, micro_search, micro_s
     flags = (*micro_search, "--checkpoint_seconds=0")
     group = Group(tmp_path, 2, *flags)
     try:
-        deadline = time.monotonic() + 200
-        while len(metrics_of(group.run)) < 2:
-            assert time.monotonic() < deadline and group.processes[dies].poll() is None, (
-                group.said(0))
-            time.sleep(0.05)
+        group.processes[dies].wait_until(lambda: len(metrics_of(group.run)) >= 2)
         group.processes[dies].send_signal(signal.SIGKILL)
         killed = time.monotonic()
         assert group.processes[1 - dies].wait(60) == 1
@@ -122,66 +118,86 @@ def test_a_dead_process_is_named_and_the_run_goes_on(dies, micro_search, micro_s
 
 @pytest.mark.parametrize("comes", [0, 1])
 def test_waiting_for_a_process_that_never_comes_ends(comes):
-    start = (f"import sys, jaxnas.parallel; module = sys.modules['jaxnas.parallel.start']; "
-             f"module._JOIN_S = 3; module.start('127.0.0.1:{free_port()}', 2, {comes})")
-    done = subprocess.run([sys.executable, "-c", start], cwd=ROOT, text=True, timeout=60,
-                          stderr=subprocess.PIPE)
+    start = (
+        f"import sys, jaxnas.parallel; module = sys.modules['jaxnas.parallel.start']; "
+        f"module._JOIN_S = 3; module.start('127.0.0.1:{free_port()}', 2, {comes})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=ROOT, text=True, timeout=60, stderr=subprocess.PIPE
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
-        "error: 2 processes were to join this run, and not all did in 3 s; see that each was")
+        "error: 2 processes were to join this run, and not all did in 3 s; see that each was"
+    )
 
 
 def test_processes_that_differ_are_told(micro_search, tmp_path):
-    flags = [*micro_search, f"--workdir={tmp_path / 'run'}",
-             f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
-    pair = [subprocess.Popen([sys.executable, "-m", "experiments.search", *flags, own,
-                              f"--process={index}"], cwd=ROOT, text=True, stderr=subprocess.PIPE)
-            for index, own in enumerate(("--seed=0", "--seed=1"))]
-    said = [process.communicate(timeout=120)[1] for process in pair]
-    assert [process.returncode for process in pair] == [1, 1]
+    flags = [
+        *micro_search,
+        f"--workdir={tmp_path / 'run'}",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--processes=2",
+    ]
+    pair = [
+        Program("experiments.search", *flags, own, f"--process={index}")
+        for index, own in enumerate(("--seed=0", "--seed=1"))
+    ]
+    assert [process.wait(120) for process in pair] == [1, 1]
+    said = [process.stderr for process in pair]
     for one in said:
         assert "the configuration: process 1 has another than process 0" in one
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--coordinator=127.0.0.1:1"], "give --processes with them"),
-    (["--process=0"], "give --processes with them"),
-    (["--processes=2", "--process=2", "--coordinator=127.0.0.1:1"],
-     "--process=2 of --processes=2: give 0 to 1"),
-    (["--processes=2"], "--processes=2: the environment does not tell the rest"),
-])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator=127.0.0.1:1"], "give --processes with them"),
+        (["--process=0"], "give --processes with them"),
+        (
+            ["--processes=2", "--process=2", "--coordinator=127.0.0.1:1"],
+            "--process=2 of --processes=2: give 0 to 1",
+        ),
+        (["--processes=2"], "--processes=2: the environment does not tell the rest"),
+    ],
+)
 def test_flags_of_processes_that_do_not_go_together_are_refused(flags, message):
     done = run_program("experiments.search", "--flagfile=vpu.flags", *flags)
     assert done.returncode == 2 and message in done.stderr
 
 
 def test_a_cluster_s_count_is_held_to():
-    done = run_program("experiments.search", "--flagfile=vpu.flags", "--processes=2",
-                       SLURM_STEP_NUM_TASKS="4")
+    done = run_program(
+        "experiments.search", "--flagfile=vpu.flags", "--processes=2", SLURM_STEP_NUM_TASKS="4"
+    )
     assert done.returncode == 2
     assert "--processes=2: the cluster started 4 together" in done.stderr
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    done = run_program("experiments.search", "--flagfile=vpu.flags", "--batch_size=60",
-                       XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    done = run_fresh(
+        "experiments.search",
+        "--flagfile=vpu.flags",
+        "--batch_size=60",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        JAX_PLATFORMS="cpu",
+    )
     assert done.returncode == 2
     assert "--batch_size=60 does not divide among 8 devices: give a multiple" in done.stderr
 
 
 def test_a_layout_divides_batches_and_replicates_the_rest():
     layout = parallel.layout(jax.devices()[:1])
-    batch = layout.divide({"image": np.ones((4, 2), np.float32)})
-    assert batch["image"].sharding == layout.divided
+    batch = layout.shard({"image": np.ones((4, 2), np.float32)})
+    assert batch["image"].sharding == layout.sharded
     tree = layout.replicate({"w": np.arange(3.0, dtype=np.float32), "n": np.int32(2)})
     assert tree["w"].sharding == layout.replicated and tree["n"].shape == ()
     assert np.asarray(tree["w"]).tolist() == [0, 1, 2]
-    shapes = layout.divided_shapes(batch)
-    assert shapes["image"].shape == (4, 2) and shapes["image"].sharding == layout.divided
+    shapes = layout.sharded_shapes(batch)
+    assert shapes["image"].shape == (4, 2) and shapes["image"].sharding == layout.sharded
 
 
 def test_one_process_asks_nobody():
-    assert parallel.is_first()
-    assert parallel.of_first(lambda: {"a": [1, 2]}) == {"a": [1, 2]}
-    assert parallel.any_of(True, False) == (True, False)
+    assert parallel.is_process_0()
+    assert parallel.from_process_0(lambda: {"a": [1, 2]}) == {"a": [1, 2]}
+    assert parallel.any_across_processes(True, False) == (True, False)
     parallel.check_same("anything", np.ones(3))

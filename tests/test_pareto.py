@@ -9,20 +9,42 @@ import xml.etree.ElementTree
 import matplotlib.image
 import pytest
 
-from experiments import pareto
+from experiments.search import pareto
 from jaxnas.latency import LatencyTable
 from jaxnas.space import PROXYLESS_TINY
-from tests.conftest import run_program
+from tests.programs import run_program
 from tests.test_search import FLAGS, as_searched, config_of, trainer_of, write_table
 
 BUDGETS_MS = (1.9, 2.2, 2.5)
-ENTRY = {"target_ms": 14.0, "architecture": "k5e6 -", "predicted_ms": 13.9, "device_ms": 13.8,
-         "kind": "estimated", "device": "MYRIADX_COMPILER", "inherited_top1": 0.75,
-         "split": "held out of train for α", "examples": 300}
-DOCUMENT = {"schema": 1, "space": "proxyless", "dataset": "digits", "image_size": 224,
-            "search_image_size": 32, "settings": {"shaves": None},
-            "networks": [{**ENTRY, "target_ms": 12.0, "predicted_ms": 11.9, "device_ms": 11.95,
-                          "inherited_top1": 0.5}, ENTRY]}
+ENTRY = {
+    "target_ms": 14.0,
+    "architecture": "k5e6 -",
+    "predicted_ms": 13.9,
+    "device_ms": 13.8,
+    "kind": "estimated",
+    "device": "MYRIADX_COMPILER",
+    "inherited_top1": 0.75,
+    "split": "held out of train for α",
+    "examples": 300,
+}
+DOCUMENT = {
+    "schema": 1,
+    "space": "proxyless",
+    "dataset": "digits",
+    "image_size": 224,
+    "search_image_size": 32,
+    "settings": {"shaves": None},
+    "networks": [
+        {
+            **ENTRY,
+            "target_ms": 12.0,
+            "predicted_ms": 11.9,
+            "device_ms": 11.95,
+            "inherited_top1": 0.5,
+        },
+        ENTRY,
+    ],
+}
 REFERENCES = {"mobilenet_v2": {"device_ms": 19.5}, "proxyless_mobile": {"device_ms": 22.8}}
 
 
@@ -34,9 +56,15 @@ def command(tmp_path_factory, myriad):
     """
     file = tmp_path_factory.mktemp("table") / "tiny.json"
     write_table(file)
-    return ["experiments.search", *FLAGS, "--pareto_ms=2.5,1.9,2.2",
-            "--finalists=3", "--warmup_learning_rate=0.2", "--search_learning_rate=0.1",
-            f"--latency_table={file}"]
+    return [
+        "experiments.search",
+        *FLAGS,
+        "--pareto_ms=2.5,1.9,2.2",
+        "--finalists=3",
+        "--warmup_learning_rate=0.2",
+        "--search_learning_rate=0.1",
+        f"--latency_table={file}",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +110,9 @@ def test_files_and_summary(finished):
     xml.etree.ElementTree.parse(folder / files["figure"])
     assert matplotlib.image.imread(folder / files["figure_png"]).shape[:2] == (600, 960)
     said = " ".join(done.stdout.split())
-    device_ms = {one["target_ms"]: one["device_ms"]
-                 for one in read(folder, "pareto.json")["networks"]}
+    device_ms = {
+        one["target_ms"]: one["device_ms"] for one in read(folder, "pareto.json")["networks"]
+    }
     assert "top-1 is for choosing: inherited weights, 32 px, 300 examples held out of" in said
     for ms in BUDGETS_MS:
         assert f" {ms:g} ms {device_ms[ms]:.2f} ms " in said
@@ -105,7 +134,8 @@ def test_of_the_finalists_the_most_accurate_on_held_out_data_is_derived(finished
 
 
 def test_training_is_the_same_to_the_bit_where_the_budgets_were_done_before(
-        finished, tmp_path, command):
+    finished, tmp_path, command
+):
     folder = as_searched(finished[0], tmp_path / "run")
     document = read(folder, "pareto.json")
     document["networks"][0]["inherited_top1"] = 0.123
@@ -127,9 +157,14 @@ def test_without_the_device_its_table_still_gives_every_network(finished, comman
     for name in ("latency_table.json", "architecture.json", "pareto.json", "model.blob"):
         (folder / name).unlink()
     done = run_program(
-        *command, f"--workdir={folder}", "--require_target",
-        JAXNAS_MYRIAD_ENV=str(tmp_path / "env"), PATH=str(nowhere), PYENV_ROOT=str(nowhere),
-        HOME=str(nowhere))
+        *command,
+        f"--workdir={folder}",
+        "--require_target",
+        JAXNAS_MYRIAD_ENV=str(tmp_path / "env"),
+        PATH=str(nowhere),
+        PYENV_ROOT=str(nowhere),
+        HOME=str(nowhere),
+    )
     assert done.returncode == 1, done.stderr
     assert "the device is not there" in done.stderr
     assert "the table's classifier has 1000 outputs, this network 10" in done.stderr
@@ -154,8 +189,9 @@ def test_budgets_are_done_again_where_their_file_is_gone(finished, tmp_path):
     (tmp_path / "run" / "pareto.json").unlink()
     with trainer_of(run) as trainer:
         pareto.trace_front(trainer, table, None)
-    before, again = (read(folder, "pareto.json")["networks"]
-                     for folder in (finished[0], tmp_path / "run"))
+    before, again = (
+        read(folder, "pareto.json")["networks"] for folder in (finished[0], tmp_path / "run")
+    )
     for figure in ("architecture", "inherited_top1"):
         assert [one[figure] for one in again] == [one[figure] for one in before]
 
@@ -167,10 +203,15 @@ def test_figure_shows_device_latency_against_accuracy_and_the_published_networks
     assert points.get_xydata().tolist() == [[11.95, 50.0], [13.8, 75.0]]
     assert [list(line.get_xdata()) for line in lines] == [[19.5, 19.5], [22.8, 22.8]]
     assert [text.get_text() for text in axes.texts] == [
-        "≤ 12 ms", "≤ 14 ms", "MobileNetV2, 19.5 ms", "ProxylessNAS mobile, 22.8 ms"]
+        "≤ 12 ms",
+        "≤ 14 ms",
+        "MobileNetV2, 19.5 ms",
+        "ProxylessNAS mobile, 22.8 ms",
+    ]
     assert axes.get_xlabel() == "latency at 224 px, batch 1, ms (MYRIADX_COMPILER, estimated)"
-    assert axes.get_ylabel() == ("top-1 for choosing, % (300 examples held out of train for α, "
-                                 "32 px)")
+    assert axes.get_ylabel() == (
+        "top-1 for choosing, % (300 examples held out of train for α, 32 px)"
+    )
     fig.canvas.draw()
     extents = [text.get_window_extent() for text in (*axes.texts, axes.title)]
     for extent in extents:
@@ -180,8 +221,10 @@ def test_figure_shows_device_latency_against_accuracy_and_the_published_networks
 
 
 def test_figure_without_the_device_shows_what_the_table_predicts_and_says_so():
-    document = {**DOCUMENT, "networks": [{**one, "device_ms": None, "kind": None}
-                                         for one in DOCUMENT["networks"]]}
+    document = {
+        **DOCUMENT,
+        "networks": [{**one, "device_ms": None, "kind": None} for one in DOCUMENT["networks"]],
+    }
     axes = pareto.figure(document, {}).axes[0]
     assert axes.lines[0].get_xdata().tolist() == [11.9, 13.9] and len(axes.lines) == 1
     assert "the table of MYRIADX_COMPILER, not checked on the device" in axes.get_xlabel()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import paths
+from jaxnas import budget, sampling
 from jaxnas.latency import LatencyModel
 from tests.conftest import SMALL, make_table, random_table
 
@@ -14,7 +14,7 @@ ALLOWED = SMALL.allowed
 
 def test_probabilities_are_of_the_allowed_candidates():
     alpha = jnp.zeros(ALLOWED.shape)
-    p = np.asarray(paths.probabilities(alpha, ALLOWED))
+    p = np.asarray(sampling.probabilities(alpha, ALLOWED))
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(p[0], [0.25] * 4 + [0], rtol=1e-6)
     np.testing.assert_allclose(p[2], [0.2] * 5, rtol=1e-6)
@@ -23,36 +23,36 @@ def test_probabilities_are_of_the_allowed_candidates():
 def test_entropy_literal():
     alpha = jnp.zeros(ALLOWED.shape)
     expected = (2 * np.log(4) + 3 * np.log(5)) / 5
-    assert float(paths.entropy(alpha, ALLOWED)) == pytest.approx(expected, rel=1e-6)
-    assert float(paths.entropy(alpha.at[:, 0].set(200.0), ALLOWED)) == pytest.approx(0, abs=1e-6)
+    assert float(sampling.entropy(alpha, ALLOWED)) == pytest.approx(expected, rel=1e-6)
+    assert float(sampling.entropy(alpha.at[:, 0].set(200.0), ALLOWED)) == pytest.approx(0, abs=1e-6)
 
 
 def test_samples_follow_the_probabilities():
     alpha = jax.random.normal(jax.random.key(5), ALLOWED.shape)
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = np.asarray(jax.vmap(lambda k: paths.sample_path(k, alpha, ALLOWED))(keys))
+    drawn = np.asarray(jax.vmap(lambda k: sampling.sample_path(k, alpha, ALLOWED))(keys))
     frequency = np.stack([(drawn == i).mean(0) for i in range(5)], 1)
-    np.testing.assert_allclose(frequency, paths.probabilities(alpha, ALLOWED), atol=0.035)
+    np.testing.assert_allclose(frequency, sampling.probabilities(alpha, ALLOWED), atol=0.035)
     assert (frequency[~ALLOWED] == 0).all()
 
 
 def test_pairs_are_drawn_without_replacement_and_made_active_by_the_pairs_softmax():
     alpha = jax.random.normal(jax.random.key(6), ALLOWED.shape)
     keys = jax.random.split(jax.random.key(1), 6000)
-    pairs = np.asarray(jax.vmap(lambda k: paths.sample_pair(k, alpha, ALLOWED))(keys))
+    pairs = np.asarray(jax.vmap(lambda k: sampling.sample_pair(k, alpha, ALLOWED))(keys))
     assert (pairs[:, 0] != pairs[:, 1]).all()
     assert ALLOWED[np.arange(5), pairs].all()
-    p = np.asarray(paths.probabilities(alpha, ALLOWED), np.float64)[3]
+    p = np.asarray(sampling.probabilities(alpha, ALLOWED), np.float64)[3]
     for i, j in itertools.permutations(range(5), 2):
         both = p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
         seen = ((pairs[:, 0, 3] == i) & (pairs[:, 1, 3] == j)).mean()
         assert seen == pytest.approx(both * p[i] / (p[i] + p[j]), abs=0.025)
 
 
-def test_likeliest_path_is_the_argmax_over_what_is_allowed():
+def test_most_probable_path_is_the_argmax_over_what_is_allowed():
     alpha = np.zeros(ALLOWED.shape)
     alpha[:, -1], alpha[:, 2] = 9.0, 1.0
-    assert paths.likeliest_path(alpha, ALLOWED).tolist() == [2, 2, 4, 4, 4]
+    assert budget.most_probable_path(alpha, ALLOWED).tolist() == [2, 2, 4, 4, 4]
 
 
 def brute_force(log_p, table, max_ms, min_ms):
@@ -68,15 +68,15 @@ def brute_force(log_p, table, max_ms, min_ms):
 def test_best_paths_equal_brute_force(seed):
     table = random_table(SMALL, seed)
     alpha = np.random.default_rng(seed).normal(size=ALLOWED.shape)
-    log_p = np.asarray(paths.log_probabilities(alpha, ALLOWED), np.float64)
+    log_p = np.asarray(sampling.log_probabilities(alpha, ALLOWED), np.float64)
     fastest, slowest = table.range_ms
     for share, least in ((0.02, 0.0), (0.3, 0.0), (0.6, 0.0), (1.0, 0.0), (0.5, 0.9), (0.7, 0.98)):
-        budget = round(fastest + share * (slowest - fastest), 3)
-        expected = brute_force(log_p, table, budget, least * budget)
-        mine = paths.budgeted_path(log_p, table, budget, least * budget)
+        budget_ms = round(fastest + share * (slowest - fastest), 3)
+        expected = brute_force(log_p, table, budget_ms, least * budget_ms)
+        mine = budget.budgeted_path(log_p, table, budget_ms, least * budget_ms)
         assert mine.tolist() == expected[0]
-        assert table.path_ms(mine) <= budget + 1e-9
-        best = paths.k_best_paths(log_p, table, budget, least * budget, 20)
+        assert table.path_ms(mine) <= budget_ms + 1e-9
+        best = budget.k_best_paths(log_p, table, budget_ms, least * budget_ms, 20)
         assert best.dtype == np.int32 and best.tolist() == expected[:20]
 
 
@@ -85,15 +85,15 @@ def test_best_paths_are_as_many_as_there_are():
     log_p = np.where(ALLOWED, 0.0, -np.inf)
     fastest, _ = table.range_ms
     expected = brute_force(log_p, table, fastest + 0.3, 0.0)
-    best = paths.k_best_paths(log_p, table, fastest + 0.3, 0.0, 1000)
+    best = budget.k_best_paths(log_p, table, fastest + 0.3, 0.0, 1000)
     assert 1 < len(expected) < 1000
     assert sorted(best.tolist()) == sorted(expected)
     with pytest.raises(ValueError, match="0 paths are asked for"):
-        paths.k_best_paths(log_p, table, fastest + 0.3, 0.0, 0)
+        budget.k_best_paths(log_p, table, fastest + 0.3, 0.0, 0)
 
 
 def test_all_candidates_are_the_active_one_and_the_others_in_order():
-    choices = paths.all_candidates(jnp.array([2, 0, 4], jnp.int32), 5)
+    choices = sampling.all_candidates(jnp.array([2, 0, 4], jnp.int32), 5)
     assert choices.T.tolist() == [[2, 0, 1, 3, 4], [0, 1, 2, 3, 4], [4, 0, 1, 2, 3]]
 
 
@@ -102,14 +102,14 @@ def test_budgeted_path_never_exceeds_the_budget_by_rounding():
     ms[:, 1], ms[:, -1] = 0.9996, 0
     table = make_table(SMALL, ms, fixed_ms=0.0)
     log_p = np.log(np.where(ALLOWED, [[0.4, 0.1, 0.2, 0.2, 0.1]], 0) + 1e-300)
-    path = paths.budgeted_path(log_p, table, 5.001)
+    path = budget.budgeted_path(log_p, table, 5.001)
     assert table.path_ms(path) <= 5.001
 
 
 def test_budget_out_of_reach_names_the_range():
     table = make_table(SMALL, np.where(np.arange(5) == 4, 0.0, np.arange(1.0, 6.0)))
     with pytest.raises(ValueError, match=r"0.000 to 0.500 ms.*from 2.700 to 20.700 ms"):
-        paths.budgeted_path(np.zeros(ALLOWED.shape), table, 0.5)
+        budget.budgeted_path(np.zeros(ALLOWED.shape), table, 0.5)
 
 
 def test_expected_latency_of_a_certain_path_is_the_paths():
@@ -117,4 +117,5 @@ def test_expected_latency_of_a_certain_path_is_the_paths():
     path = SMALL.random_path(np.random.default_rng(2))
     one_hot = jax.nn.one_hot(path, ALLOWED.shape[1])
     assert float(LatencyModel.of(table).expected_ms(one_hot)) == pytest.approx(
-        table.path_ms(path), rel=1e-6)
+        table.path_ms(path), rel=1e-6
+    )

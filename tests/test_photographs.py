@@ -15,8 +15,9 @@ from absl import flags
 from PIL import Image
 
 from jaxnas import data
-from jaxnas.data.augment import ResizedCrop, ShiftZoom, centre_crop
-from tests.conftest import ROOT, assert_same, metrics_of, run_program, take
+from jaxnas.data.augment import ResizedCrop, ShiftZoom, center_crop
+from tests.conftest import assert_same, metrics_of, take
+from tests.programs import ROOT, run_program
 from tests.test_myriad import wait_until_gone
 
 
@@ -80,9 +81,7 @@ def test_small_photographs_on_disk(tmp_path):
 
 def test_large_photographs_on_disk(tmp_path):
     shapes = [(400, 300, "RGB"), (200, 500, "RGB"), (90, 90, "L"), (640, 480, "CMYK")]
-    images = [
-        (encoded(photograph(i, *shape), "jpeg"), 999 - i) for i, shape in enumerate(shapes)
-    ]
+    images = [(encoded(photograph(i, *shape), "jpeg"), 999 - i) for i, shape in enumerate(shapes)]
     prepare_stand_in(
         tmp_path, "imagenet2012", "jpeg", 1000, {"train": images, "validation": images}
     )
@@ -93,7 +92,7 @@ def test_large_photographs_on_disk(tmp_path):
     assert batch["mask"].tolist() == [1, 1, 1, 1, 0, 0]
     for image, label in zip(batch["image"][:4], batch["label"][:4], strict=True):
         original = photograph(999 - label, *shapes[999 - label]).convert("RGB")
-        expected = centre_crop(original, 32, 0.875) / 255
+        expected = center_crop(original, 32, 0.875) / 255
         # JPEG, decoded at a fraction of its size, is near the original and not equal to it.
         assert np.abs(image / 255 - expected).mean() < 0.03
 
@@ -156,8 +155,9 @@ def test_what_a_worker_cannot_decode_is_named(tmp_path):
 
 def test_too_little_shared_memory_is_said_before(tmp_path):
     with pytest.raises(OSError, match=r"take \d+ MB of shared memory.* give fewer --data_workers"):
-        data.batches(photographs(tmp_path).weights, batch_size=1 << 20, image_size=224, seed=0,
-                     workers=64)
+        data.batches(
+            photographs(tmp_path).weights, batch_size=1 << 20, image_size=224, seed=0, workers=64
+        )
 
 
 TAKING = """
@@ -187,8 +187,12 @@ def test_workers_outlive_signals_and_not_the_program(tmp_path):
     script.write_text(TAKING)
     before = shared_pieces()
     program = subprocess.Popen(
-        [sys.executable, script, tmp_path / "pictures"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        [sys.executable, script, tmp_path / "pictures"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     workers = [int(pid) for pid in program.stdout.readline().split()]
     assert len(workers) == 2
     for step in range(24):
@@ -211,8 +215,9 @@ def test_workers_outlive_signals_and_not_the_program(tmp_path):
 
 
 def test_a_search_with_workers_is_the_same_search(tmp_path, micro_search, micro_searched):
-    done = run_program("experiments.search", *micro_search, "--data_workers=2",
-                       f"--workdir={tmp_path / 'run'}")
+    done = run_program(
+        "experiments.search", *micro_search, "--data_workers=2", f"--workdir={tmp_path / 'run'}"
+    )
     assert done.returncode == 0, done.stderr
     assert "leaked" not in done.stderr
     assert metrics_of(tmp_path / "run") == metrics_of(micro_searched)
@@ -232,7 +237,7 @@ def test_shift_zoom_stays_within_its_bounds():
     # A window of 1.15 sides, shifted by 0.1, sees at least (1 + 0.575 - 0.6)² / 1.15² of the image.
     assert 0.7 < min(fractions) < 0.9 and max(fractions) > 0.99
     identity = ShiftZoom(zoom=(1.0, 1.0), shift=0.0)(photograph(1, 8, 8), 32, rng)
-    np.testing.assert_array_equal(identity, centre_crop(photograph(1, 8, 8), 32, 1.0))
+    np.testing.assert_array_equal(identity, center_crop(photograph(1, 8, 8), 32, 1.0))
 
 
 def test_resized_crop_mirrors_half_and_jitters_mildly():
@@ -245,10 +250,10 @@ def test_resized_crop_mirrors_half_and_jitters_mildly():
     mirrored = sum(np.array_equal(one, plain[:, ::-1]) for one in drawn)
     assert kept + mirrored == 100 and 30 < mirrored < 70
 
-    grey = Image.new("RGB", (32, 32), (100, 100, 100))
+    gray = Image.new("RGB", (32, 32), (100, 100, 100))
     jittered = ResizedCrop(area=(1.0, 1.0), brightness=32 / 255, saturation=0.5)
-    levels = np.array([jittered(grey, 8, rng) for _ in range(200)])
-    # Saturation leaves grey alone; brightness is within ±12.5 %.
+    levels = np.array([jittered(gray, 8, rng) for _ in range(200)])
+    # Saturation leaves gray alone; brightness is within ±12.5 %.
     assert 87 <= levels.min() < 90 and 110 < levels.max() <= 113
     assert (levels == levels[:, :1, :1, :1]).all()
 

@@ -13,10 +13,16 @@ from tests.pictures import draw_shape
 
 UPRIGHT = draw_shape("triangle", np.random.default_rng(1), 32)
 # How an upright picture is stored so that EXIF's orientation turns it back.
-STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-          8: Image.Transpose.ROTATE_270}
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -26,8 +32,12 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(
-        ">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -59,8 +69,10 @@ def test_fractions_are_scaled_and_what_has_no_white_is_refused():
         open_picture(encoded(Image.fromarray(ramp * 300), "TIFF"))
 
 
-@pytest.mark.parametrize(("mode", "kind"), [
-    ("CMYK", "JPEG"), ("LA", "PNG"), ("P", "GIF"), ("RGBA", "PNG"), ("1", "PNG"), ("L", "JPEG")])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("CMYK", "JPEG"), ("LA", "PNG"), ("P", "GIF"), ("RGBA", "PNG"), ("1", "PNG"), ("L", "JPEG")],
+)
 def test_other_modes_keep_their_brightness(mode, kind):
     image = open_picture(encoded(UPRIGHT.convert(mode), kind)).convert("RGB")
     assert image.size == UPRIGHT.size
@@ -70,16 +82,21 @@ def test_other_modes_keep_their_brightness(mode, kind):
 JPEG, PNG = encoded(UPRIGHT, "JPEG"), encoded(UPRIGHT, "PNG")
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (b"", "it is empty"),
-    (b"not a picture", "it is of no format that Pillow reads"),
-    (JPEG[:len(JPEG) // 2], "truncated"),
-    (PNG[:len(PNG) // 2], "truncated"),
-    (PNG[:33] + png_chunk(b"\x00\x01\x02\x03", b"rubbish") + PNG[33:], "no format"),
-    (PNG[:8] + png_chunk(b"IHDR", struct.pack(">II", 16000, 15000) + PNG[24:29]) + PNG[33:],
-     "more than 178 megapixels"),
-    (PNG[:60] + bytes(40) + PNG[100:], ""),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"not a picture", "it is of no format that Pillow reads"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (PNG[:33] + png_chunk(b"\x00\x01\x02\x03", b"rubbish") + PNG[33:], "no format"),
+        (
+            PNG[:8] + png_chunk(b"IHDR", struct.pack(">II", 16000, 15000) + PNG[24:29]) + PNG[33:],
+            "more than 178 megapixels",
+        ),
+        (PNG[:60] + bytes(40) + PNG[100:], ""),
+    ],
+)
 def test_what_cannot_be_decoded_is_named_in_one_line(content, said):
     with pytest.raises(UnreadablePicture) as refusal, decoding("cats/1.png", "replace it"):
         open_picture(content).load()
@@ -97,7 +114,7 @@ def test_mutated_pictures_are_decoded_or_refused():
         for place in rng.integers(0, len(content), rng.integers(1, 9)):
             content[place] = rng.integers(256)
         if trial % 3 == 0:
-            del content[rng.integers(len(content)):]
+            del content[rng.integers(len(content)) :]
         try:
             with decoding("picture", "replace it"):
                 open_picture(bytes(content)).load()

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from profiling.device import Options
 from profiling.errors import CompileError
-from profiling.measurement import Options
 from profiling.myriad import reading
 from profiling.myriad.compiler import MyriadXCompiler
 from tests.onnx_networks import classifier, network
@@ -30,20 +30,33 @@ def test_a_newer_opset_takes_as_long_as_the_same_network_in_opset_13(compiler, o
 
 
 def test_what_cannot_be_written_in_opset_13_is_refused(compiler):
-    model = network([helper.make_node("Gelu", ["x"], ["y"], name="gelu")], {"x": [1, 8]},
-                    {"y": [1, 8]}, {}, opset=20)
-    with pytest.raises(CompileError, match=r"is of opset 20, the compiler reads 13, and it cannot "
-                                           r"be written in that .*opset_version=13"):
+    model = network(
+        [helper.make_node("Gelu", ["x"], ["y"], name="gelu")],
+        {"x": [1, 8]},
+        {"y": [1, 8]},
+        {},
+        opset=20,
+    )
+    with pytest.raises(
+        CompileError,
+        match=r"is of opset 20, the compiler reads 13, and it cannot "
+        r"be written in that .*opset_version=13",
+    ):
         compiler.measure(model.SerializeToString())
 
 
 def test_a_layer_that_it_does_not_have_is_named_in_one_line(compiler):
-    model = network([helper.make_node("HardSigmoid", ["x"], ["y"])], {"x": [1, 3, 8, 8]},
-                    {"y": [1, 3, 8, 8]}, {})
+    model = network(
+        [helper.make_node("HardSigmoid", ["x"], ["y"])],
+        {"x": [1, 3, 8, 8]},
+        {"y": [1, 3, 8, 8]},
+        {},
+    )
     with pytest.raises(CompileError) as refusal:
         compiler.measure(model.SerializeToString())
-    assert str(refusal.value) == ('Failed to compile layer "y": unsupported layer type '
-                                  '"HardSigmoid"')
+    assert str(refusal.value) == (
+        'Failed to compile layer "y": unsupported layer type "HardSigmoid"'
+    )
 
 
 @pytest.mark.parametrize("batch", [2, 8])
@@ -55,8 +68,13 @@ def test_a_batch_of_pictures_has_no_latency_of_one(compiler, batch):
 def test_rows_that_are_no_batch_for_the_compiler_are_compiled_whole(compiler):
     def rows(count):
         weights = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-        return network([helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
-                       {"x": [count, 64]}, {"y": [count, 256]}, {"w": weights})
+        return network(
+            [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
+            {"x": [count, 64]},
+            {"y": [count, 256]},
+            {"w": weights},
+        )
+
     one, many = (compiler.measure(rows(count).SerializeToString()) for count in (1, 64))
     assert many.latency_ms > one.latency_ms
 
@@ -67,8 +85,9 @@ def test_a_layer_that_was_read_otherwise_or_not_at_all_is_an_error():
     reading.check(sent, read, "")
     assert read["mean"] == [[1, 16, 1, 1]]
     # As OpenVINO 2021.4 reads a mean of opset 18: over all axes.
-    with pytest.raises(CompileError, match="misread the layer mean, whose output is 1x16x1x1 and "
-                                           "not 1x1x1x1"):
+    with pytest.raises(
+        CompileError, match="misread the layer mean, whose output is 1x16x1x1 and not 1x1x1x1"
+    ):
         reading.check(sent, read | {"mean": [[1, 1, 1, 1]]}, "")
     unknown = dataclasses.replace(sent, layers=(reading.Layer(("mean",), ((1, None, 1, 1),)),))
     reading.check(unknown, read, "")
@@ -101,29 +120,46 @@ def test_many_kinds_of_layers_are_read_as_sent(compiler):
     weights = {
         "k": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
         "t": rng.normal(size=(8, 4, 2, 2)).astype(np.float32),
-        "scale": np.ones(8, np.float32), "shift": np.zeros(8, np.float32),
-        "slope": np.full((8, 1, 1), 0.2, np.float32), "halves": np.int64([4, 4]),
-        "shape": np.int64([1, -1]), "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
-        "m": rng.normal(size=(10, 4 * 18 * 18)).astype(np.float32), "zero": np.float32(0),
-        "six": np.float32(6), "scales": np.float32([1, 1, 2, 2])}
+        "scale": np.ones(8, np.float32),
+        "shift": np.zeros(8, np.float32),
+        "slope": np.full((8, 1, 1), 0.2, np.float32),
+        "halves": np.int64([4, 4]),
+        "shape": np.int64([1, -1]),
+        "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
+        "m": rng.normal(size=(10, 4 * 18 * 18)).astype(np.float32),
+        "zero": np.float32(0),
+        "six": np.float32(6),
+        "scales": np.float32([1, 1, 2, 2]),
+    }
     node = helper.make_node
     nodes = [
         node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
         node("BatchNormalization", ["c", "scale", "shift", "shift", "scale"], ["bn"]),
-        node("PRelu", ["bn", "slope"], ["pr"]), node("Clip", ["pr", "zero", "six"], ["cl"]),
+        node("PRelu", ["bn", "slope"], ["pr"]),
+        node("Clip", ["pr", "zero", "six"], ["cl"]),
         node("MaxPool", ["cl"], ["mp"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
-        node("Sigmoid", ["mp"], ["hs"]), node("Mul", ["mp", "hs"], ["hsw"]),
+        node("Sigmoid", ["mp"], ["hs"]),
+        node("Mul", ["mp", "hs"], ["hsw"]),
         node("Split", ["hsw", "halves"], ["s1", "s2"], axis=1),
         node("Concat", ["s2", "s1"], ["cc"], axis=1),
         node("ConvTranspose", ["cc", "t"], ["up"], strides=[2, 2]),
-        node("Pad", ["up", "pads"], ["pd"]), node("AveragePool", ["pd"], ["ap"],
-                                                  kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        node("Resize", ["ap", "", "scales"], ["rs"], mode="nearest",
-             coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        node("Pad", ["up", "pads"], ["pd"]),
+        node("AveragePool", ["pd"], ["ap"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node(
+            "Resize",
+            ["ap", "", "scales"],
+            ["rs"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
         node("MaxPool", ["rs"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
-        node("Identity", ["half"], ["id"]), node("Dropout", ["id"], ["dr"]),
+        node("Identity", ["half"], ["id"]),
+        node("Dropout", ["id"], ["dr"]),
         node("Reshape", ["dr", "shape"], ["flat"]),
-        node("Gemm", ["flat", "m"], ["g"], transB=1), node("Softmax", ["g"], ["y"], axis=1)]
+        node("Gemm", ["flat", "m"], ["g"], transB=1),
+        node("Softmax", ["g"], ["y"], axis=1),
+    ]
     model = network(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 10]}, weights)
     onnx.checker.check_model(model, full_check=True)
     assert compiler.measure(model.SerializeToString()).latency_ms > 0
@@ -131,5 +167,6 @@ def test_many_kinds_of_layers_are_read_as_sent(compiler):
 
 def test_prepared_networks_compute_the_same():
     sent = reading.prepared(classifier(attention=True, opset=18).SerializeToString())
-    assert not reading._outputs_differ(onnx.load_model_from_string(sent.model),
-                                       classifier(attention=True))
+    assert not reading._outputs_differ(
+        onnx.load_model_from_string(sent.model), classifier(attention=True)
+    )

@@ -14,8 +14,8 @@ import pytest
 from experiments.runs.delivery import ARCHIVE, BLOB, IR, LABELS, ONNX
 from jaxnas.latency import LatencyTable
 from jaxnas.space import find_space
-from tests.conftest import ROOT, run_program
 from tests.pictures import draw_folder
+from tests.programs import ROOT, run_program
 
 README = (ROOT / "README.md").read_text()
 
@@ -28,8 +28,9 @@ def python_block(word: str) -> str:
 
 def shell_block(word: str) -> str:
     """The indented lines of README that belong together and have this word."""
-    (block,) = (b for b in re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, re.MULTILINE)
-                if word in b)
+    (block,) = (
+        b for b in re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, re.MULTILINE) if word in b
+    )
     return "\n".join(line.removeprefix("    ") for line in block.splitlines()).strip()
 
 
@@ -44,12 +45,17 @@ def files(micro_searched, tmp_path_factory) -> pathlib.Path:
 
 def test_a_camera_is_asked_for_as_readme_shows(files):
     """No camera is here: the archive is read, and opening one is as far as it comes."""
-    done = subprocess.run([sys.executable, "-c", python_block("depthai")], cwd=files, text=True,
-                          capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", python_block("depthai")],
+        cwd=files,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "RuntimeError: No available devices"
     assert python_block("depthai").splitlines()[4] == "with depthai.Pipeline() as pipeline:"
-    assert 'line 5, in <module>' in done.stderr
+    assert "line 5, in <module>" in done.stderr
     depthai.NNArchive(files / ARCHIVE)  # which it had opened before
 
 
@@ -58,7 +64,7 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
     draw_folder(tmp_path / "flowers", train=40, test=12, shapes=("disc", "square"))
     block = shell_block("cat > camera.json")
     setup, tables, search = re.split(r"\n(?=python )", block)
-    setup = setup[setup.index("cat > camera.json"):]
+    setup = setup[setup.index("cat > camera.json") :]
     subprocess.run(["bash", "-c", setup], cwd=tmp_path, check=True)
 
     def run(command: str, *more: str) -> None:
@@ -70,13 +76,25 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
     space = find_space(str(tmp_path / "camera.json"))
     # What README's target is on one machine need not be a latency of the space on another.
     middle_ms = np.mean(LatencyTable.load(tmp_path / "camera_cpu.json", space).range_ms)
-    run(search, "--warmup_epochs=1", "--search_epochs=2", "--train_epochs=2", "--batch_size=16",
-        f"--target_ms={middle_ms:.2f}", f"--workdir={tmp_path / 'run'}")
+    run(
+        search,
+        "--warmup_epochs=1",
+        "--search_epochs=2",
+        "--train_epochs=2",
+        "--batch_size=16",
+        f"--target_ms={middle_ms:.2f}",
+        f"--workdir={tmp_path / 'run'}",
+    )
     accuracy = json.loads((tmp_path / "run" / "result.json").read_text())["accuracy"]
     assert accuracy["image_size"] == 128 and accuracy["examples"] == 24
     assert accuracy["runtime"].startswith("openvino CPU")
-    done = run_program("experiments.evaluate", f"--model={tmp_path / 'run'}", "--json",
-                       cwd=tmp_path, PYTHONPATH=str(ROOT))
+    done = run_program(
+        "experiments.evaluate",
+        f"--model={tmp_path / 'run'}",
+        "--json",
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+    )
     assert done.returncode == 0, done.stderr
     evaluated = json.loads(done.stdout)
     assert (evaluated["top1"], evaluated["runtime"]) == (accuracy["top1"], accuracy["runtime"])

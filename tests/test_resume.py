@@ -3,29 +3,29 @@
 import json
 import pathlib
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 
-from experiments.config import Config
-from jaxnas import network_steps, steps
+from experiments.search.config import Config
+from jaxnas import search_steps, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network, network_of
-from tests.conftest import ROOT, metrics_of, same_bits
+from tests.conftest import metrics_of, same_bits
+from tests.programs import Program
 
 KILLS = 20
 
 
-def start(flags, folder: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
-    with log.open("w") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "experiments.search", *flags, f"--workdir={folder}",
-             "--checkpoint_seconds=0", f"--store={folder.parent / 'store.sqlite'}"],
-            cwd=ROOT, stdout=stream, stderr=stream)
+def start(flags, folder: pathlib.Path) -> Program:
+    return Program(
+        "experiments.search",
+        *flags,
+        f"--workdir={folder}",
+        "--checkpoint_seconds=0",
+        f"--store={folder.parent / 'store.sqlite'}",
+    )
 
 
 def in_phase(name: str):
@@ -46,16 +46,19 @@ MOMENTS = [
 ]
 
 
-def final_state(folder: pathlib.Path) -> tuple[steps.SearchState, network_steps.NetworkState]:
+def final_state(folder: pathlib.Path) -> tuple[search_steps.SearchState, train_steps.NetworkState]:
     """Of the newest checkpoints of the search and of the training."""
     document = json.loads((folder / "config.json").read_text())
     config = Config(**{key: value for key, value in document.items() if key != "schema"})
     space = config.search_space
     arch = space.parse(json.loads((folder / "architecture.json").read_text())["architecture"])
     network = Network(network_of(space, arch, 10), rng=np.random.default_rng(0))
-    likes = {"search": jax.eval_shape(lambda: steps.init_state(
-                 space, 10, steps.Hyperparameters(), config.seed)),
-             "train": network_steps.init_state(network, config.training.recipe(17), 0)}
+    likes = {
+        "search": jax.eval_shape(
+            lambda: search_steps.init_state(space, 10, search_steps.Hyperparameters(), config.seed)
+        ),
+        "train": train_steps.init_state(network, config.training.recipe(17), 0),
+    }
     states = []
     for part, like in likes.items():
         checkpoints = Checkpoints(folder / "checkpoints" / part, config.identity())
@@ -65,12 +68,12 @@ def final_state(folder: pathlib.Path) -> tuple[steps.SearchState, network_steps.
 
 
 def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
+    folder = tmp_path / "run"
     draws = random.Random(0)
     moments, killed = iter(MOMENTS), []
     moment = next(moments)
     while len(killed) < KILLS:
-        process = start(micro_search, folder, log)
+        process = start(micro_search, folder)
         try:
             # A moment to come, or any time from the first import on.
             seconds = time.monotonic() + draws.uniform(0.5, 9)
@@ -85,19 +88,21 @@ def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
                 time.sleep(0.002)
             else:
                 # It came to its end between two kills: its end goes, and it ends again.
-                assert process.returncode == 0, log.read_text()
+                assert process.returncode == 0, process.stderr
                 (folder / "result.json").unlink()
                 continue
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
     assert set(killed) == {*(name for name, _ in MOMENTS), "any time"}
-    last = start(micro_search, folder, log)
-    assert last.wait(200) == 0, log.read_text()
+    last = start(micro_search, folder)
+    assert last.wait(200) == 0, last.stderr
     for name in ("metrics.jsonl", "architecture.json", "latency_table.json"):
-        mine, theirs = (json.loads(f"[{(run / name).read_text().strip().replace(chr(10), ',')}]")
-                        if name.endswith("l") else json.loads((run / name).read_text())
-                        for run in (folder, micro_searched))
+        mine, theirs = (
+            json.loads(f"[{(run / name).read_text().strip().replace(chr(10), ',')}]")
+            if name.endswith("l")
+            else json.loads((run / name).read_text())
+            for run in (folder, micro_searched)
+        )
         if name == "latency_table.json":
             mine, theirs = mine["candidate_ms"], theirs["candidate_ms"]
         assert mine == theirs, name
@@ -108,13 +113,10 @@ def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
 
 
 def test_preempted_while_it_compiles_a_run_succeeds_and_goes_on(micro_search, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
-    process = start(micro_search, folder, log)
-    deadline = time.monotonic() + 100
-    while not (folder / "latency_table.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    folder = tmp_path / "run"
+    process = start(micro_search, folder)
+    process.wait_until((folder / "latency_table.json").exists, 100)
+    process.terminate()
     assert process.wait(10) == 0
-    assert log.read_text().splitlines()[-1].endswith("run the same command again to go on")
+    assert process.stderr.splitlines()[-1].endswith("run the same command again to go on")
     assert not (folder / "result.json").exists()

@@ -6,9 +6,6 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import xml.etree.ElementTree
 from collections.abc import Iterator
 
@@ -20,25 +17,37 @@ import onnxruntime
 import openvino
 import pytest
 
-from experiments import config, derivation, search
-from experiments.training import Trainer
-from experiments.workdir import Workdir
-from jaxnas import data, paths
+from experiments.runs.folder import Workdir
+from experiments.search import __main__, config, derivation
+from experiments.search.trainer import Trainer
+from jaxnas import data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.space import PROXYLESS_TINY
 from profiling import command, tables
-from profiling.device import open_device
-from profiling.measurement import Options
+from profiling.device import Options
 from profiling.progress import Progress
 from profiling.recording import Recording
-from tests.conftest import ROOT, SMALL, make_table, run_program
+from profiling.registry import open_device
+from tests.conftest import SMALL, make_table
+from tests.programs import Program, run_program
 
 SHAVES = 6
 # So rarely written, checkpoints are of the search's end and of the training's.
-FLAGS = ("--flagfile=vpu.flags", "--space=proxyless_tiny", "--image_size=64", "--target_ms=2.2",
-         "--warmup_epochs=3", "--search_epochs=3", "--train_image_size=32", "--train_epochs=3",
-         "--deployment_epochs=1", "--train_batch_size=16", "--train_ema_decay=0",
-         f"--shaves={SHAVES}", "--checkpoint_seconds=600")
+FLAGS = (
+    "--flagfile=vpu.flags",
+    "--space=proxyless_tiny",
+    "--image_size=64",
+    "--target_ms=2.2",
+    "--warmup_epochs=3",
+    "--search_epochs=3",
+    "--train_image_size=32",
+    "--train_epochs=3",
+    "--deployment_epochs=1",
+    "--train_batch_size=16",
+    "--train_ema_decay=0",
+    f"--shaves={SHAVES}",
+    "--checkpoint_seconds=600",
+)
 
 
 def write_table(file: pathlib.Path) -> None:
@@ -59,8 +68,9 @@ def table_file(tmp_path_factory, myriad) -> pathlib.Path:
 def finished(tmp_path_factory, table_file):
     """An undisturbed run: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("search") / "run"
-    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
-                       f"--workdir={folder}")
+    done = run_program(
+        "experiments.search", *FLAGS, f"--latency_table={table_file}", f"--workdir={folder}"
+    )
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -94,9 +104,21 @@ def trainer_of(run: config.Config) -> Iterator[Trainer]:
 
 def test_leaves_every_file_of_the_contract(finished):
     folder, _ = finished
-    for name in ("config.json", "metrics.jsonl", "latency_table.json", "architecture.json",
-                 "architecture.svg", "model.onnx", "model.xml", "model.bin", "labels.txt",
-                 "model.blob", "model.rvc2.tar.xz", "result.json", "checkpoints"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "latency_table.json",
+        "architecture.json",
+        "architecture.svg",
+        "model.onnx",
+        "model.xml",
+        "model.bin",
+        "labels.txt",
+        "model.blob",
+        "model.rvc2.tar.xz",
+        "result.json",
+        "checkpoints",
+    ):
         assert (folder / name).exists(), name
     xml.etree.ElementTree.parse(folder / "architecture.svg")
 
@@ -121,8 +143,14 @@ def test_result_meets_the_target_on_the_device(finished):
 
 def test_summary_tells_a_person(finished):
     out = finished[1].stdout
-    for words in ("target met", "MobileNetV2", "ProxylessNAS mobile",
-                  "Latency by MYRIADX_COMPILER with shaves 6, estimated", "top-1", "model.blob"):
+    for words in (
+        "target met",
+        "MobileNetV2",
+        "ProxylessNAS mobile",
+        "Latency by MYRIADX_COMPILER with shaves 6, estimated",
+        "top-1",
+        "model.blob",
+    ):
         assert words in " ".join(out.split()), words
 
 
@@ -135,12 +163,15 @@ def test_blob_opens_with_the_shaves_asked_for(finished):
 def test_ir_and_onnx_give_the_same_logits(finished):
     folder, _ = finished
     image = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)
-    session = onnxruntime.InferenceSession(folder / "model.onnx",
-                                           providers=["CPUExecutionProvider"])
-    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU",
-                                             {"INFERENCE_PRECISION_HINT": "f32"})
-    np.testing.assert_allclose(compiled(image)["logits"], session.run(None, {"image": image})[0],
-                               atol=1e-4)
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    compiled = openvino.Core().compile_model(
+        folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    np.testing.assert_allclose(
+        compiled(image)["logits"], session.run(None, {"image": image})[0], atol=1e-4
+    )
 
 
 def test_metrics_tell_every_phase_in_order(finished):
@@ -148,16 +179,28 @@ def test_metrics_tell_every_phase_in_order(finished):
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     assert phases == ["warm-up", "search", "derive", "train", "evaluate"]
     searching = [x for x in lines if x["phase"] == "search"][-1]
-    assert {"ce", "top1", "learning_rate", "arch_ce", "expected_ms", "latency_term",
-            "entropy"} <= set(searching)
+    assert {
+        "ce",
+        "top1",
+        "learning_rate",
+        "arch_ce",
+        "expected_ms",
+        "latency_term",
+        "entropy",
+    } <= set(searching)
     assert [x["step"] for x in lines] == sorted(x["step"] for x in lines)
 
 
 def test_the_same_command_again_shows_the_result(finished, table_file):
     folder, first = finished
     before = (folder / "result.json").stat().st_mtime_ns
-    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
-                       f"--workdir={folder}", "--require_target")
+    done = run_program(
+        "experiments.search",
+        *FLAGS,
+        f"--latency_table={table_file}",
+        f"--workdir={folder}",
+        "--require_target",
+    )
     assert done.returncode == 0, done.stderr
     assert "this run is done" in done.stderr
     assert done.stdout == first.stdout
@@ -166,10 +209,16 @@ def test_the_same_command_again_shows_the_result(finished, table_file):
 
 def test_a_missed_target_fails_where_it_is_required(finished, table_file, tmp_path):
     shutil.copy(finished[0] / "config.json", tmp_path)
-    (tmp_path / "result.json").write_text(json.dumps(
-        {**result_of(finished[0]), "device_ms": 2.3, "target_met": False}))
-    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
-                       f"--workdir={tmp_path}", "--require_target")
+    (tmp_path / "result.json").write_text(
+        json.dumps({**result_of(finished[0]), "device_ms": 2.3, "target_met": False})
+    )
+    done = run_program(
+        "experiments.search",
+        *FLAGS,
+        f"--latency_table={table_file}",
+        f"--workdir={tmp_path}",
+        "--require_target",
+    )
     assert done.returncode == 1, done.stderr
     assert "target missed" in " ".join(done.stdout.split())
 
@@ -177,23 +226,26 @@ def test_a_missed_target_fails_where_it_is_required(finished, table_file, tmp_pa
 def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file):
     """Stopped by Control-C in the search, preempted while the network is trained."""
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-m", "experiments.search", *FLAGS,
-                 f"--latency_table={table_file}", f"--workdir={folder}", "--checkpoint_seconds=1"]
+    arguments = [
+        "experiments.search",
+        *FLAGS,
+        f"--latency_table={table_file}",
+        f"--workdir={folder}",
+        "--checkpoint_seconds=1",
+    ]
     metrics = folder / "metrics.jsonl"
     for number, after, status in ((signal.SIGINT, "search", 1), (signal.SIGTERM, "train", 0)):
-        process = subprocess.Popen(
-            arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 300
-        while not (metrics.exists() and f'"phase": "{after}"' in metrics.read_text()):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+        process = Program(*arguments)
+        process.wait_until(
+            lambda after=after: metrics.exists() and f'"phase": "{after}"' in metrics.read_text()
+        )
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == status
+        assert process.wait(60) == status
+        said = process.stderr
         assert "run the same command again to go on" in said and "Traceback" not in said
         json.loads((folder / "config.json").read_text())
         assert not (folder / "result.json").exists()
-    done = run_program(*arguments[2:])
+    done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr
     mine, theirs = result_of(folder), result_of(finished[0])
@@ -203,14 +255,20 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--device=TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
-    (["--target_ms=3"], "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
-                        "proxyless space takes 8.92 ms and the slowest 49.63 ms"),
-    (["--worker_prefix='"], "worker_prefix is \"'\""),
-    (["--workdir=README.md"], "--workdir=README.md is a file"),
-    (["--no_such_flag=1"], "no_such_flag"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device=TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
+        (
+            ["--target_ms=3"],
+            "--target_ms=3: on MYRIADX_COMPILER at 224 px the fastest network of the "
+            "proxyless space takes 8.92 ms and the slowest 49.63 ms",
+        ),
+        (["--worker_prefix='"], 'worker_prefix is "\'"'),
+        (["--workdir=README.md"], "--workdir=README.md is a file"),
+        (["--no_such_flag=1"], "no_such_flag"),
+    ],
+)
 def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message, tmp_path):
     flags = ["--flagfile=vpu.flags", f"--workdir={tmp_path / 'run'}", *arguments]
     done = run_program("experiments.search", *flags)
@@ -220,16 +278,19 @@ def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message,
     assert not done.stdout and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"space": "proxyless"}, "space proxyless_tiny, this run has proxyless"),
-    ({"image_size": 96}, "image size 64, this run has 96"),
-    ({"shaves": 8}, "shaves 6, this run has 8"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": "proxyless"}, "space proxyless_tiny, this run has proxyless"),
+        ({"image_size": 96}, "image size 64, this run has 96"),
+        ({"shaves": 8}, "shaves 6, this run has 8"),
+    ],
+)
 def test_refuses_a_table_made_for_something_else(change, message, tmp_path, finished):
     run = dataclasses.replace(config_of(finished[0]), workdir=str(tmp_path / "run"))
-    assert search.given_table(run).num_classes == 1000
+    assert __main__.given_table(run).num_classes == 1000
     with pytest.raises(ValueError, match=message):
-        search.given_table(dataclasses.replace(run, **change))
+        __main__.given_table(dataclasses.replace(run, **change))
 
 
 def test_a_wrong_table_is_rescaled_by_what_the_device_says(tmp_path, finished):
@@ -248,8 +309,9 @@ def test_a_wrong_table_is_rescaled_by_what_the_device_says(tmp_path, finished):
 
 
 def test_argmax_takes_each_block_s_likeliest_candidate_and_may_miss_the_target(tmp_path, finished):
-    run = dataclasses.replace(config_of(finished[0]), derive="argmax", target_ms=1.8,
-                              workdir=str(tmp_path / "run"))
+    run = dataclasses.replace(
+        config_of(finished[0]), derive="argmax", target_ms=1.8, workdir=str(tmp_path / "run")
+    )
     table = LatencyTable.load(finished[0] / "latency_table.json", PROXYLESS_TINY)
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse("k5e6 k7e6 k3e6 k7e6 k7e3"))
     with open_device(run.device, run.options) as device, trainer_of(run) as trainer:
@@ -270,8 +332,13 @@ def test_help_lists_every_flag_with_its_unit():
 def test_refuses_a_folder_that_holds_another_run(finished, table_file):
     folder, _ = finished
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
-    done = run_program("experiments.search", *FLAGS, f"--latency_table={table_file}",
-                       f"--workdir={folder}", "--latency_weight=0.2")
+    done = run_program(
+        "experiments.search",
+        *FLAGS,
+        f"--latency_table={table_file}",
+        f"--workdir={folder}",
+        "--latency_weight=0.2",
+    )
     assert done.returncode == 2
     assert "holds another run (--latency_weight=0.1 there, 0.2 now)" in done.stderr
     assert {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()} == before
@@ -280,19 +347,23 @@ def test_refuses_a_folder_that_holds_another_run(finished, table_file):
 @pytest.mark.parametrize("dear_kernel", [3, 5])
 def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batch, dear_kernel):
     """λ = 0 against the default λ, same seed, with tables that prefer opposite kernels."""
-    ms = np.array([[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3
-                    for c in SMALL.candidates]] * len(SMALL.blocks))
+    ms = np.array(
+        [[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3 for c in SMALL.candidates]]
+        * len(SMALL.blocks)
+    )
     table = make_table(SMALL, ms)
     latency = LatencyModel.of(table)
     ends = {}
     for weight in (0.0, 0.1):
         state = jax.tree.map(jnp.array, small_state)
         for _ in range(60):
-            state, _ = small_steps.weight(state, batch, small_steps.sample(state),
-                                          jnp.float32(0.01), jnp.float32(0.9))
-            changes, _ = small_steps.arch(state, batch, latency, jnp.float32(4.0),
-                                          jnp.float32(weight))
+            state, _ = small_steps.weight(
+                state, batch, small_steps.sample(state), jnp.float32(0.01), jnp.float32(0.9)
+            )
+            changes, _ = small_steps.arch(
+                state, batch, latency, jnp.float32(4.0), jnp.float32(weight)
+            )
             state = dataclasses.replace(state, **changes)
-        p = paths.probabilities(state.alpha, SMALL.allowed)
+        p = sampling.probabilities(state.alpha, SMALL.allowed)
         ends[weight] = float(latency.expected_ms(p))
     assert ends[0.1] < 0.9 * ends[0.0], ends

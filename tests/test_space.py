@@ -18,7 +18,14 @@ from jaxnas.space import (
 
 def test_proxyless_is_the_published_space():
     assert [str(c) for c in PROXYLESS.candidates] == [
-        "k3e3", "k3e6", "k5e3", "k5e6", "k7e3", "k7e6", "-"]
+        "k3e3",
+        "k3e6",
+        "k5e3",
+        "k5e6",
+        "k7e3",
+        "k7e6",
+        "-",
+    ]
     assert len(PROXYLESS.blocks) == 21
     assert PROXYLESS.allowed.sum() == 141
     assert (PROXYLESS.allowed.sum(1) == 6).sum() == 6
@@ -42,14 +49,19 @@ def test_text_form_literal():
     assert format_arch((Candidate(7, 3), SKIP)) == "k7e3 -"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("k3e3 " * 20, r"20 tokens.*21 blocks \(none for block20\)"),
-    ("k3e3 " * 22, r"22 tokens.*too many after block20"),
-    ("k3e3 " * 5 + "k9e3 " + "k3e3 " * 15, r"block05: unknown token 'k9e3'"),
-    ("k3e3 " * 5 + "k03e3 " + "k3e3 " * 15, r"block05: unknown token 'k03e3'"),
-    ("k3e3 " * 4 + "- " + "k3e3 " * 16,
-     r"block04: skip is not allowed.*24 channels into 40 at stride 2"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("k3e3 " * 20, r"20 tokens.*21 blocks \(none for block20\)"),
+        ("k3e3 " * 22, r"22 tokens.*too many after block20"),
+        ("k3e3 " * 5 + "k9e3 " + "k3e3 " * 15, r"block05: unknown token 'k9e3'"),
+        ("k3e3 " * 5 + "k03e3 " + "k3e3 " * 15, r"block05: unknown token 'k03e3'"),
+        (
+            "k3e3 " * 4 + "- " + "k3e3 " * 16,
+            r"block04: skip is not allowed.*24 channels into 40 at stride 2",
+        ),
+    ],
+)
 def test_refuses_what_does_not_fit(text, message):
     with pytest.raises(ValueError, match=message):
         PROXYLESS.parse(text)
@@ -70,18 +82,26 @@ def test_unknown_space_names_those_there_are():
 @pytest.mark.parametrize("choices", [{"kernels": (3, 4)}, {"expansions": (1, 6)}])
 def test_refuses_candidates_it_cannot_stack(choices):
     with pytest.raises(ValueError, match="odd kernels and expansions of 2 or more"):
-        staged_space("s", stem=4, first=4, widths=(8,), counts=(1,), strides=(1,), head=8,
-                     **choices)
+        staged_space(
+            "s", stem=4, first=4, widths=(8,), counts=(1,), strides=(1,), head=8, **choices
+        )
 
 
 def test_refuses_stages_of_different_lengths():
     with pytest.raises(ValueError, match="3, 2 and 3 stages"):
-        staged_space("s", stem=4, first=4, widths=(8, 8, 8), counts=(1, 1), strides=(1, 1, 1),
-                     head=8)
+        staged_space(
+            "s", stem=4, first=4, widths=(8, 8, 8), counts=(1, 1), strides=(1, 1, 1), head=8
+        )
 
 
-STAGES = {"stem": 8, "first": 8, "widths": [16, 24], "counts": [2, 3], "strides": [2, 2],
-          "head": 64}
+STAGES = {
+    "stem": 8,
+    "first": 8,
+    "widths": [16, 24],
+    "counts": [2, 3],
+    "strides": [2, 2],
+    "head": 64,
+}
 
 
 def test_a_json_file_describes_a_space(tmp_path):
@@ -96,15 +116,24 @@ def test_a_json_file_describes_a_space(tmp_path):
     assert re.fullmatch(r"camera-[0-9a-f]{8}", found.name) and found.name != other.name
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "cannot be read"),
-    ("[]", "space.json is no JSON object; give a JSON file, or one of proxyless, "),
-    ("{}", "describes no space: give an object with stem, first, widths, counts, strides, head, "),
-    (json.dumps({**STAGES, "depth": 3}), "describes no space"),
-    (json.dumps({**STAGES, "stem": [8]}), r"stem is \[8\]; give stem, first and head as whole"),
-    (json.dumps({**STAGES, "widths": [16, "24"]}), r"widths is \[16, '24'\]"),
-    (json.dumps({**STAGES, "counts": [2]}), "widths, counts and strides are given for 2, 1 and 2"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "space.json is no JSON object; give a JSON file, or one of proxyless, "),
+        (
+            "{}",
+            "describes no space: give an object with stem, first, widths, counts, strides, head, ",
+        ),
+        (json.dumps({**STAGES, "depth": 3}), "describes no space"),
+        (json.dumps({**STAGES, "stem": [8]}), r"stem is \[8\]; give stem, first and head as whole"),
+        (json.dumps({**STAGES, "widths": [16, "24"]}), r"widths is \[16, '24'\]"),
+        (
+            json.dumps({**STAGES, "counts": [2]}),
+            "widths, counts and strides are given for 2, 1 and 2",
+        ),
+    ],
+)
 def test_refuses_a_file_that_describes_no_space(text, message, tmp_path):
     file = tmp_path / "space.json"
     file.write_text(text)

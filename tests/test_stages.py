@@ -26,12 +26,19 @@ def named(stages: list[Stage], name: str) -> Stage:
 
 def test_reads_a_convolution(stages):
     assert named(stages, "out") == Stage(
-        name="out", type="MyriadXHwOp", layer="out", order=10, index=17, injected=False, shaves=0,
+        name="out",
+        type="MyriadXHwOp",
+        layer="out",
+        order=10,
+        index=17,
+        injected=False,
+        shaves=0,
         # 1×1 with 32 channels in 8 blocks of 4.
         hardware=Hardware("CONV", (1, 1), 1, "MODE_4_64", 1, 16, 8, ""),
         inputs=(Datum("BSS", (112, 112, 32), 2 * 112 * 112 * 32, 224, 224 * 112),),
         outputs=(Datum("CMX", (112, 112, 16), 2 * 112 * 112 * 16, 224, 224 * 112),),
-        weight_bytes=2 * (32 * 16 + 16 + 16))  # kernel, bias, scale
+        weight_bytes=2 * (32 * 16 + 16 + 16),
+    )  # kernel, bias, scale
 
 
 def test_a_depthwise_convolution_is_dense_tiles(stages):
@@ -91,4 +98,4 @@ def test_reads_a_layer_whose_name_has_a_quotation_mark():
 def test_refuses_a_graph_that_is_cut():
     text = GRAPH.read_text()
     with pytest.raises(ValueError, match="stage graph"):
-        parse(text[:len(text) // 2])
+        parse(text[: len(text) // 2])

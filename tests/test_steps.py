@@ -9,11 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnas import estimators, loss, paths, steps, supernet
+from jaxnas import estimators, loss, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.pixels import from_pixels
 from jaxnas.space import PROXYLESS, staged_space
-from tests.conftest import NUM_CLASSES, ROOT, SMALL, random_table, same_bits
+from tests.conftest import NUM_CLASSES, SMALL, random_table, same_bits
+from tests.programs import ROOT
 
 BLOCKS, CANDIDATES = SMALL.allowed.shape
 SKIP_INDEX = CANDIDATES - 1
@@ -39,17 +40,26 @@ def naive_gate_gradients(state, chosen, batch):
         x = modules[0].blocks[0](modules[0].stem(from_pixels(batch["image"])))
         outputs = []
         for block in range(BLOCKS):
-            each = [x if path[block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
-                    for k, path in enumerate(chosen) if SMALL.allowed[block, path[block]]]
+            each = [
+                x if path[block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
+                for k, path in enumerate(chosen)
+                if SMALL.allowed[block, path[block]]
+            ]
             outputs.append(each)
             x = each[0] + perturbations[block]
         return loss.cross_entropy(modules[0].classifier(x), batch["label"]), outputs
 
     zeros = [jnp.zeros_like(each[0]) for each in forward([0.0] * BLOCKS)[1]]
     (ce, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(zeros)
-    gates = np.array([[float(jnp.sum(g * o[k])) if k < len(o) else 0.0
-                       for g, o in zip(gradients, outputs, strict=True)]
-                      for k in range(len(chosen))])
+    gates = np.array(
+        [
+            [
+                float(jnp.sum(g * o[k])) if k < len(o) else 0.0
+                for g, o in zip(gradients, outputs, strict=True)
+            ]
+            for k in range(len(chosen))
+        ]
+    )
     return float(ce), gates
 
 
@@ -72,14 +82,16 @@ def naive_latency(control, ce, expected_ms, weight):
     """∂L/∂CE and ∂L/∂E[LAT]."""
     if control == "mul_log":
         ratio = np.log(expected_ms) / np.log(TARGET_MS)
-        return ratio ** weight, (ce * weight * ratio ** (weight - 1)
-                                 / (expected_ms * np.log(TARGET_MS)))
+        return ratio**weight, (
+            ce * weight * ratio ** (weight - 1) / (expected_ms * np.log(TARGET_MS))
+        )
     return 1.0, weight / TARGET_MS
 
 
 def step_key(state):
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1),
-                              state.step)
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.wrap_key_data(state.key), 1), state.step
+    )
 
 
 def first_adam_step(alpha, gradient, rate=0.05):
@@ -88,7 +100,7 @@ def first_adam_step(alpha, gradient, rate=0.05):
 
 
 def hyperparameters(**changes):
-    return steps.Hyperparameters(alpha_learning_rate=0.05, **changes)
+    return search_steps.Hyperparameters(alpha_learning_rate=0.05, **changes)
 
 
 # Each of the estimators and each of the controls, in three compilations beside the common one.
@@ -100,22 +112,29 @@ def combination(request, small_steps):
     estimator, control = request.param
     if request.param == ("two", "fixed"):
         return estimator, control, small_steps
-    return estimator, control, steps.make_steps(SMALL, hyperparameters(
-        estimator=estimator, latency_control=control, gumbel_temperature=0.7))
+    return (
+        estimator,
+        control,
+        search_steps.make_steps(
+            SMALL,
+            hyperparameters(estimator=estimator, latency_control=control, gumbel_temperature=0.7),
+        ),
+    )
 
 
 def arch(compiled, state, batch, table, weight):
-    return compiled.arch(state, batch, LatencyModel.of(table), jnp.float32(TARGET_MS),
-                         jnp.float32(weight))
+    return compiled.arch(
+        state, batch, LatencyModel.of(table), jnp.float32(TARGET_MS), jnp.float32(weight)
+    )
 
 
 def drawn_by(estimator, state):
     """The candidates of the step, the active ones first, and the logits of their p."""
     key, alpha = step_key(state), np.asarray(state.alpha, np.float64)
     if estimator == "two":
-        return np.asarray(paths.sample_pair(key, state.alpha, SMALL.allowed)), alpha
+        return np.asarray(sampling.sample_pair(key, state.alpha, SMALL.allowed)), alpha
     if estimator == "full":
-        active, logits = np.asarray(paths.sample_path(key, state.alpha, SMALL.allowed)), alpha
+        active, logits = np.asarray(sampling.sample_path(key, state.alpha, SMALL.allowed)), alpha
     else:
         noise = np.asarray(jax.random.gumbel(key, alpha.shape), np.float64)
         logits = alpha + noise
@@ -127,9 +146,9 @@ def drawn_by(estimator, state):
 def naive_reinforce(state, batch, table, weight):
     """The gradient and the mean reward of ten networks, one at a time."""
     gradient, rewards, scores = np.zeros(state.alpha.shape), [], []
-    p = np.asarray(paths.probabilities(state.alpha, SMALL.allowed), np.float64)
+    p = np.asarray(sampling.probabilities(state.alpha, SMALL.allowed), np.float64)
     for key in jax.random.split(step_key(state), 10):
-        path = np.asarray(paths.sample_path(key, state.alpha, SMALL.allowed))
+        path = np.asarray(sampling.sample_path(key, state.alpha, SMALL.allowed))
         network = supernet.extract(SMALL, state.params, state.stats, path, NUM_CLASSES)
         network.train()
         logits = np.asarray(network(from_pixels(batch["image"])))
@@ -147,7 +166,7 @@ def test_architecture_step_is_the_formulas_composed(combination, small_state, ba
     table, weight = random_table(SMALL, 1), 0.3
     changes, metrics = arch(compiled, small_state, batch, table, weight)
     old = np.asarray(small_state.alpha, np.float64)
-    p = np.asarray(paths.probabilities(small_state.alpha, SMALL.allowed), np.float64)
+    p = np.asarray(sampling.probabilities(small_state.alpha, SMALL.allowed), np.float64)
     finite_ms = np.where(SMALL.allowed, table.candidate_ms, 0)
     if estimator == "reinforce":
         gradient, reward = naive_reinforce(small_state, batch, table, weight)
@@ -164,13 +183,16 @@ def test_architecture_step_is_the_formulas_composed(combination, small_state, ba
         by_ce, by_ms = naive_latency(control, ce, expected_ms, weight)
         gates = by_ce * gates + by_ms * finite_ms[ROWS, chosen]
         temperature = 0.7 if estimator == "gumbel" else 1.0
-        gradient = naive_alpha_gradient(old, logits / temperature, chosen, gates,
-                                        estimator != "gumbel") / temperature
+        gradient = (
+            naive_alpha_gradient(old, logits / temperature, chosen, gates, estimator != "gumbel")
+            / temperature
+        )
         expected = first_adam_step(old, gradient)
         if estimator == "two":
             for block, members in enumerate(chosen.T):
-                expected[block, members] += np.log(np.exp(old[block, members]).sum()
-                                                   / np.exp(expected[block, members]).sum())
+                expected[block, members] += np.log(
+                    np.exp(old[block, members]).sum() / np.exp(expected[block, members]).sum()
+                )
         assert float(metrics["arch_ce"]) == pytest.approx(ce, rel=1e-5)
         assert float(metrics["latency_weight"]) == pytest.approx(weight, rel=1e-5)
     # A gradient of nearly 0 has a sign that rounding decides.
@@ -205,13 +227,22 @@ def test_architecture_step_compiles_once_and_repeats_to_the_bit(combination, sma
 
 def test_gates_of_more_candidates_keep_their_outputs_and_no_more():
     """XLA's count of temporaries: an output a block for each, and not the candidate's insides."""
-    space = staged_space("two_blocks", stem=4, first=4, widths=(4,), counts=(2,), strides=(1,),
-                         head=8, kernels=(3,), expansions=(5, 6))
+    space = staged_space(
+        "two_blocks",
+        stem=4,
+        first=4,
+        widths=(4,),
+        counts=(2,),
+        strides=(1,),
+        head=8,
+        kernels=(3,),
+        expansions=(5, 6),
+    )
     images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
     params, stats = supernet.init(space, NUM_CLASSES, 0)
     temporaries = []
     for k in (2, 3):
-        choices = paths.all_candidates(jnp.zeros(2, jnp.int32), 3)[:k]
+        choices = sampling.all_candidates(jnp.zeros(2, jnp.int32), 3)[:k]
 
         def logits(gates, images, choices=choices):
             active = (supernet.gather(space, tree, choices) for tree in (params, stats))
@@ -228,32 +259,69 @@ def test_latency_terms_literal():
     ce, e, t = jnp.float32(2.0), jnp.float32(np.exp(3)), jnp.float32(np.exp(2))
     for control in ("fixed", "dual"):
         assert float(loss.latency_term(control, ce, 20.0, 16.0, 0.1)) == pytest.approx(0.025)
-    assert float(loss.latency_term("mul_log", ce, e, t, 2.0)) == pytest.approx(2 * (1.5 ** 2 - 1))
+    assert float(loss.latency_term("mul_log", ce, e, t, 2.0)) == pytest.approx(2 * (1.5**2 - 1))
     assert float(loss.latency_term("mul_log", ce, t, t, 0.3)) == pytest.approx(0, abs=1e-6)
     assert float(loss.reward(0.5, 8.0, 2.0, 0.5)) == pytest.approx(0.25)
 
 
 def test_dual_ascends_by_bounded_steps_in_both_directions():
-    ascent = [float(loss.dual_ascent(jnp.float32(start), before, after, 10.0, 0.05))
-              for start, before, after in ((0, 10.1, 10.1), (0, 9.9, 9.9), (0, 20.0, 20.0),
-                                           (0, 20.0, 5.0), (10, 20.0, 20.0), (0, 10.2, 10.15))]
+    ascent = [
+        float(loss.dual_ascent(jnp.float32(start), before, after, 10.0, 0.05))
+        for start, before, after in (
+            (0, 10.1, 10.1),
+            (0, 9.9, 9.9),
+            (0, 20.0, 20.0),
+            (0, 20.0, 5.0),
+            (10, 20.0, 20.0),
+            (0, 10.2, 10.15),
+        )
+    ]
     np.testing.assert_allclose(ascent, [0.008, -0.008, 0.1, -0.1, 10, -0.1], atol=1e-5)
     weights = [float(loss.dual_weight(jnp.float32(0.2), e, 10.0, 0.1)) for e in (10.0, 10.1, 20.0)]
     np.testing.assert_allclose(weights, [0.3, 0.5, 0.9], atol=1e-5)
 
 
-@pytest.mark.parametrize("control, estimator, match", [
-    ("double", "two", "'double', allowed are fixed, dual, mul_log"),
-    ("dual", "reinforce", "control dual does not reach; take fixed"),
-    ("mul_log", "reinforce", "control mul_log does not reach; take fixed")])
+@pytest.mark.parametrize(
+    "control, estimator, match",
+    [
+        ("double", "two", "'double', allowed are fixed, dual, mul_log"),
+        ("dual", "reinforce", "control dual does not reach; take fixed"),
+        ("mul_log", "reinforce", "control mul_log does not reach; take fixed"),
+    ],
+)
 def test_controls_that_make_no_sense_are_refused(control, estimator, match):
     with pytest.raises(ValueError, match=match):
-        steps.make_steps(SMALL, hyperparameters(latency_control=control, estimator=estimator))
+        search_steps.make_steps(
+            SMALL, hyperparameters(latency_control=control, estimator=estimator)
+        )
 
 
 # Gate gradients' root mean square at the blocks of a search on digits: large where shapes change.
-GATE_NOISE = np.array([.072, .009, .007, .009, .067, .004, .004, .005, .054, .002, .002, .002, .036,
-                       .001, .001, .001, .029, .0003, .0003, .0003, .023])
+GATE_NOISE = np.array(
+    [
+        0.072,
+        0.009,
+        0.007,
+        0.009,
+        0.067,
+        0.004,
+        0.004,
+        0.005,
+        0.054,
+        0.002,
+        0.002,
+        0.002,
+        0.036,
+        0.001,
+        0.001,
+        0.001,
+        0.029,
+        0.0003,
+        0.0003,
+        0.0003,
+        0.023,
+    ]
+)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +332,8 @@ def simulated_searches():
     gate gradients of cross-entropy and a preference for dear candidates of `signal` times it.
     """
     table = LatencyTable.load(
-        ROOT / "profiling/shipped_tables/myriadx_compiler_proxyless_224.json", PROXYLESS)
+        ROOT / "profiling/shipped_tables/myriadx_compiler_proxyless_224.json", PROXYLESS
+    )
     latency, allowed = LatencyModel.of(table), PROXYLESS.allowed
     estimator = estimators.make_estimator("two", allowed, 1.0)
     adam = optax.adam(0.05, b1=0.0, b2=0.999)
@@ -272,17 +341,20 @@ def simulated_searches():
     rows = jnp.arange(len(allowed))[None]
 
     def expected_ms(alpha):
-        return latency.expected_ms(paths.probabilities(alpha, allowed))
+        return latency.expected_ms(sampling.probabilities(alpha, allowed))
 
     def search(control, target_ms, noise, signal, seed):
         def step(carry, key):
             alpha, moments, multiplier = carry
             before_ms = expected_ms(alpha)
-            weight = jnp.where(control, loss.dual_weight(multiplier, before_ms, target_ms, 0.1),
-                               0.1)
+            weight = jnp.where(
+                control, loss.dual_weight(multiplier, before_ms, target_ms, 0.1), 0.1
+            )
             size = GATE_NOISE[:, None] * noise
-            gates = (size * (jax.random.normal(key, alpha.shape) - signal * sizes)
-                     + weight / target_ms * latency.candidate_ms)
+            gates = (
+                size * (jax.random.normal(key, alpha.shape) - signal * sizes)
+                + weight / target_ms * latency.candidate_ms
+            )
             problem = estimators.Problem(lambda pair: (0.0, gates[rows, pair]), None)
             estimate = estimator(jax.random.fold_in(key, 1), alpha, jnp.float32(0), problem)
             updates, moments = adam.update(estimate.gradient, moments, alpha)
@@ -291,17 +363,29 @@ def simulated_searches():
             multiplier = loss.dual_ascent(multiplier, before_ms, after_ms, target_ms, 0.05)
             return (alpha, moments, multiplier), after_ms / target_ms
 
-        alpha = paths.init_alpha(jax.random.key(seed), allowed)
-        return jax.lax.scan(step, (alpha, adam.init(alpha), jnp.float32(0)),
-                            jax.random.split(jax.random.key(seed), 330))[1]
+        alpha = sampling.init_alpha(jax.random.key(seed), allowed)
+        return jax.lax.scan(
+            step,
+            (alpha, adam.init(alpha), jnp.float32(0)),
+            jax.random.split(jax.random.key(seed), 330),
+        )[1]
 
-    for axes in ((None, None, None, None, 0), (None, None, 0, 0, None), (None, 0, None, None, None),
-                 (0, None, None, None, None)):
+    for axes in (
+        (None, None, None, None, 0),
+        (None, None, 0, 0, None),
+        (None, 0, None, None, None),
+        (0, None, None, None, None),
+    ):
         search = jax.vmap(search, axes)
-    return np.asarray(jax.jit(search)(
-        jnp.array([False, True]), jnp.array([14, 17.2, 22]),
-        jnp.array([0.0, 0.3, 1.0, 1.0, 3.0, 1.0]), jnp.array([0.0, 0.0, 0.0, 1.0, 1.0, -3.0]),
-        jnp.arange(3)))
+    return np.asarray(
+        jax.jit(search)(
+            jnp.array([False, True]),
+            jnp.array([14, 17.2, 22]),
+            jnp.array([0.0, 0.3, 1.0, 1.0, 3.0, 1.0]),
+            jnp.array([0.0, 0.0, 0.0, 1.0, 1.0, -3.0]),
+            jnp.arange(3),
+        )
+    )
 
 
 def test_dual_brings_expected_latency_to_the_target(simulated_searches):
@@ -320,18 +404,21 @@ def test_fixed_does_not_settle_at_the_target(simulated_searches):
 def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch):
     path = jnp.asarray(SMALL.random_path(np.random.default_rng(0)))
     latency = LatencyModel.of(random_table(SMALL, 0))
-    bf16 = steps.make_steps(SMALL, steps.Hyperparameters(alpha_learning_rate=0.05,
-                                                         precision="bf16"))
+    bf16 = search_steps.make_steps(
+        SMALL, search_steps.Hyperparameters(alpha_learning_rate=0.05, precision="bf16")
+    )
     losses, arch_ce = {}, {}
     for name, compiled in (("f32", small_steps), ("bf16", bf16)):
-        state = steps.init_state(SMALL, NUM_CLASSES, steps.Hyperparameters(), 0)
-        changes, metrics = compiled.arch(state, batch, latency, jnp.float32(TARGET_MS),
-                                         jnp.float32(0.1))
+        state = search_steps.init_state(SMALL, NUM_CLASSES, search_steps.Hyperparameters(), 0)
+        changes, metrics = compiled.arch(
+            state, batch, latency, jnp.float32(TARGET_MS), jnp.float32(0.1)
+        )
         arch_ce[name], state = float(metrics["arch_ce"]), dataclasses.replace(state, **changes)
         values = []
         for _ in range(30):
-            state, metrics = compiled.weight(state, batch, path, jnp.float32(0.05),
-                                             jnp.float32(steps.STATISTICS_MOMENTUM))
+            state, metrics = compiled.weight(
+                state, batch, path, jnp.float32(0.05), jnp.float32(search_steps.BN_MOMENTUM)
+            )
             values.append(float(metrics["ce"]))
         losses[name] = values
         trees = (state.params, state.stats, state.momentum, state.alpha)
@@ -344,18 +431,34 @@ def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch)
 
 
 def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
-    space = staged_space("gates", stem=4, first=4, widths=(4,), counts=(2,), strides=(1,), head=8,
-                         kernels=(3,), expansions=(2, 3))
+    space = staged_space(
+        "gates",
+        stem=4,
+        first=4,
+        widths=(4,),
+        counts=(2,),
+        strides=(1,),
+        head=8,
+        kernels=(3,),
+        expansions=(2, 3),
+    )
     choices = np.array([[0, 1], [1, 0]], np.int32)
-    slices = [supernet.gather(space, tree, choices)
-              for tree in supernet.init(space, NUM_CLASSES, 0, "independent")]
+    slices = [
+        supernet.gather(space, tree, choices)
+        for tree in supernet.init(space, NUM_CLASSES, 0, "independent")
+    ]
 
     @jax.jit
     def gradient(images):
-        return jax.grad(lambda gates: loss.cross_entropy(supernet.apply_gated(
-            space, *slices, choices, gates, images), batch["label"]))(jnp.zeros(choices.shape))
+        return jax.grad(
+            lambda gates: loss.cross_entropy(
+                supernet.apply_gated(space, *slices, choices, gates, images), batch["label"]
+            )
+        )(jnp.zeros(choices.shape))
 
-    exact, rounded = (np.asarray(gradient(from_pixels(jnp.asarray(batch["image"]), dtype)))
-                      for dtype in (jnp.float32, jnp.bfloat16))
+    exact, rounded = (
+        np.asarray(gradient(from_pixels(jnp.asarray(batch["image"]), dtype)))
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
     assert rounded.dtype == np.float32 and np.any(rounded != exact)
     assert np.linalg.norm(rounded - exact) < 0.25 * np.linalg.norm(exact)

@@ -18,16 +18,17 @@ from jaxnas import export
 from jaxnas.network import Network, network_of
 from jaxnas.space import PROXYLESS_TINY
 from profiling import tables
-from profiling.device import device_names, open_device
+from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
-from profiling.measurement import LayerTime, Options
+from profiling.measurement import LayerTime
 from profiling.myriad import owner
 from profiling.myriad.answers import Inferences
 from profiling.myriad.client import DEADLINES_S, Worker
 from profiling.myriad.stages import parse
 from profiling.myriad.stick import NAME, UDEV_RULE, Stick, by_node
 from profiling.myriad.worker import DEVICE_WORDS
-from tests.conftest import ROOT
+from profiling.registry import device_names, open_device
+from tests.programs import ROOT
 from tests.test_myriad import dilated_depthwise_with_hard_sigmoid, network, signal_at_work
 
 
@@ -89,16 +90,20 @@ def test_counters_go_to_their_nodes_and_none_is_lost(myriad, model, shaves):
     with Worker() as worker:
         graph = worker.compile(model, shaves=shaves).graph
     stages = [stage for stage in parse(graph) if stage.executed]
-    counters = tuple(LayerTime(stage.name, 0.01 * (1 + index % 7))
-                     for index, stage in enumerate(stages))
+    counters = tuple(
+        LayerTime(stage.name, 0.01 * (1 + index % 7)) for index, stage in enumerate(stages)
+    )
     assert len({counter.name for counter in counters}) == len(stages)
     assert any("@tile=" in counter.name for counter in counters)
     layers = by_node(Inferences((1.0,), counters, (40.0, 41.0), graph, {}), set())
     assert layers[0].name == "image@FP16"
     assert len({layer.name for layer in layers}) == len(layers) < len(counters)
     assert sum(layer.ms for layer in layers) == pytest.approx(sum(c.ms for c in counters))
-    tiles_ms = sum(counter.ms for stage, counter in zip(stages, counters, strict=True)
-                   if stage.layer == "block01/depthwise")
+    tiles_ms = sum(
+        counter.ms
+        for stage, counter in zip(stages, counters, strict=True)
+        if stage.layer == "block01/depthwise"
+    )
     assert dict((layer.name, layer.ms) for layer in layers)["block01/depthwise"] == tiles_ms
 
 
@@ -139,8 +144,14 @@ def test_a_hang_while_inferring_is_killed_and_tried_again(myriad, model):
 def test_without_a_stick_it_says_what_to_do(myriad):
     with pytest.raises(DeviceUnavailable) as absent:
         Stick(NAME, Options())
-    for words in ("03e7:2485", "03e7:f63b", UDEV_RULE, "udevadm control --reload-rules",
-                  "USB 2", "--device=MYRIADX_COMPILER"):
+    for words in (
+        "03e7:2485",
+        "03e7:f63b",
+        UDEV_RULE,
+        "udevadm control --reload-rules",
+        "USB 2",
+        "--device=MYRIADX_COMPILER",
+    ):
         assert words in str(absent.value)
 
 
@@ -157,18 +168,22 @@ def test_the_first_of_a_list_that_is_there(myriad):
 def test_a_device_that_fails_is_tried_again_and_told(myriad, model):
     """A stick that is gone is a fault of the device, and the worker itself stays well."""
     with Worker(retries=1) as worker:
-        with pytest.raises(DeviceUnavailable, match="failed 2 times: .* is not there; there are CPU"
-                           ) as gone:
+        with pytest.raises(
+            DeviceUnavailable, match="failed 2 times: .* is not there; there are CPU"
+        ) as gone:
             worker.infer(model, "MYRIAD.9.9-ma2480", wait_s=0)
         assert not isinstance(gone.value, WorkerError)
         assert worker.infer(model, "CPU", count=1).latency_ms
 
 
-@pytest.mark.parametrize("message", [
-    "Can not init Myriad device: NC_ERROR",
-    "Failed to read output from FIFO: NC_ERROR",
-    "Failed to write data, rc: X_LINK_COMMUNICATION_FAIL",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Can not init Myriad device: NC_ERROR",
+        "Failed to read output from FIFO: NC_ERROR",
+        "Failed to write data, rc: X_LINK_COMMUNICATION_FAIL",
+    ],
+)
 def test_what_the_runtime_says_of_a_stick(message):
     """The worker's sorting of the plugin's words, which no stick is here to say."""
     assert DEVICE_WORDS.search(message)
@@ -188,8 +203,13 @@ with Stick("CPU", Options()):
 @pytest.fixture
 def other_owner(myriad):
     """Another process that has the device."""
-    process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     with process:
         assert process.stdout.readline() == "mine\n"
         yield process

@@ -3,12 +3,7 @@
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,8 +16,9 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import count_macs, count_parameters
 from jaxnas.space import PROXYLESS, PROXYLESS_TINY
 from profiling import tables
-from profiling.measurement import Options
-from tests.conftest import ROOT, SMALL, make_table, random_table, run_program
+from profiling.device import Options
+from tests.conftest import SMALL, make_table, random_table
+from tests.programs import Program, run_program
 
 TINY_REFERENCE = "k5e3 - k3e3 k7e3 -"
 
@@ -32,23 +28,38 @@ def arguments(tmp_path_factory) -> list[str]:
     """A study of 4 searches and 12 trainings of a few steps, by two tables of random entries."""
     folder = tmp_path_factory.mktemp("tables")
     for seed, device in ((1, "MYRIADX_COMPILER"), (2, "PIXEL_1")):
-        table = dataclasses.replace(random_table(PROXYLESS_TINY, seed), device=device,
-                                    image_size=64)
+        table = dataclasses.replace(
+            random_table(PROXYLESS_TINY, seed), device=device, image_size=64
+        )
         table.save(folder / f"{device}.json", PROXYLESS_TINY)
-    return ["experiments.study", "--space=proxyless_tiny", "--image_size=64", "--target_ms=4.5",
-            f"--latency_table={folder / 'MYRIADX_COMPILER.json'}",
-            f"--mobile_table={folder / 'PIXEL_1.json'}", f"--reference={TINY_REFERENCE}",
-            "--seeds=0,1", "--random_networks=3", "--warmup_epochs=1", "--search_epochs=2",
-            "--train_epochs=2", "--deployment_epochs=1", "--batch_size=256",
-            "--search_image_size=8", "--train_image_size=8",
-            "--mobilenet_width=0.1", "--mobilenet_ms=4.4"]
+    return [
+        "experiments.study",
+        "--space=proxyless_tiny",
+        "--image_size=64",
+        "--target_ms=4.5",
+        f"--latency_table={folder / 'MYRIADX_COMPILER.json'}",
+        f"--mobile_table={folder / 'PIXEL_1.json'}",
+        f"--reference={TINY_REFERENCE}",
+        "--seeds=0,1",
+        "--random_networks=3",
+        "--warmup_epochs=1",
+        "--search_epochs=2",
+        "--train_epochs=2",
+        "--deployment_epochs=1",
+        "--batch_size=256",
+        "--search_image_size=8",
+        "--train_image_size=8",
+        "--mobilenet_width=0.1",
+        "--mobilenet_ms=4.4",
+    ]
 
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     # What is compiled runs for a few steps: less time goes into making it fast.
-    return {"XLA_FLAGS": "--xla_backend_optimization_level=0 "
-                         "--xla_llvm_disable_expensive_passes=true"}
+    return {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +81,8 @@ def test_a_study_says_what_each_device_likes(finished):
     assert (first["device"], second["device"]) == ("MYRIADX_COMPILER", "PIXEL_1")
     assert first["target_ms"] == 4.5
     assert second["target_ms"] / second["reference_ms"] == pytest.approx(
-        first["target_ms"] / first["reference_ms"])
+        first["target_ms"] / first["reference_ms"]
+    )
     for device in (first, second):
         assert [n["seed"] for n in device["networks"]] == [0, 1]
         for network in device["networks"]:
@@ -90,10 +102,23 @@ def test_a_study_trains_all_networks_alike(finished):
         assert [run["seed"] for run in network["runs"]] == [0, 1]
         assert network["top1"] == pytest.approx(np.mean([r["top1"] for r in network["runs"]]))
         assert network["latency_ms"] <= 4.5
-    same = ("epochs", "learning_rate", "weight_decay", "label_smoothing", "dropout", "ema_decay",
-            "precision", "dataset", "batch_size", "image_size", "held_out", "start")
-    configs = [json.loads((finished / f"train-{name}-seed1" / "config.json").read_text())
-               for name in names]
+    same = (
+        "epochs",
+        "learning_rate",
+        "weight_decay",
+        "label_smoothing",
+        "dropout",
+        "ema_decay",
+        "precision",
+        "dataset",
+        "batch_size",
+        "image_size",
+        "held_out",
+        "start",
+    )
+    configs = [
+        json.loads((finished / f"train-{name}-seed1" / "config.json").read_text()) for name in names
+    ]
     assert all({k: c[k] for k in same} == {k: configs[0][k] for k in same} for c in configs)
     assert configs[0]["epochs"] == 2 and configs[0]["learning_rate"] == 0.05
     difference = part["found"]["mean"] - part["random"]["mean"]
@@ -115,15 +140,10 @@ def test_the_document_is_made_from_study_json_alone(finished, tmp_path):
 def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments, environment):
     """Killed among the trainings, then gone on with while another process is at one of them."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", *arguments, f"--workdir={folder}"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL,
-                               env={**os.environ, **environment})
-    deadline = time.monotonic() + 300
-    while not (folder / "train-found0-seed0/metrics.jsonl").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [*arguments, f"--workdir={folder}"]
+    process = Program(*command, environment=environment)
+    process.wait_until((folder / "train-found0-seed0/metrics.jsonl").exists)
+    process.kill()
     assert not (folder / "study.json").exists()
     done_before = {f: f.stat().st_mtime_ns for f in folder.glob("*/*ed.json")}
     assert len(done_before) >= 6
@@ -142,13 +162,17 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments, e
     assert study_of(folder) == study_of(finished)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (["--seeds=0,0"], "--seeds=0,0 names a seed twice"),
-    (["--target_ms=5"], "0 of 200 random networks of the proxyless space that take 4.950 to"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seeds=0,0"], "--seeds=0,0 names a seed twice"),
+        (["--target_ms=5"], "0 of 200 random networks of the proxyless space that take 4.950 to"),
+    ],
+)
 def test_refuses_bad_input_before_any_run(change, message, tmp_path):
-    done = run_program("experiments.study", f"--workdir={tmp_path / 'run'}",
-                       f"--output={tmp_path}", *change)
+    done = run_program(
+        "experiments.study", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path}", *change
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -157,8 +181,12 @@ def test_refuses_bad_input_before_any_run(change, message, tmp_path):
 def test_intervals_are_student_s_and_welch_s():
     # t of 0.975 at 2 degrees is 4.3027; the standard error of 1, 2, 3 is 1/√3.
     one = intervals.mean_interval([1, 2, 3])
-    assert one == {"mean": 2, "low": pytest.approx(2 - 2.4841, abs=1e-4),
-                   "high": pytest.approx(2 + 2.4841, abs=1e-4), "count": 3}
+    assert one == {
+        "mean": 2,
+        "low": pytest.approx(2 - 2.4841, abs=1e-4),
+        "high": pytest.approx(2 + 2.4841, abs=1e-4),
+        "count": 3,
+    }
     assert intervals.mean_interval([5]) == {"mean": 5, "low": None, "high": None, "count": 1}
     # Two groups of three with variance 1 each: 4 degrees, t 2.7764, error √(2/3).
     two = intervals.difference_interval([1, 2, 3], [4, 5, 6])
@@ -172,30 +200,43 @@ def test_intervals_are_student_s_and_welch_s():
 def test_statistics_count_blocks_and_shares():
     path = PROXYLESS.path(PROXYLESS.parse(REFERENCE))
     assert affinities.statistics(PROXYLESS, path) == pytest.approx(
-        {"blocks": 19, "e6": 5 / 19, "k3": 2 / 19, "k5": 10 / 19, "k7": 7 / 19})
+        {"blocks": 19, "e6": 5 / 19, "k3": 2 / 19, "k5": 10 / 19, "k7": 7 / 19}
+    )
     # Each of 7 (or 6) candidates alike: 15 blocks are there with 6/7; half is wide, a third 7×7.
     even = PROXYLESS.allowed / PROXYLESS.allowed.sum(1, keepdims=True)
     assert affinities.expected_statistics(PROXYLESS, even) == pytest.approx(
-        {"blocks": 6 + 15 * 6 / 7, "e6": 1 / 2, "k3": 1 / 3, "k5": 1 / 3, "k7": 1 / 3})
+        {"blocks": 6 + 15 * 6 / 7, "e6": 1 / 2, "k3": 1 / 3, "k5": 1 / 3, "k7": 1 / 3}
+    )
 
 
 def test_reasons_of_a_table_known_by_hand():
     """k ms for expansion 3, 1.5 times that for 6; two of five blocks may not be skipped."""
-    ms = np.array([[c.kernel * (1.5 if c.expansion == 6 else 1) for c in
-                    PROXYLESS_TINY.candidates]] * 5)
+    ms = np.array(
+        [[c.kernel * (1.5 if c.expansion == 6 else 1) for c in PROXYLESS_TINY.candidates]] * 5
+    )
     table = make_table(PROXYLESS_TINY, ms, fixed_ms=2.0)
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse("k3e3 - k5e3 k7e3 k5e3"))
-    assert affinities.table_reasons(PROXYLESS_TINY, table, path) == pytest.approx({
-        "k7_over_k3_e6": 7 / 3, "k7_over_k3_e3": 7 / 3, "e6_over_two_e3": 0.75,
-        "least_over_most": 3 / 10.5, "fixed_share": 2 / 22, "skippable_share": 12 / 22})
+    assert affinities.table_reasons(PROXYLESS_TINY, table, path) == pytest.approx(
+        {
+            "k7_over_k3_e6": 7 / 3,
+            "k7_over_k3_e3": 7 / 3,
+            "e6_over_two_e3": 0.75,
+            "least_over_most": 3 / 10.5,
+            "fixed_share": 2 / 22,
+            "skippable_share": 12 / 22,
+        }
+    )
 
 
-@pytest.mark.parametrize(("blocks", "e6", "k7", "verdicts"), [
-    ((-5, -4), (0.85, 1.0), (0.1, 0.3), ["reproduces"] * 3),
-    ((1, 3), (0.2, 0.5), (-0.3, -0.1), ["does not reproduce"] * 3),
-    ((-3, 1), (0.6, 1.0), (-0.1, 0.1), ["undecided"] * 3),
-    ((None, None), (None, None), (None, None), ["undecided"] * 3),
-])
+@pytest.mark.parametrize(
+    ("blocks", "e6", "k7", "verdicts"),
+    [
+        ((-5, -4), (0.85, 1.0), (0.1, 0.3), ["reproduces"] * 3),
+        ((1, 3), (0.2, 0.5), (-0.3, -0.1), ["does not reproduce"] * 3),
+        ((-3, 1), (0.6, 1.0), (-0.1, 0.1), ["undecided"] * 3),
+        ((None, None), (None, None), (None, None), ["undecided"] * 3),
+    ],
+)
 def test_verdicts_follow_the_intervals(blocks, e6, k7, verdicts):
     def of(low, high):
         return {"mean": 0.0, "low": low, "high": high, "count": 3}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import loss, paths, steps, supernet
+from jaxnas import loss, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
 from tests.conftest import NUM_CLASSES, SMALL, make_table, same_bits
@@ -21,8 +21,9 @@ def copy(state):
 
 
 def step(small_steps, state, batch, path, rate=0.05, momentum=0.9):
-    return small_steps.weight(copy(state), batch, jnp.asarray(path, jnp.int32), jnp.float32(rate),
-                              jnp.float32(momentum))
+    return small_steps.weight(
+        copy(state), batch, jnp.asarray(path, jnp.int32), jnp.float32(rate), jnp.float32(momentum)
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -31,8 +32,9 @@ def test_a_path_computes_what_its_network_computes(small_state, images, path, tr
     path = np.array(path, np.int32)
     network = supernet.extract(SMALL, small_state.params, small_state.stats, path, NUM_CLASSES)
     (network.train if train else network.eval)()
-    params, stats = (supernet.gather(SMALL, tree, path)
-                     for tree in (small_state.params, small_state.stats))
+    params, stats = (
+        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
+    )
     logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=train)
     np.testing.assert_allclose(logits, network(images), atol=2e-5)
 
@@ -40,8 +42,9 @@ def test_a_path_computes_what_its_network_computes(small_state, images, path, tr
 def test_gradients_of_a_path_are_its_networks(small_state, batch, images):
     """The custom backward pass, against plain differentiation of the network on its own."""
     path = np.array(PATHS[1], np.int32)
-    params, stats = (supernet.gather(SMALL, tree, path)
-                     for tree in (small_state.params, small_state.stats))
+    params, stats = (
+        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
+    )
 
     def supernet_loss(params):
         logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=True)
@@ -70,7 +73,8 @@ def slices(tree, run, block, candidate):
 def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
     # Momentum everywhere, so that decay or momentum of an unsampled candidate would show.
     trace = small_state.momentum[1]._replace(
-        trace=jax.tree.map(lambda p: jnp.full_like(p, 0.01), small_state.params))
+        trace=jax.tree.map(lambda p: jnp.full_like(p, 0.01), small_state.params)
+    )
     state = dataclasses.replace(small_state, momentum=(small_state.momentum[0], trace))
     path = PATHS[1]
     new, _ = step(small_steps, state, batch, path)
@@ -81,8 +85,10 @@ def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
         for block in range(length):
             for candidate in range(SKIP_INDEX):
                 at = (run, block, candidate)
-                same = [same_bits(slices(a, *at), slices(b, *at))
-                        for a, b in zip(before, after, strict=True)]
+                same = [
+                    same_bits(slices(a, *at), slices(b, *at))
+                    for a, b in zip(before, after, strict=True)
+                ]
                 if path[start + block] == candidate:
                     assert not any(same)
                     changed += 1
@@ -120,15 +126,19 @@ def test_training_one_path_lowers_its_loss(small_steps, small_state, batch):
 def test_recalibration_gives_the_mean_of_the_batches_statistics(small_steps, small_state, batch):
     path = jnp.asarray(PATHS[0], jnp.int32)
     rng = np.random.default_rng(8)
-    batches = [batch | {"image": rng.integers(0, 80 * (1 + i), (8, 16, 16, 3), np.uint8)}
-               for i in range(3)]
+    batches = [
+        batch | {"image": rng.integers(0, 80 * (1 + i), (8, 16, 16, 3), np.uint8)} for i in range(3)
+    ]
     state = copy(small_state)
     for i, one in enumerate(batches):
         state, _ = step(small_steps, state, one, path, rate=0.0, momentum=i / (i + 1))
-    params, stats = (supernet.gather(SMALL, tree, path)
-                     for tree in (small_state.params, small_state.stats))
-    seen = [supernet.apply(SMALL, params, stats, path, from_pixels(one["image"]), train=True)[1]
-            for one in batches]
+    params, stats = (
+        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
+    )
+    seen = [
+        supernet.apply(SMALL, params, stats, path, from_pixels(one["image"]), train=True)[1]
+        for one in batches
+    ]
     expected = jax.tree.map(lambda *s: np.mean(s, 0), *seen)
     got = supernet.gather(SMALL, state.stats, path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), got, expected)
@@ -151,26 +161,33 @@ def test_memory_is_of_one_candidate_and_not_of_all(batch):
 
     active = supernet.gather(SMALL, params, largest), supernet.gather(SMALL, stats, largest)
     switch, plain = (
-        jax.jit(jax.grad(function)).lower(*arguments, images).compile()
-        .memory_analysis().temp_size_in_bytes
-        for function, arguments in ((through_the_switch, (*active, jnp.asarray(largest))),
-                                    (alone, (weights, rest))))
+        jax.jit(jax.grad(function))
+        .lower(*arguments, images)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for function, arguments in (
+            (through_the_switch, (*active, jnp.asarray(largest))),
+            (alone, (weights, rest)),
+        )
+    )
     assert switch < 1.25 * plain, (switch, plain)
 
 
 def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(small_steps, small_state, batch):
     latency = LatencyModel.of(make_table(SMALL, np.arange(25.0).reshape(5, 5)))
-    changes, metrics = small_steps.arch(small_state, batch, latency, jnp.float32(4),
-                                        jnp.float32(0.1))
+    changes, metrics = small_steps.arch(
+        small_state, batch, latency, jnp.float32(4), jnp.float32(0.1)
+    )
     assert set(changes) == {"alpha", "alpha_adam", "multiplier", "baseline"}
     alpha = changes["alpha"]
     moved = np.asarray(alpha != small_state.alpha)
     assert (moved.sum(1) <= 2).all() and moved.any()
-    p = paths.probabilities(alpha, SMALL.allowed)
-    assert float(metrics["expected_ms"]) == pytest.approx(
-        float(latency.expected_ms(p)), rel=1e-6)
+    p = sampling.probabilities(alpha, SMALL.allowed)
+    assert float(metrics["expected_ms"]) == pytest.approx(float(latency.expected_ms(p)), rel=1e-6)
     assert float(metrics["latency_term"]) == pytest.approx(
-        0.1 * (float(metrics["expected_ms"]) - 4) / 4, rel=1e-5)
+        0.1 * (float(metrics["expected_ms"]) - 4) / 4, rel=1e-5
+    )
 
 
 def test_shared_initialisation_makes_all_candidates_one_function(images):
@@ -188,8 +205,8 @@ def test_shared_initialisation_makes_all_candidates_one_function(images):
 
 
 def test_the_same_seed_gives_the_same_supernet():
-    hyper = steps.Hyperparameters()
-    first, second = (steps.init_state(SMALL, NUM_CLASSES, hyper, 7) for _ in range(2))
-    other = steps.init_state(SMALL, NUM_CLASSES, hyper, 8)
+    hyper = search_steps.Hyperparameters()
+    first, second = (search_steps.init_state(SMALL, NUM_CLASSES, hyper, 7) for _ in range(2))
+    other = search_steps.init_state(SMALL, NUM_CLASSES, hyper, 8)
     assert same_bits(first, second)
     assert not same_bits(first.params, other.params)

@@ -8,16 +8,22 @@ import sys
 import pytest
 
 from profiling import command
-from tests.conftest import ROOT, run_program
+from tests.programs import ROOT, run_fresh, run_program
 
 MEASURE = ("profiling.measure", "--model=mobilenet_v2", "--image_size=32", "--device=CPU")
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("--device=CPU\n".encode("utf-16"), "is no UTF-8 text"),
-    ("--workdir=Größe\n".encode("latin-1"), "is no UTF-8 text"),
-    (b"\xef\xbb\xbf--device=CPU\n", "begins with a byte order mark; save it as UTF-8 without one"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("--device=CPU\n".encode("utf-16"), "is no UTF-8 text"),
+        ("--workdir=Größe\n".encode("latin-1"), "is no UTF-8 text"),
+        (
+            b"\xef\xbb\xbf--device=CPU\n",
+            "begins with a byte order mark; save it as UTF-8 without one",
+        ),
+    ],
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_flag_files_are_utf_8(tmp_path, content, said, nested):
     file = tmp_path / "mine.flags"
@@ -43,8 +49,14 @@ def test_a_bad_flag_file_is_one_line(tmp_path):
 
 
 def test_a_terminal_of_few_characters_and_a_home_that_cannot_be_written(tmp_path):
-    done = run_program(*MEASURE, PYTHONIOENCODING="latin-1", HOME="/proc/nobody", XDG_DATA_HOME="",
-                       JAXNAS_STORE="", XDG_CACHE_HOME="")
+    done = run_fresh(
+        *MEASURE,
+        PYTHONIOENCODING="latin-1",
+        HOME="/proc/nobody",
+        XDG_DATA_HOME="",
+        JAXNAS_STORE="",
+        XDG_CACHE_HOME="",
+    )
     assert done.returncode == 0, done.stderr
     assert "mobilenet_v2 on CPU: " in done.stdout and "Traceback" not in done.stderr
     warnings = [line for line in done.stderr.splitlines() if "measurements are not kept" in line]
@@ -53,27 +65,45 @@ def test_a_terminal_of_few_characters_and_a_home_that_cannot_be_written(tmp_path
 
 def test_who_reads_the_first_line_alone_sees_no_traceback():
     measure = shlex.join([sys.executable, "-m", *MEASURE, "--json"])
-    done = subprocess.run(["bash", "-c", f"{measure} | head -1"], cwd=ROOT, capture_output=True,
-                          text=True, env=os.environ)
+    done = subprocess.run(
+        ["bash", "-c", f"{measure} | head -1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
 
 
-@pytest.mark.parametrize("output", ["/proc/x", "{folder}", "{folder}/none/x.json",
-                                    "{folder}/" + 251 * "x"])
+@pytest.mark.parametrize(
+    "output", ["/proc/x", "{folder}", "{folder}/none/x.json", "{folder}/" + 251 * "x"]
+)
 def test_outputs_are_tried_before_work(tmp_path, output):
     file = output.format(folder=tmp_path)
-    done = run_program("profiling.tables", "--device=CPU", "--space=proxyless_tiny",
-                       f"--output={file}", timeout_s=60)
+    done = run_program(
+        "profiling.tables",
+        "--device=CPU",
+        "--space=proxyless_tiny",
+        f"--output={file}",
+        timeout_s=60,
+    )
     assert done.returncode == 2
-    error, = done.stderr.splitlines()
+    (error,) = done.stderr.splitlines()
     assert error.startswith(f"error: --output={file} cannot be written (")
 
 
 def test_text_of_users_is_no_markup(tmp_path):
-    arguments = ("experiments.train", "--network=k3e3 - k3e3 k3e3 -", "--space=proxyless_tiny",
-                 "--device=CPU", "--image_size=32", "--epochs=1", "--warmup_epochs=0",
-                 f"--workdir={tmp_path}/run [final] [/bold]")
+    arguments = (
+        "experiments.train",
+        "--network=k3e3 - k3e3 k3e3 -",
+        "--space=proxyless_tiny",
+        "--device=CPU",
+        "--image_size=32",
+        "--epochs=1",
+        "--warmup_epochs=0",
+        f"--workdir={tmp_path}/run [final] [/bold]",
+    )
     for said in ("✓ train", "this run is done"):
         done = run_program(*arguments)
         assert done.returncode == 0 and said in done.stderr, done.stderr

@@ -3,20 +3,23 @@
 import json
 import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from experiments.sweep import report
-from tests.conftest import ROOT, run_program
+from tests.programs import Program, run_program
 
 
 @pytest.fixture(scope="module")
 def arguments(micro_search) -> list[str]:
-    return ["experiments.sweep", *micro_search, "--train_epochs=1",
-            "--sweep=latency_weight=0.05,0.2", "--sweep=target_ms=1.8,1.85", "--seeds=2"]
+    return [
+        "experiments.sweep",
+        *micro_search,
+        "--train_epochs=1",
+        "--sweep=latency_weight=0.05,0.2",
+        "--sweep=target_ms=1.8,1.85",
+        "--seeds=2",
+    ]
 
 
 def state_of(folder: pathlib.Path) -> dict[str, dict]:
@@ -29,19 +32,23 @@ def swept(tmp_path_factory, arguments):
     """A sweep of eight runs that was stopped half-way; what it was then, and at its end."""
     folder = tmp_path_factory.mktemp("sweep") / "out"
     command = [*arguments, f"--output={folder}"]
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 400
-    while not (folder / "sweep.json").exists() or sum(
-            run["status"] == "done" for run in state_of(folder).values()) < 4:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.2)
+    process = Program(*command)
+    process.wait_until(
+        lambda: (
+            (folder / "sweep.json").exists()
+            and sum(run["status"] == "done" for run in state_of(folder).values()) >= 4
+        )
+    )
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 1 and "run the same command again to go on" in said
+    assert process.wait(100) == 1
+    said = process.stderr
+    assert "run the same command again to go on" in said
     half = state_of(folder)
-    times = {name: pathlib.Path(run["workdir"], "result.json").stat().st_mtime_ns
-             for name, run in half.items() if run["status"] == "done"}
+    times = {
+        name: pathlib.Path(run["workdir"], "result.json").stat().st_mtime_ns
+        for name, run in half.items()
+        if run["status"] == "done"
+    }
     done = run_program(*command, timeout_s=600)
     assert done.returncode == 0, done.stderr
     return folder, half, times, done
@@ -53,7 +60,10 @@ def test_a_stopped_sweep_goes_on_and_runs_nothing_twice(swept):
     runs = state_of(folder)
     assert list(runs) == [
         f"latency_weight={weight},target_ms={target},seed={seed}"
-        for weight in ("0.05", "0.2") for target in ("1.8", "1.85") for seed in (0, 1)]
+        for weight in ("0.05", "0.2")
+        for target in ("1.8", "1.85")
+        for seed in (0, 1)
+    ]
     assert all(run["status"] == "done" for run in runs.values())
     for name, run in runs.items():
         workdir = pathlib.Path(run["workdir"])
@@ -91,23 +101,29 @@ def test_what_failed_is_shown_and_retried_when_asked(arguments, tmp_path):
     assert state_of(tmp_path)["target_ms=99"]["job"] != before
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    ([], "nothing is swept"),
-    (["--sweep=lambda=1,2"], "experiments.search has no such flag to sweep"),
-    (["--sweep=workdir=a,b"], "experiments.search has no such flag to sweep"),
-    (["--sweep=target_ms"], "give a flag and its values"),
-    (["--sweep=target_ms=14,14"], "each value given once"),
-    (["--sweep=target_ms=14,x"], "x"),
-    (["--sweep=target_ms=14,-3"], "--target_ms=-3.0: give a positive latency"),
-    (["--sweep=seed=1,2", "--seeds=2"], "give one of them"),
-    (["--zip", "--sweep=target_ms=14,15", "--sweep=latency_weight=1"],
-     "--zip: flags have 2 values of target_ms, 1 values of latency_weight"),
-    (["--seeds=2", "--slurm=gpus"], "--slurm=gpus: give a parameter"),
-    (["--seeds=2", "--launcher=slurm"], "--launcher=slurm:"),
-])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing is swept"),
+        (["--sweep=lambda=1,2"], "experiments.search has no such flag to sweep"),
+        (["--sweep=workdir=a,b"], "experiments.search has no such flag to sweep"),
+        (["--sweep=target_ms"], "give a flag and its values"),
+        (["--sweep=target_ms=14,14"], "each value given once"),
+        (["--sweep=target_ms=14,x"], "x"),
+        (["--sweep=target_ms=14,-3"], "--target_ms=-3.0: give a positive latency"),
+        (["--sweep=seed=1,2", "--seeds=2"], "give one of them"),
+        (
+            ["--zip", "--sweep=target_ms=14,15", "--sweep=latency_weight=1"],
+            "--zip: flags have 2 values of target_ms, 1 values of latency_weight",
+        ),
+        (["--seeds=2", "--slurm=gpus"], "--slurm=gpus: give a parameter"),
+        (["--seeds=2", "--launcher=slurm"], "--launcher=slurm:"),
+    ],
+)
 def test_a_wrong_sweep_is_refused_before_anything_runs(flags, message, tmp_path):
-    done = run_program("experiments.sweep", "--flagfile=vpu.flags", *flags,
-                       f"--output={tmp_path / 'out'}")
+    done = run_program(
+        "experiments.sweep", "--flagfile=vpu.flags", *flags, f"--output={tmp_path / 'out'}"
+    )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert not list(tmp_path.glob("out/*=*"))

@@ -5,9 +5,6 @@ import datetime
 import hashlib
 import json
 import pathlib
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,18 +15,12 @@ from jaxnas.network import Network, network_of
 from jaxnas.space import PROXYLESS, PROXYLESS_TINY
 from profiling import tables
 from profiling.database import Store, StoreError
-from profiling.device import open_device
-from profiling.measurement import (
-    LayerTime,
-    Measurement,
-    Options,
-    Setup,
-    measure_in_passes,
-    pooled,
-)
+from profiling.device import Options, measure_repeatedly
+from profiling.measurement import LayerTime, Measurement, Setup, pooled
 from profiling.myriad.compiler import MyriadXCompiler
 from profiling.recording import Recording
-from tests.conftest import ROOT, run_program
+from profiling.registry import open_device
+from tests.programs import Program, run_program
 
 TINY = ["--space=proxyless_tiny", "--image_size=64", "--num_classes=10"]
 TINY_NETWORKS = 7 + 4  # the covering set and the held-out networks
@@ -47,16 +38,30 @@ def test_covering_set_shows_every_candidate():
 
 def measurement(*layers: tuple[str, float]) -> Measurement:
     setup = Setup("MYRIADX_COMPILER", "estimated", "MyriadX", "FP16", {}, {"shaves": None})
-    return Measurement(setup, sum(ms for _, ms in layers), 0.0, 0.0, 0,
-                       tuple(LayerTime(*layer) for layer in layers))
+    return Measurement(
+        setup,
+        sum(ms for _, ms in layers),
+        0.0,
+        0.0,
+        0,
+        tuple(LayerTime(*layer) for layer in layers),
+    )
 
 
 def test_layers_are_attributed_by_name():
-    parts = tables.ms_by_part(measurement(
-        ("image@FP16", 0.1), ("stem/conv", 0.2), ("block07/expand", 0.3), ("block07/project", 0.4),
-        (export.OUTPUT, 0.5), ("logits@FP16", 0.6)))
-    assert parts == pytest.approx({"host": 0.0, "input": 0.1, "stem": 0.2, "block07": 0.7,
-                                   "classifier": 0.5, "output": 0.6})
+    parts = tables.ms_by_part(
+        measurement(
+            ("image@FP16", 0.1),
+            ("stem/conv", 0.2),
+            ("block07/expand", 0.3),
+            ("block07/project", 0.4),
+            (export.OUTPUT, 0.5),
+            ("logits@FP16", 0.6),
+        )
+    )
+    assert parts == pytest.approx(
+        {"host": 0.0, "input": 0.1, "stem": 0.2, "block07": 0.7, "classifier": 0.5, "output": 0.6}
+    )
 
 
 def test_a_layer_of_no_block_is_an_error():
@@ -75,8 +80,9 @@ def test_shipped_table_is_within_1_percent_of_the_compiler_on_random_networks():
         for _ in range(4):
             path = PROXYLESS.random_path(rng)
             spec = network_of(PROXYLESS, PROXYLESS.arch(path), table.num_classes)
-            latency_ms = measure_in_passes(
-                device, tables.exported(spec, table.image_size)).latency_ms
+            latency_ms = measure_repeatedly(
+                device, tables.exported(spec, table.image_size)
+            ).latency_ms
             errors.append(table.path_ms(path) / latency_ms - 1)
     assert np.abs(errors).max() < 0.01, errors
 
@@ -94,8 +100,9 @@ class Built:
 def built(myriad, tmp_path_factory) -> Built:
     folder = tmp_path_factory.mktemp("built")
     file, store = folder / "tiny.json", folder / "store.sqlite"
-    done = run_program("profiling.tables", *TINY, f"--output={file}", f"--store={store}",
-                       COLUMNS="80")
+    done = run_program(
+        "profiling.tables", *TINY, f"--output={file}", f"--store={store}", COLUMNS="80"
+    )
     assert done.returncode == 0, done.stderr
     return Built(file, store, done.stdout)
 
@@ -131,8 +138,13 @@ def test_a_second_build_measures_nothing(built, tmp_path):
     with Store(built.store) as store:
         before = store.runs()
     assert len(before) == len({run.model_sha256 for run in before}) == TINY_NETWORKS
-    done = run_program("profiling.tables", *TINY, f"--output={tmp_path / 'again.json'}", "--json",
-                       f"--store={built.store}")
+    done = run_program(
+        "profiling.tables",
+        *TINY,
+        f"--output={tmp_path / 'again.json'}",
+        "--json",
+        f"--store={built.store}",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "again.json").read_text() == built.file.read_text()
     with Store(built.store) as store:
@@ -141,12 +153,10 @@ def test_a_second_build_measures_nothing(built, tmp_path):
 
 def test_a_killed_build_measures_only_the_rest(built, tmp_path):
     file = tmp_path / "store.sqlite"
-    arguments = ["profiling.tables", *TINY, f"--output={tmp_path / 'tiny.json'}",
-                 f"--store={file}"]
-    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT) as process:
-        while process.poll() is None and stored(file) < 3:
-            time.sleep(0.02)
-        process.kill()
+    arguments = ["profiling.tables", *TINY, f"--output={tmp_path / 'tiny.json'}", f"--store={file}"]
+    process = Program(*arguments)
+    process.wait_until(lambda: stored(file) >= 3)
+    process.kill()
     there = stored(file)
     assert 3 <= there < TINY_NETWORKS and not (tmp_path / "tiny.json").exists()
     with Store(file) as store:
@@ -174,18 +184,23 @@ def stored(file: pathlib.Path) -> int:
 class InThreePasses(MyriadXCompiler):
     """The compiler, asked as often as a device that is measured."""
 
-    passes = 3
+    repeats = 3
 
 
 def test_passes_take_turns_and_what_the_store_has_counts(myriad, tmp_path):
-    specs = [network_of(PROXYLESS_TINY, PROXYLESS_TINY.arch(path), 10)
-             for path in tables.covering_set(PROXYLESS_TINY)[:2]]
+    specs = [
+        network_of(PROXYLESS_TINY, PROXYLESS_TINY.arch(path), 10)
+        for path in tables.covering_set(PROXYLESS_TINY)[:2]
+    ]
     told = []
-    with (Store(tmp_path / "store.sqlite") as store,
-          Recording(InThreePasses("MYRIADX_COMPILER", Options()), store) as device):
+    with (
+        Store(tmp_path / "store.sqlite") as store,
+        Recording(InThreePasses("MYRIADX_COMPILER", Options()), store) as device,
+    ):
         device.measure(tables.exported(specs[0], 32), tables.recipe(specs[0], 32))
         measurements = tables.measure_specs(
-            device, specs, 32, progress=lambda done, total: told.append((done, total)))
+            device, specs, 32, progress=lambda done, total: told.append((done, total))
+        )
         digests = [run.model_sha256 for run in store.runs()]
         first, second = digests[:2]
         assert digests == [first, second, first, second, first, second] and first != second
@@ -198,8 +213,11 @@ def test_passes_take_turns_and_what_the_store_has_counts(myriad, tmp_path):
         tables.measure_specs(device, specs[:1], 64)
         assert len(store) == 12
         told.clear()
-        whole = measure_in_passes(device, tables.exported(specs[0], 32),
-                                  lambda done, run: told.append((done, run.latency_ms)))
+        whole = measure_repeatedly(
+            device,
+            tables.exported(specs[0], 32),
+            lambda done, run: told.append((done, run.latency_ms)),
+        )
         assert told == [(done, whole.latency_ms) for done in (1, 2, 3)] and whole.blob
         assert len(store) == 15
 
@@ -212,18 +230,29 @@ class Timed(InThreePasses):
         self.setup = dataclasses.replace(self.setup, kind="measured")
 
 
-@pytest.mark.parametrize(("kind", "days", "counts"), [
-    (Timed, 29, True), (Timed, 31, False), (InThreePasses, 4000, True)])
+@pytest.mark.parametrize(
+    ("kind", "days", "counts"), [(Timed, 29, True), (Timed, 31, False), (InThreePasses, 4000, True)]
+)
 def test_measured_runs_count_for_30_days(kind, days, counts, myriad, tmp_path):
-    spec = network_of(PROXYLESS_TINY, PROXYLESS_TINY.arch(tables.covering_set(PROXYLESS_TINY)[0]),
-                      10)
-    with (Store(tmp_path / "store.sqlite") as store,
-          Recording(kind("MYRIADX_COMPILER", Options()), store) as device):
+    spec = network_of(
+        PROXYLESS_TINY, PROXYLESS_TINY.arch(tables.covering_set(PROXYLESS_TINY)[0]), 10
+    )
+    with (
+        Store(tmp_path / "store.sqlite") as store,
+        Recording(kind("MYRIADX_COMPILER", Options()), store) as device,
+    ):
         now = datetime.datetime.now(datetime.UTC)
-        old = Measurement(device.setup, 1000.0, 1000.0, 1000.0, 0, (LayerTime("stem/conv", 1000),),
-                          time=now - datetime.timedelta(days))
+        old = Measurement(
+            device.setup,
+            1000.0,
+            1000.0,
+            1000.0,
+            0,
+            (LayerTime("stem/conv", 1000),),
+            time=now - datetime.timedelta(days),
+        )
         store.add(old, tables.exported(spec, 32), tables.recipe(spec, 32))
-        whole, = tables.measure_specs(device, [spec], 32)
+        (whole,) = tables.measure_specs(device, [spec], 32)
         assert len(store) == (3 if counts else 4)
         assert (whole.p90_ms > 100) == counts and whole.latency_ms < 10
         assert (whole.time == old.time) == counts
@@ -231,8 +260,12 @@ def test_measured_runs_count_for_30_days(kind, days, counts, myriad, tmp_path):
 
 def test_another_graph_of_the_same_network_needs_another_export_number():
     path = tables.covering_set(PROXYLESS_TINY)[0]
-    model = export.to_onnx(Network(network_of(PROXYLESS_TINY, PROXYLESS_TINY.arch(path), 10),
-                                   rng=np.random.default_rng(0)), 32)
+    model = export.to_onnx(
+        Network(
+            network_of(PROXYLESS_TINY, PROXYLESS_TINY.arch(path), 10), rng=np.random.default_rng(0)
+        ),
+        32,
+    )
     for weights in model.graph.initializer:
         if not weights.name.startswith("clip/"):
             weights.ClearField("raw_data")
@@ -245,10 +278,22 @@ def test_runs_are_pooled_by_their_medians():
     setup = Setup("CPU", "measured", "Some CPU", "f32", {}, {"threads": 1})
 
     def run(latency_ms, p10_ms, p90_ms, host_ms, celsius, **layers) -> Measurement:
-        return Measurement(setup, latency_ms, p10_ms, p90_ms, 10, tuple(
-            LayerTime(name, ms) for name, ms in layers.items()), host_ms, celsius)
-    runs = [run(10, 9, 11, 1, (40, 41), a=6, b=3), run(12, 11, 13, 2, (41, 42), a=7, b=3),
-            run(20, 12, 25, 3, (42, 43), a=17)]
+        return Measurement(
+            setup,
+            latency_ms,
+            p10_ms,
+            p90_ms,
+            10,
+            tuple(LayerTime(name, ms) for name, ms in layers.items()),
+            host_ms,
+            celsius,
+        )
+
+    runs = [
+        run(10, 9, 11, 1, (40, 41), a=6, b=3),
+        run(12, 11, 13, 2, (41, 42), a=7, b=3),
+        run(20, 12, 25, 3, (42, 43), a=17),
+    ]
     assert pooled(runs[:1]) is runs[0]
     whole = pooled(runs)
     assert (whole.latency_ms, whole.count) == (12, 30)
@@ -272,21 +317,27 @@ def test_runs_of_other_setups_are_not_pooled():
 @pytest.mark.usefixtures("myriad")
 def test_measure_tells_people_the_slowest_layers_first(tmp_path):
     store = tmp_path / "store.sqlite"
-    done = run_program("profiling.measure", "--model=mobilenet_v2", "--image_size=64",
-                       f"--store={store}", COLUMNS="80")
+    done = run_program(
+        "profiling.measure",
+        "--model=mobilenet_v2",
+        "--image_size=64",
+        f"--store={store}",
+        COLUMNS="80",
+    )
     assert done.returncode == 0, done.stderr
     with Store(store, create=False) as opened:
-        run, = opened.runs(model="mobilenet_v2")
+        (run,) = opened.runs(model="mobilenet_v2")
     latency_ms = run.measurement.latency_ms
     lines = done.stdout.splitlines()
     assert lines[0] == f"mobilenet_v2 on MYRIADX_COMPILER: {latency_ms:.3f} ms, estimated"
     assert max(map(len, lines)) <= 80
     for words in ("estimated, not timed", "MyriadX", "FP16", "openvino"):
         assert words in done.stdout
-    layers = [line.split() for line in lines[lines.index("") + 2:]]
+    layers = [line.split() for line in lines[lines.index("") + 2 :]]
     slowest = sorted(run.measurement.layers, key=lambda layer: -layer.ms)
     assert [line[:2] for line in layers[:20]] == [
-        [layer.name, f"{layer.ms:.3f}"] for layer in slowest[:20]]
+        [layer.name, f"{layer.ms:.3f}"] for layer in slowest[:20]
+    ]
     assert layers[0][2] == f"{slowest[0].ms / latency_ms:.1%}" and "█" in layers[0][3]
     rest_ms = sum(layer.ms for layer in slowest[20:])
     assert layers[20][:3] == [str(len(slowest) - 20), "others", f"{rest_ms:.3f}"]
@@ -295,8 +346,9 @@ def test_measure_tells_people_the_slowest_layers_first(tmp_path):
 
 @pytest.mark.usefixtures("myriad")
 def test_mobilenet_v2_is_within_5_percent_of_the_stick():
-    done = run_program("profiling.measure", "--model=mobilenet_v2", "--device=MYRIADX_COMPILER",
-                       "--json")
+    done = run_program(
+        "profiling.measure", "--model=mobilenet_v2", "--device=MYRIADX_COMPILER", "--json"
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["latency_ms"]["median"] == pytest.approx(19.8, rel=0.05)
@@ -305,15 +357,18 @@ def test_mobilenet_v2_is_within_5_percent_of_the_stick():
     assert layers_ms + document["host_ms"] == pytest.approx(document["latency_ms"]["median"])
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--model=nothing.onnx"], "--model=nothing.onnx: no such file"),
-    (["--model=README.md"], "README.md is no ONNX file"),
-    (["--model=mobilenet_v2", "--device=TOASTER"], "unknown device 'TOASTER', allowed are"),
-    (["--model=mobilenet_v2", "--shaves=17"], "shaves"),
-    (["--modell=mobilenet_v2"], "modell"),
-    (["--model=mobilenet_v2", "again"], "unexpected argument 'again'"),
-    ([], "--model must have a value"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=nothing.onnx"], "--model=nothing.onnx: no such file"),
+        (["--model=README.md"], "README.md is no ONNX file"),
+        (["--model=mobilenet_v2", "--device=TOASTER"], "unknown device 'TOASTER', allowed are"),
+        (["--model=mobilenet_v2", "--shaves=17"], "shaves"),
+        (["--modell=mobilenet_v2"], "modell"),
+        (["--model=mobilenet_v2", "again"], "unexpected argument 'again'"),
+        ([], "--model must have a value"),
+    ],
+)
 def test_measure_refuses_wrong_usage_with_one_line(arguments, message):
     done = run_program("profiling.measure", *arguments)
     assert done.returncode == 2

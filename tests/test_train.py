@@ -8,37 +8,45 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from experiments import networks, train_config
-from experiments.networks import Architecture, find_architecture
-from experiments.train_config import TrainConfig
-from jaxnas import steps, supernet
+from experiments.runs.networks import Architecture, find_architecture
+from experiments.train import config as train_config
+from experiments.train.config import TrainConfig
+from experiments.train.supernet_weights import from_supernet
+from jaxnas import search_steps, supernet
 from jaxnas.space import PROXYLESS_TINY
-from tests.conftest import ROOT, run_program
+from tests.programs import ROOT, Program, run_program
 
 TEXT = "k5e3 - k3e3 k7e3 -"
-TRAIN = ("experiments.train", f"--network={TEXT}", "--space=proxyless_tiny", "--image_size=64",
-         "--epochs=5", "--warmup_epochs=1", "--ema_decay=0.9", "--precision=bf16",
-         "--checkpoint_seconds=1")
+TRAIN = (
+    "experiments.train",
+    f"--network={TEXT}",
+    "--space=proxyless_tiny",
+    "--image_size=64",
+    "--epochs=5",
+    "--warmup_epochs=1",
+    "--ema_decay=0.9",
+    "--precision=bf16",
+    "--checkpoint_seconds=1",
+)
 
 # A search's folder as it stands after its derivation, without the minutes that it takes.
 MAKE_SEARCH = """
 import sys
 from absl import flags
-from experiments import config
-from experiments.workdir import Workdir
-from jaxnas import steps
+from experiments.runs.folder import Workdir
+from experiments.search import config
+from jaxnas import search_steps as steps
 from jaxnas.checkpoint import Checkpoints
 config.define_flags()
 flags.FLAGS(["search", "--space=proxyless_tiny", "--image_size=64", f"--workdir={sys.argv[1]}"])
 run = config.config_from_flags()
 with Workdir(run) as workdir:
-    state = steps.init_state(run.search_space, 10, steps.Hyperparameters(), seed=5)
+    state = search_steps.init_state(run.search_space, 10, search_steps.Hyperparameters(), seed=5)
     checkpoints = Checkpoints(workdir.path / "checkpoints" / "search", run.identity())
     checkpoints.save(7, state, wait=True)
     checkpoints.close()
@@ -83,11 +91,20 @@ def test_result_says_what_was_trained_and_how_good_it_is(finished):
     assert result["accuracy"]["top1"] > 0.2
     assert result["parity"]["same_top1"]
     assert set(result["files"].values()) == {
-        "model.onnx", "model.xml", "labels.txt", "model.blob", "model.rvc2.tar.xz",
-        "architecture.svg"}
+        "model.onnx",
+        "model.xml",
+        "labels.txt",
+        "model.blob",
+        "model.rvc2.tar.xz",
+        "architecture.svg",
+    }
     assert all((folder / name).stat().st_size for name in result["files"].values())
-    for words in (TEXT, "Latency by MYRIADX_COMPILER, estimated", "of 5, the best on held-out data",
-                  "model.blob"):
+    for words in (
+        TEXT,
+        "Latency by MYRIADX_COMPILER, estimated",
+        "of 5, the best on held-out data",
+        "model.blob",
+    ):
         assert words in " ".join(done.stdout.split()), words
 
 
@@ -99,7 +116,8 @@ def test_every_epoch_is_evaluated_and_the_best_one_delivered(finished):
     result = result_of(folder)
     assert result["held_out"]["top1"] == best and result["held_out"]["examples"] == 300
     assert result["held_out"]["epoch"] == max(
-        line["epoch"] for line in lines if line["held_out_top1"] == best)
+        line["epoch"] for line in lines if line["held_out_top1"] == best
+    )
 
 
 def test_the_learning_rate_warms_up_and_falls(finished):
@@ -110,9 +128,10 @@ def test_the_learning_rate_warms_up_and_falls(finished):
 
 
 def test_the_onnx_file_has_the_shapes_of_the_deployment(finished):
-    session = onnxruntime.InferenceSession(finished[0] / "model.onnx",
-                                           providers=["CPUExecutionProvider"])
-    logits, = session.run(None, {"image": np.zeros((1, 3, 64, 64), np.uint8)})
+    session = onnxruntime.InferenceSession(
+        finished[0] / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (logits,) = session.run(None, {"image": np.zeros((1, 3, 64, 64), np.uint8)})
     assert logits.shape == (1, 10)
 
 
@@ -130,14 +149,11 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
     arguments = [*TRAIN, f"--workdir={folder}"]
     metrics = folder / "metrics.jsonl"
     for number, after in ((signal.SIGKILL, '"epoch": 2'), (signal.SIGINT, '"epoch": 3')):
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 300
-        while not (metrics.exists() and after in metrics.read_text()):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        process = Program(*arguments)
+        process.wait_until(lambda after=after: metrics.exists() and after in metrics.read_text())
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        process.wait(60)
+        said = process.stderr
         if number == signal.SIGINT:
             assert process.returncode == 1
             assert "run the same command again to go on" in said and "Traceback" not in said
@@ -152,8 +168,8 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
 
 
 def test_a_search_s_network_starts_with_the_supernet_s_weights(searched):
-    network = networks.from_supernet(searched, 10)
-    state = steps.init_state(PROXYLESS_TINY, 10, steps.Hyperparameters(), seed=5)
+    network = from_supernet(searched, 10)
+    state = search_steps.init_state(PROXYLESS_TINY, 10, search_steps.Hyperparameters(), seed=5)
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(TEXT))
     expected = supernet.extract(PROXYLESS_TINY, state.params, state.stats, path, 10)
     network.eval()
@@ -172,29 +188,29 @@ def changed(folder: pathlib.Path, copy: pathlib.Path, name: str, **changes) -> p
 
 def test_refuses_a_supernet_that_does_not_fit(searched, tmp_path):
     with pytest.raises(ValueError, match="trained on digits with 10 classes, this data set has 7"):
-        networks.from_supernet(searched, 7)
+        from_supernet(searched, 7)
     other = changed(searched, tmp_path / "seed", "config.json", seed=1)
     with pytest.raises(ValueError, match=r"another configuration: seed \(saved: 0, now: 1\)"):
-        networks.from_supernet(other, 10)
+        from_supernet(other, 10)
     wide = changed(searched, tmp_path / "space", "config.json", space="proxyless")
     with pytest.raises(ValueError, match="of the space proxyless_tiny, the supernet of proxyless"):
-        networks.from_supernet(wide, 10)
+        from_supernet(wide, 10)
     shutil.rmtree(tmp_path / "space" / "checkpoints")
     shutil.copy(searched / "config.json", tmp_path / "space")
     with pytest.raises(ValueError, match="has no checkpoints"):
-        networks.from_supernet(tmp_path / "space", 10)
+        from_supernet(tmp_path / "space", 10)
 
 
 def test_leaves_a_search_at_work_alone(searched):
     with (searched / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another process is at work in it"):
-            networks.from_supernet(searched, 10)
+            from_supernet(searched, 10)
 
 
 def test_refuses_a_training_s_folder_as_a_supernet(finished):
     with pytest.raises(ValueError, match="holds no supernet"):
-        networks.from_supernet(finished[0], 10)
+        from_supernet(finished[0], 10)
 
 
 def test_networks_are_known_by_name_text_and_folder(searched, finished):
@@ -205,16 +221,23 @@ def test_networks_are_known_by_name_text_and_folder(searched, finished):
     assert find_architecture(str(finished[0])) == tiny
 
 
-@pytest.mark.parametrize(("text", "space", "message"), [
-    ("mobilenet_v3", None, "unknown network 'mobilenet_v3': give one of mobilenet_v2, "),
-    ("", None, "unknown network ''"),
-    ("mobilenet_v2", "proxyless", "--space=proxyless: the published network mobilenet_v2 has no"),
-    (TEXT, None, "architecture has 5 tokens, the proxyless space has 21 blocks"),
-    ("- - k3e3 k7e3 -", "proxyless_tiny", "block00: skip is not allowed"),
-    ("k9e3 - k3e3 k7e3 -", "proxyless_tiny", "block00: unknown token 'k9e3'"),
-    (TEXT, "darts", "unknown space 'darts'"),
-    (str(ROOT), None, "is no folder of a run"),
-])
+@pytest.mark.parametrize(
+    ("text", "space", "message"),
+    [
+        ("mobilenet_v3", None, "unknown network 'mobilenet_v3': give one of mobilenet_v2, "),
+        ("", None, "unknown network ''"),
+        (
+            "mobilenet_v2",
+            "proxyless",
+            "--space=proxyless: the published network mobilenet_v2 has no",
+        ),
+        (TEXT, None, "architecture has 5 tokens, the proxyless space has 21 blocks"),
+        ("- - k3e3 k7e3 -", "proxyless_tiny", "block00: skip is not allowed"),
+        ("k9e3 - k3e3 k7e3 -", "proxyless_tiny", "block00: unknown token 'k9e3'"),
+        (TEXT, "darts", "unknown space 'darts'"),
+        (str(ROOT), None, "is no folder of a run"),
+    ],
+)
 def test_refuses_what_names_no_network(text, space, message):
     with pytest.raises(ValueError, match=message):
         find_architecture(text, space)
@@ -234,15 +257,18 @@ def test_refuses_a_folder_whose_network_does_not_fit(searched, tmp_path):
         find_architecture(str(searched), "proxyless")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
-    ({"dataset": "mnist"}, "unknown data set 'mnist'"),
-    ({"start": "supernet"}, "is no folder; give that of a search"),
-    ({"warmup_epochs": 5}, "--warmup_epochs=5: give fewer than the 5 of --epochs"),
-    ({"train_image_size": 36}, "--train_image_size=36: give a multiple of 8"),
-    ({"image_size": 100}, "--image_size=100: give a multiple of 8"),
-    ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
+        ({"dataset": "mnist"}, "unknown data set 'mnist'"),
+        ({"start": "supernet"}, "is no folder; give that of a search"),
+        ({"warmup_epochs": 5}, "--warmup_epochs=5: give fewer than the 5 of --epochs"),
+        ({"train_image_size": 36}, "--train_image_size=36: give a multiple of 8"),
+        ({"image_size": 100}, "--image_size=100: give a multiple of 8"),
+        ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
+    ],
+)
 def test_refuses_what_cannot_work(finished, change, message):
     document = json.loads((finished[0] / "config.json").read_text())
     del document["schema"]
@@ -252,11 +278,14 @@ def test_refuses_what_cannot_work(finished, change, message):
         train_config.check(dataclasses.replace(config, **change))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--network=resnet"], "unknown network 'resnet'"),
-    (["--batch_size=5000"], "--batch_size=5000: digits has 1138 examples to train on"),
-    (["--precision=f16"], "precision"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network=resnet"], "unknown network 'resnet'"),
+        (["--batch_size=5000"], "--batch_size=5000: digits has 1138 examples to train on"),
+        (["--precision=f16"], "precision"),
+    ],
+)
 def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message, tmp_path):
     done = run_program(*TRAIN, f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 2, done.stderr

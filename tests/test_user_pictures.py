@@ -1,20 +1,20 @@
 """Folders of pictures as people have them, through the programs: bad pictures, changed folders."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
-import time
 
 import pytest
 
-from tests.conftest import ROOT, run_program
 from tests.pictures import draw_folder
+from tests.programs import Program, run_program
 
-NETWORK = ("--network=k3e3 - k3e3 k3e3 -", "--space=proxyless_tiny", "--device=CPU",
-           "--batch_size=8")
+NETWORK = (
+    "--network=k3e3 - k3e3 k3e3 -",
+    "--space=proxyless_tiny",
+    "--device=CPU",
+    "--batch_size=8",
+)
 
 
 @pytest.fixture
@@ -28,10 +28,17 @@ def test_every_bad_picture_is_named_before_any_work(folder, tmp_path):
     (disc / "1.jpg").write_bytes((disc / "1.jpg").read_bytes()[:500])
     (disc / "2.jpg").write_bytes(b"")
     workdir = tmp_path / "run"
-    done = run_program("experiments.train", *NETWORK, f"--dataset={folder}", "--image_size=32",
-                       "--epochs=1", "--warmup_epochs=0", f"--workdir={workdir}")
+    done = run_program(
+        "experiments.train",
+        *NETWORK,
+        f"--dataset={folder}",
+        "--image_size=32",
+        "--epochs=1",
+        "--warmup_epochs=0",
+        f"--workdir={workdir}",
+    )
     assert done.returncode == 2 and not workdir.exists()
-    error, = (line for line in done.stderr.splitlines() if "error" in line)
+    (error,) = (line for line in done.stderr.splitlines() if "error" in line)
     assert error.startswith(f"error: {disc}/1.jpg cannot be decoded (")
     assert f"1 more cannot be: `python -m experiments.prepare --dataset={folder}`" in error
     done = run_program("experiments.prepare", f"--dataset={folder}")
@@ -42,23 +49,27 @@ def test_every_bad_picture_is_named_before_any_work(folder, tmp_path):
 
 
 def test_a_picture_that_goes_bad_ends_the_run_which_goes_on_with_the_same_pictures(
-        folder, tmp_path):
+    folder, tmp_path
+):
     workdir = tmp_path / "run"
-    command = ("experiments.train", *NETWORK, f"--dataset={folder}", "--image_size=32",
-               "--epochs=3000", "--warmup_epochs=0", f"--workdir={workdir}",
-               "--checkpoint_seconds=1")
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True,
-                               stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "120"})
+    command = (
+        "experiments.train",
+        *NETWORK,
+        f"--dataset={folder}",
+        "--image_size=32",
+        "--epochs=3000",
+        "--warmup_epochs=0",
+        f"--workdir={workdir}",
+        "--checkpoint_seconds=1",
+    )
+    process = Program(*command)
     metrics = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and metrics.read_text().count("\n") > 5):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    process.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 5)
     bad = folder / "train" / "square" / "3.jpg"
     content = bad.read_bytes()
     bad.write_bytes(bytes(len(content)))
-    _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 1 and "Traceback" not in stderr
+    status, stderr = process.wait(100), process.stderr
+    assert status == 1 and "Traceback" not in stderr
     error = stderr.strip().splitlines()[-1]
     assert error.startswith(f"error: {bad} cannot be decoded (") and "The run is saved at" in error
     saved = int(error.split("saved at step ")[1].split(":")[0])
@@ -70,16 +81,15 @@ def test_a_picture_that_goes_bad_ends_the_run_which_goes_on_with_the_same_pictur
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: --workdir={workdir} holds a run on other pictures: files in {folder} were added, "
-        f"removed or changed since; name a new folder, or restore them to go on with it")
+        f"removed or changed since; name a new folder, or restore them to go on with it"
+    )
 
     bad.write_bytes(content)
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True,
-                               stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "120"})
+    process = Program(*command)
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    deadline = time.monotonic() + 200
-    while json.loads(metrics.read_text().rstrip("\n").splitlines()[-1])["step"] <= max(steps):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    process.wait_until(
+        lambda: json.loads(metrics.read_text().rstrip("\n").splitlines()[-1])["step"] > max(steps)
+    )
     process.terminate()
-    _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 0 and f"going on from step {saved} " in stderr
+    status, stderr = process.wait(100), process.stderr
+    assert status == 0 and f"going on from step {saved} " in stderr

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from profiling.device import Options
 from profiling.errors import DeviceUnavailable, WorkerError
-from profiling.measurement import Options
 from profiling.myriad.client import Worker
 from profiling.myriad.compiler import MyriadXCompiler
 from profiling.myriad.environment import environment_dir
 from profiling.myriad.stick import Stick
-from tests.conftest import run_program
+from tests.programs import run_program
 from tests.test_myriad import network, wait_until_gone
 
 SSHD = "/usr/sbin/sshd"
@@ -36,18 +36,21 @@ def host(myriad, tmp_path_factory) -> Iterator[str]:
         pytest.skip(missing)
     folder = tmp_path_factory.mktemp("ssh")
     for key in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key],
-                       check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True
+        )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "sshd").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\n"
         f"AuthorizedKeysFile {folder / 'user.pub'}\nPidFile none\nUsePAM no\nStrictModes no\n"
-        f"PasswordAuthentication no\nSetEnv JAXNAS_MYRIAD_ENV={environment_dir()} {MARK}\n")
+        f"PasswordAuthentication no\nSetEnv JAXNAS_MYRIAD_ENV={environment_dir()} {MARK}\n"
+    )
     (folder / "client").write_text(
         f"Host lab-pi\nHostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\n"
         f"IdentityFile {folder / 'user'}\nIdentitiesOnly yes\nBatchMode yes\n"
-        f"StrictHostKeyChecking no\nUserKnownHostsFile {folder / 'known'}\nLogLevel ERROR\n")
+        f"StrictHostKeyChecking no\nUserKnownHostsFile {folder / 'known'}\nLogLevel ERROR\n"
+    )
     if os.getuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # its privilege separation directory
     with open(folder / "log", "w") as log:
@@ -87,8 +90,10 @@ def remote_worker() -> int:
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if (MARK.encode() in (process / "environ").read_bytes()
-                    and b"jaxnas-myriad-" in (process / "cmdline").read_bytes()):
+            if (
+                MARK.encode() in (process / "environ").read_bytes()
+                and b"jaxnas-myriad-" in (process / "cmdline").read_bytes()
+            ):
                 found.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # ended meanwhile, or somebody else's
@@ -170,8 +175,9 @@ def test_a_login_that_prints_is_told(myriad):
             worker.hello()
 
 
-@pytest.mark.parametrize(("prefix", "message"), [
-    ("", "worker_prefix is empty"), ("ssh 'lab-pi", "No closing quotation")])
+@pytest.mark.parametrize(
+    ("prefix", "message"), [("", "worker_prefix is empty"), ("ssh 'lab-pi", "No closing quotation")]
+)
 def test_a_prefix_that_is_no_command_is_refused(prefix, message):
     with pytest.raises(ValueError, match=message):
         Stick("MYRIAD", Options(worker_prefix=prefix))

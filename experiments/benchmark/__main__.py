@@ -33,13 +33,25 @@ from experiments.benchmark.profile import profile
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
+from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import SPACES
-from jaxnas.steps import PRECISIONS
 
 SCHEMA = 1
 # Fresh processes first: they need the accelerator, which belongs to this one once it computes.
-PARTS = ("compile", "start", "search", "growth", "step", "memory", "profile", "kernels",
-         "bandwidth", "pipeline", "photographs", "export")
+PARTS = (
+    "compile",
+    "start",
+    "search",
+    "growth",
+    "step",
+    "memory",
+    "profile",
+    "kernels",
+    "bandwidth",
+    "pipeline",
+    "photographs",
+    "export",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
 _WRONG_USAGE = 2
 _STARTS = 3
@@ -55,8 +67,9 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}; flags are given as --name=value")
         parts = check_parts(args.parts)
-        workload = Workload(args.space, args.batch_size, args.train_image_size, args.num_classes,
-                            args.precision)
+        workload = Workload(
+            args.space, args.batch_size, args.train_image_size, args.num_classes, args.precision
+        )
         workload.check()
         output = pathlib.Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
@@ -65,12 +78,26 @@ def main(argv: Sequence[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_WRONG_USAGE)
     document = {
-        "schema": SCHEMA, "date": datetime.date.today().isoformat(),
+        "schema": SCHEMA,
+        "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
-        "settings": {name: args[name].value for name in (
-            "space", "batch_size", "train_image_size", "num_classes", "precision", "steps",
-            "paths", "image_size")},
-        "machine": machine(), "parts": {}, "skipped": {}}
+        "settings": {
+            name: args[name].value
+            for name in (
+                "space",
+                "batch_size",
+                "train_image_size",
+                "num_classes",
+                "precision",
+                "steps",
+                "paths",
+                "image_size",
+            )
+        },
+        "machine": machine(),
+        "parts": {},
+        "skipped": {},
+    }
     for name, measure in measurements(workload, output).items():
         if name not in parts:
             continue
@@ -102,46 +129,62 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
 
     def pipeline() -> dict:
         from experiments.benchmark.pipeline import pipeline
+
         quick_start = dataclasses.replace(workload, **_QUICK_START)
         return pipeline(Supernet(quick_start), quick_start, max(_PIPELINE_STEPS, args.steps))
 
     def photographs() -> dict:
         from experiments.benchmark.pipeline import photographs
+
         return photographs()
 
     def export() -> dict:
         from experiments.benchmark.export import exported
+
         return exported(output / "export", args.image_size, args.steps)
 
     each = {
         "compile": lambda: cold_compile(workload),
         "start": lambda: second_start(workload, _STARTS),
         "search": search_start,
-        "growth": lambda: growth(workload, args.steps, tell=functools.partial(
-            print, file=sys.stderr, flush=True)),
+        "growth": lambda: growth(
+            workload, args.steps, tell=functools.partial(print, file=sys.stderr, flush=True)
+        ),
         "step": lambda: steps().time(args.paths, args.steps),
         "memory": lambda: steps().memory(),
         "profile": lambda: profile(steps(), workload, args.steps),
-        "kernels": lambda: {"depthwise": depthwise(workload, args.steps),
-                            "switch": switches(args.steps)},
+        "kernels": lambda: {
+            "depthwise": depthwise(workload, args.steps),
+            "switch": switches(args.steps),
+        },
         "bandwidth": lambda: bandwidth(args.steps),
-        "pipeline": pipeline, "photographs": photographs, "export": export}
+        "pipeline": pipeline,
+        "photographs": photographs,
+        "export": export,
+    }
     return {name: each[name] for name in PARTS}
 
 
 def machine() -> dict[str, object]:
     """The host, its load (1 minute) and versions; nothing that would start JAX's devices."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")),
-                 platform.machine())
+    model = next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # what a part needs and lacks it says itself
-    return {"cpu": model, "cores": os.cpu_count(), "accelerator": None, "load": os.getloadavg()[0],
-            "versions": versions}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "accelerator": None,
+        "load": os.getloadavg()[0],
+        "versions": versions,
+    }
 
 
 def accelerator() -> str | None:
@@ -158,20 +201,37 @@ def write(document: dict, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("parts", [name for name in PARTS if name != "growth"], f"What is measured, "
-                      f"comma-separated: {', '.join(PARTS)}; growth takes half an hour.")
+    flags.DEFINE_list(
+        "parts",
+        [name for name in PARTS if name != "growth"],
+        f"What is measured, comma-separated: {', '.join(PARTS)}; growth takes half an hour.",
+    )
     flags.DEFINE_string("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
-    flags.DEFINE_integer("batch_size", 16, "Examples of a step; pipeline and search have the quick "
-                         "start's size.", lower_bound=2)
-    flags.DEFINE_integer("train_image_size", 96, "Side of the training images in px; pipeline and "
-                         "search have the quick start's.", lower_bound=8)
+    flags.DEFINE_integer(
+        "batch_size",
+        16,
+        "Examples of a step; pipeline and search have the quick start's size.",
+        lower_bound=2,
+    )
+    flags.DEFINE_integer(
+        "train_image_size",
+        96,
+        "Side of the training images in px; pipeline and search have the quick start's.",
+        lower_bound=8,
+    )
     flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
-    flags.DEFINE_enum("precision", "f32", tuple(PRECISIONS), "Of the steps; weights, statistics "
-                      "and loss are float32.")
+    flags.DEFINE_enum(
+        "precision",
+        "f32",
+        tuple(PRECISIONS),
+        "Of the steps; weights, statistics and loss are float32.",
+    )
     flags.DEFINE_integer("steps", 20, "Timed rounds of everything that is timed.", lower_bound=2)
-    flags.DEFINE_integer("paths", 3, "Random paths of part step, beside the largest.",
-                         lower_bound=0)
-    flags.DEFINE_integer("image_size", 224, "Deployment size in px, of part export.",
-                         lower_bound=32)
+    flags.DEFINE_integer(
+        "paths", 3, "Random paths of part step, beside the largest.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "image_size", 224, "Deployment size in px, of part export.", lower_bound=32
+    )
     flags.DEFINE_string("output", "runs/benchmark", "Folder to write to.")
     app.run(main)

@@ -21,9 +21,13 @@ def bandwidth(rounds: int) -> dict[str, object]:
     threads = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         times_ms = in_turn({mb: _copies(pool, threads, mb) for mb in SIZES_MB}, rounds)
-    return {"threads": threads, "points": [
-        {"mb": mb, "gb_per_s": 2 * mb * _times(mb) / summary(times_ms[mb])["median_ms"]}
-        for mb in SIZES_MB]}
+    return {
+        "threads": threads,
+        "points": [
+            {"mb": mb, "gb_per_s": 2 * mb * _times(mb) / summary(times_ms[mb])["median_ms"]}
+            for mb in SIZES_MB
+        ],
+    }
 
 
 def _times(mb: int) -> int:

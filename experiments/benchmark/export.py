@@ -17,8 +17,9 @@ _HINTS = {"PERFORMANCE_HINT": "LATENCY"}
 _SETTLE = 20  # untimed inferences of each
 
 
-def exported(folder: pathlib.Path, image_size: int, rounds: int,
-             networks: tuple[str, ...] = NETWORKS) -> dict[str, object]:
+def exported(
+    folder: pathlib.Path, image_size: int, rounds: int, networks: tuple[str, ...] = NETWORKS
+) -> dict[str, object]:
     """Exports published networks and times single requests of their IR, all of them in turn.
 
     The files stay in the folder, so that another exporter's can be timed beside them.
@@ -38,11 +39,14 @@ def exported(folder: pathlib.Path, image_size: int, rounds: int,
         exported_at = time.perf_counter()
         xml = folder / f"{name}.xml"
         export.save(model, folder / f"{name}.onnx", xml)
-        rows[name] = {"to_onnx_s": exported_at - start,
-                      "to_ir_s": time.perf_counter() - exported_at}
+        rows[name] = {
+            "to_onnx_s": exported_at - start,
+            "to_ir_s": time.perf_counter() - exported_at,
+        }
         for precision in PRECISIONS:
-            request = core.compile_model(xml, "CPU", {
-                **_HINTS, "INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+            request = core.compile_model(
+                xml, "CPU", {**_HINTS, "INFERENCE_PRECISION_HINT": precision}
+            ).create_infer_request()
             request.set_tensor(export.INPUT, openvino.Tensor(image))
             for _ in range(_SETTLE):
                 request.infer()

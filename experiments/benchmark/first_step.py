@@ -19,7 +19,7 @@ from absl import app, flags
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Supernet, Workload, memory_mb
-from experiments.compilation import compiled_steps, keep_compiled_programs
+from experiments.runs.compilation import compiled_steps, keep_compiled_programs
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,9 +36,14 @@ def main(argv: Sequence[str]) -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         clock = time.perf_counter()
         # Of the arguments the shapes alone: the first step takes the state's memory.
-        loaded = compiled_steps({
-            name: (step, jax.eval_shape(lambda *given: given, *arguments))
-            for name, (step, arguments) in supernet.programs.items()}, workload, _quiet)
+        loaded = compiled_steps(
+            {
+                name: (step, jax.eval_shape(lambda *given: given, *arguments))
+                for name, (step, arguments) in supernet.programs.items()
+            },
+            workload,
+            _quiet,
+        )
         supernet.weight, supernet.arch = loaded["weight"].wait(), loaded["arch"]
         programs = {"weight": {"load_s": time.perf_counter() - clock}}
     else:
@@ -50,10 +55,22 @@ def main(argv: Sequence[str]) -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         supernet.arch = loaded["arch"].wait()
     if args.rounds:
-        times_ms = in_turn({"weight": lambda: supernet.weight_step(workload.largest_path),
-                            "arch": supernet.arch_step}, args.rounds)
-        print(json.dumps({name: summary(times) | memory_mb(getattr(supernet, name))
-                          for name, times in times_ms.items()}), flush=True)
+        times_ms = in_turn(
+            {
+                "weight": lambda: supernet.weight_step(workload.largest_path),
+                "arch": supernet.arch_step,
+            },
+            args.rounds,
+        )
+        print(
+            json.dumps(
+                {
+                    name: summary(times) | memory_mb(getattr(supernet, name))
+                    for name, times in times_ms.items()
+                }
+            ),
+            flush=True,
+        )
 
 
 def _compile(supernet: Supernet, name: str) -> dict[str, float]:
@@ -64,8 +81,11 @@ def _compile(supernet: Supernet, name: str) -> dict[str, float]:
     lowered = traced.lower()
     lowered_at = time.perf_counter()
     setattr(supernet, name, lowered.compile())
-    return {"trace_s": traced_at - start, "lower_s": lowered_at - traced_at,
-            "compile_s": time.perf_counter() - lowered_at}
+    return {
+        "trace_s": traced_at - start,
+        "lower_s": lowered_at - traced_at,
+        "compile_s": time.perf_counter() - lowered_at,
+    }
 
 
 def _quiet(fraction: float, doing: str) -> None:

@@ -28,16 +28,27 @@ def axes(base: Workload) -> dict[str, list[Workload]]:
     values = {
         "blocks": [-(-blocks * part // 4) for part in (1, 2, 3, 4)],
         "candidates": [1, 2, *range(4, convolutions, 2), convolutions],
-        "batch_size": [-(-base.batch_size // 2), base.batch_size, 2 * base.batch_size,
-                       4 * base.batch_size],
+        "batch_size": [
+            -(-base.batch_size // 2),
+            base.batch_size,
+            2 * base.batch_size,
+            4 * base.batch_size,
+        ],
         "image_size": [ceil, base.image_size, base.image_size + ceil, 2 * base.image_size],
-        "devices": [count for count in (1, 2, 4, 8) if base.batch_size % count == 0]}
-    return {axis: [dataclasses.replace(base, **{axis: value}) for value in sorted(set(some))]
-            for axis, some in values.items()}
+        "devices": [count for count in (1, 2, 4, 8) if base.batch_size % count == 0],
+    }
+    return {
+        axis: [dataclasses.replace(base, **{axis: value}) for value in sorted(set(some))]
+        for axis, some in values.items()
+    }
 
 
-def growth(base: Workload, rounds: int, only: Sequence[str] | None = None,
-           tell: Callable[[str], None] = print) -> dict[str, object]:
+def growth(
+    base: Workload,
+    rounds: int,
+    only: Sequence[str] | None = None,
+    tell: Callable[[str], None] = print,
+) -> dict[str, object]:
     """The document: for each axis its points, and the exponent of every figure.
 
     The batch is sharded over as many virtual CPU devices as the point has; they share the cores of
@@ -59,16 +70,26 @@ def growth(base: Workload, rounds: int, only: Sequence[str] | None = None,
         for workload in workloads:
             value = getattr(workload, axis)
             # The base is a point of several axes, said in several ways.
-            key = (workload.search_space, workload.batch_size, workload.image_size,
-                   workload.devices)
+            key = (
+                workload.search_space,
+                workload.batch_size,
+                workload.image_size,
+                workload.devices,
+            )
             if key not in measured:
                 measured[key] = _point(workload, rounds)
             points.append({axis: value, **measured[key]})
-            tell(f"growth: {axis} {value}: " + ", ".join(
-                f"{name} {points[-1][name]:.4g}" for name in FIGURES))
+            tell(
+                f"growth: {axis} {value}: "
+                + ", ".join(f"{name} {points[-1][name]:.4g}" for name in FIGURES)
+            )
         size = [_size(axis, point[axis]) for point in points]
-        document[axis] = {"points": points, "exponents": {
-            name: exponent(size, [point[name] for point in points]) for name in FIGURES}}
+        document[axis] = {
+            "points": points,
+            "exponents": {
+                name: exponent(size, [point[name] for point in points]) for name in FIGURES
+            },
+        }
     return document
 
 
@@ -79,17 +100,25 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def faster_than_linear(document: Mapping[str, Mapping]) -> list[tuple[str, str, float]]:
     """(axis, figure, exponent) of what grows faster than its axis."""
-    return [(axis, name, value) for axis, one in document.items()
-            for name, value in one["exponents"].items() if value > LINEAR]
+    return [
+        (axis, name, value)
+        for axis, one in document.items()
+        for name, value in one["exponents"].items()
+        if value > LINEAR
+    ]
 
 
 def _size(axis: str, value: int) -> float:
     """What linear growth is meant in: an image's pixels, not its side."""
-    return value ** 2 if axis == "image_size" else value
+    return value**2 if axis == "image_size" else value
 
 
 def _point(workload: Workload, rounds: int) -> dict[str, float]:
     first, second = first_step(workload, rounds=rounds)
-    return {"weight_ms": second["weight"]["median_ms"], "arch_ms": second["arch"]["median_ms"],
-            "temp_mb": second["weight"]["temp_mb"], "arch_temp_mb": second["arch"]["temp_mb"],
-            "compile_s": sum(sum(seconds.values()) for seconds in first["programs"].values())}
+    return {
+        "weight_ms": second["weight"]["median_ms"],
+        "arch_ms": second["arch"]["median_ms"],
+        "temp_mb": second["weight"]["temp_mb"],
+        "arch_temp_mb": second["arch"]["temp_mb"],
+        "compile_s": sum(sum(seconds.values()) for seconds in first["programs"].values()),
+    }

@@ -10,8 +10,8 @@ from jax import lax
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Workload
-from jaxnas import kernels
-from jaxnas.steps import PRECISIONS
+from jaxnas.depthwise import depthwise_shifted, depthwise_xla
+from jaxnas.search_steps import PRECISIONS
 
 Array = jax.Array
 
@@ -37,15 +37,22 @@ def depthwise(workload: Workload, rounds: int) -> list[dict[str, object]]:
         for k in KERNELS:
             x, kernel, dy = _operands(workload, size, channels, stride, k)
             calls = {}
-            for name, convolve in (("shifted", kernels.depthwise_shifted),
-                                   ("xla", kernels.depthwise_xla)):
+            for name, convolve in (("shifted", depthwise_shifted), ("xla", depthwise_xla)):
                 forward = jax.jit(functools.partial(convolve, stride))
                 calls[f"{name}_forward"] = functools.partial(forward, x, kernel)
                 calls[f"{name}_gradient"] = functools.partial(
-                    jax.jit(functools.partial(_gradient, forward)), x, kernel, dy)
+                    jax.jit(functools.partial(_gradient, forward)), x, kernel, dy
+                )
             times_ms = in_turn(calls, rounds)
-            rows.append({"size": size, "channels": channels, "stride": stride, "kernel": k,
-                         **{name: summary(times) for name, times in times_ms.items()}})
+            rows.append(
+                {
+                    "size": size,
+                    "channels": channels,
+                    "stride": stride,
+                    "kernel": k,
+                    **{name: summary(times) for name, times in times_ms.items()},
+                }
+            )
     return rows
 
 
@@ -76,11 +83,18 @@ def switches(rounds: int) -> dict[str, float]:
             calls[f"{name} {count}"] = functools.partial(jax.jit(function), x, choices)
     times_ms = in_turn(calls, rounds)
     few, many = _SWITCHES
-    slopes = {name: 1e3 * (np.median(times_ms[f"{name} {many}"])
-                           - np.median(times_ms[f"{name} {few}"])) / (many - few)
-              for name in ("switch", "plain")}
-    return {"switch_us": float(slopes["switch"]), "plain_us": float(slopes["plain"]),
-            "choice_us": float(slopes["switch"] - slopes["plain"]), "rounds": rounds}
+    slopes = {
+        name: 1e3
+        * (np.median(times_ms[f"{name} {many}"]) - np.median(times_ms[f"{name} {few}"]))
+        / (many - few)
+        for name in ("switch", "plain")
+    }
+    return {
+        "switch_us": float(slopes["switch"]),
+        "plain_us": float(slopes["plain"]),
+        "choice_us": float(slopes["switch"] - slopes["plain"]),
+        "rounds": rounds,
+    }
 
 
 def _scaled(factor: float, x: Array) -> Array:
@@ -100,17 +114,22 @@ def _shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
         size = -(-size // block.stride)
 
 
-def _operands(workload: Workload, size: int, channels: int, stride: int,
-              k: int) -> tuple[Array, Array, Array]:
+def _operands(
+    workload: Workload, size: int, channels: int, stride: int, k: int
+) -> tuple[Array, Array, Array]:
     rng, dtype = np.random.default_rng(0), PRECISIONS[workload.precision]
     out = -(-size // stride)
-    shapes = ((workload.batch_size, size, size, channels), (k, k, channels),
-              (workload.batch_size, out, out, channels))
+    shapes = (
+        (workload.batch_size, size, size, channels),
+        (k, k, channels),
+        (workload.batch_size, out, out, channels),
+    )
     return tuple(jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
 
 
-def _gradient(convolve: Callable[[Array, Array], Array], x: Array, kernel: Array,
-              dy: Array) -> tuple[Array, tuple[Array, Array]]:
+def _gradient(
+    convolve: Callable[[Array, Array], Array], x: Array, kernel: Array, dy: Array
+) -> tuple[Array, tuple[Array, Array]]:
     """The output, and dy's gradients to input and kernel."""
     y, pull = jax.vjp(convolve, x, kernel)
     return y, pull(dy)

@@ -83,11 +83,15 @@ def load(file: pathlib.Path) -> dict:
         document = json.loads(file.read_text())
         schema = document["schema"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"--results: {file} is no benchmark ({error!r}); `python -m "
-                         f"experiments.benchmark` makes one") from error
+        raise ValueError(
+            f"--results: {file} is no benchmark ({error!r}); `python -m "
+            f"experiments.benchmark` makes one"
+        ) from error
     if schema != SCHEMA:
-        raise ValueError(f"--results: {file} has schema {schema}, this version reads {SCHEMA}; "
-                         f"run `python -m experiments.benchmark` again")
+        raise ValueError(
+            f"--results: {file} has schema {schema}, this version reads {SCHEMA}; "
+            f"run `python -m experiments.benchmark` again"
+        )
     return document
 
 
@@ -99,11 +103,22 @@ def growth_figure(part: Mapping[str, Mapping]) -> Figure:
         points = one["points"]
         values = [point[axis] for point in points]
         for name in FIGURES:
-            axes.plot(values, [point[name] / points[0][name] for point in points], marker="o",
-                      markersize=3, label=name)
+            axes.plot(
+                values,
+                [point[name] / points[0][name] for point in points],
+                marker="o",
+                markersize=3,
+                label=name,
+            )
         power = 2 if axis == "image_size" else 1
-        axes.plot(values, [(value / values[0]) ** power for value in values], color="black",
-                  linewidth=0.8, linestyle=":", label="linear")
+        axes.plot(
+            values,
+            [(value / values[0]) ** power for value in values],
+            color="black",
+            linewidth=0.8,
+            linestyle=":",
+            label="linear",
+        )
         axes.set(xscale="log", yscale="log", xlabel=axis)
         axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()

@@ -32,8 +32,9 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, ob
     parts = data.load(DATASET, data_dir=None, seed=0)
     sizes = {"batch_size": workload.batch_size, "image_size": workload.image_size}
     paths = workload.random_paths(steps)
-    batches = {name: data.batches(getattr(parts, name), seed=0, **sizes)
-               for name in ("weights", "alpha")}
+    batches = {
+        name: data.batches(getattr(parts, name), seed=0, **sizes) for name in ("weights", "alpha")
+    }
     taken = {name: next(batches[name]) for name in batches}
     supernet.batch = taken["weights"]
     jax.block_until_ready((supernet.weight_step(paths[0]), supernet.arch_step()))
@@ -54,11 +55,16 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, ob
     for iterator in batches.values():
         iterator.close()
     pictures = workload.batch_size * (steps + steps // ARCH_EVERY)
-    return {"dataset": DATASET, **sizes, "steps": steps, "step_ms": wall_ms / steps,
-            "waited_share": float(waited_ms.sum() / wall_ms),
-            "waited_ms": {"median": float(np.median(waited_ms)), "max": float(waited_ms.max())},
-            "pictures_per_s_in_loop": 1e3 * pictures / wall_ms,
-            "pictures_per_s_alone": workload.batch_size * alone}
+    return {
+        "dataset": DATASET,
+        **sizes,
+        "steps": steps,
+        "step_ms": wall_ms / steps,
+        "waited_share": float(waited_ms.sum() / wall_ms),
+        "waited_ms": {"median": float(np.median(waited_ms)), "max": float(waited_ms.max())},
+        "pictures_per_s_in_loop": 1e3 * pictures / wall_ms,
+        "pictures_per_s_alone": workload.batch_size * alone,
+    }
 
 
 def photographs(count: int = 256, size: int = 224) -> dict[str, object]:
@@ -81,8 +87,12 @@ def photographs(count: int = 256, size: int = 224) -> dict[str, object]:
     for index in range(count):
         records[index % len(records)]["image"].load()
     pillow_per_s = count / (time.perf_counter() - start)
-    return {"pixels": _PHOTOGRAPH, "size": size, "pipeline_per_s": pipeline_per_s,
-            "pillow_per_s": pillow_per_s}
+    return {
+        "pixels": _PHOTOGRAPH,
+        "size": size,
+        "pipeline_per_s": pipeline_per_s,
+        "pillow_per_s": pillow_per_s,
+    }
 
 
 class _Photographs:

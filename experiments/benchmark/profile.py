@@ -29,9 +29,12 @@ def profile(programs: Steps, workload: Workload, rounds: int) -> dict[str, objec
     """
     path = workload.largest_path
     static = programs.static(path)
-    return {"weight": _one(lambda: programs.supernet.weight_step(path),
-                           programs.supernet.weight.as_text(), rounds),
-            "static": _one(static.step, static.compiled.as_text(), rounds)}
+    return {
+        "weight": _one(
+            lambda: programs.supernet.weight_step(path), programs.supernet.weight.as_text(), rounds
+        ),
+        "static": _one(static.step, static.compiled.as_text(), rounds),
+    }
 
 
 def kinds(hlo: str) -> dict[str, str | None]:
@@ -42,14 +45,20 @@ def kinds(hlo: str) -> dict[str, str | None]:
         if match is None:
             continue
         op_name = _OP_NAME.search(line)
-        result[match["name"]] = (None if match["opcode"] in _HOLDERS else
-                                 _kind(line, match["opcode"], op_name[1] if op_name else ""))
+        result[match["name"]] = (
+            None
+            if match["opcode"] in _HOLDERS
+            else _kind(line, match["opcode"], op_name[1] if op_name else "")
+        )
     return result
 
 
 def _kind(line: str, opcode: str, op_name: str) -> str:
-    if "feature_group_count=" in line or "_shifted_sum" in op_name or (
-            "_depthwise_backward" in op_name):
+    if (
+        "feature_group_count=" in line
+        or "_shifted_sum" in op_name
+        or ("_depthwise_backward" in op_name)
+    ):
         return "depthwise convolutions"
     if opcode == "convolution" or "conv_general_dilated" in op_name or "$conv" in line:
         return "dense convolutions"
@@ -59,7 +68,7 @@ def _kind(line: str, opcode: str, op_name: str) -> str:
         return "gather and scatter"
     if opcode.startswith("copy"):
         return "copies on the device"
-    return "normalisation and elementwise"
+    return "normalization and elementwise"
 
 
 def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, object]:
@@ -88,8 +97,12 @@ def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, object]:
 
 def _events(data: Any) -> Iterator[tuple[str, dict[str, Any], float]]:
     """(name, statistics, ms) of what the devices executed; of a CPU, what belongs to a program."""
-    accelerators = [plane for plane in data.planes if plane.name.startswith("/device:")
-                    and any(line.name.startswith("Stream") for line in plane.lines)]
+    accelerators = [
+        plane
+        for plane in data.planes
+        if plane.name.startswith("/device:")
+        and any(line.name.startswith("Stream") for line in plane.lines)
+    ]
     for plane in accelerators or data.planes:
         for line in plane.lines:
             if accelerators and not line.name.startswith("Stream"):

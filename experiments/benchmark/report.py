@@ -11,10 +11,19 @@ from experiments.benchmark.growth import FIGURES, faster_than_linear
 # What each figure is to stay below.
 STEP_RATIO, TEMP_RATIO, COMPILE_S, START_S, WAITED_SHARE = 1.25, 1.1, 60.0, 8.0, 0.05
 
-_AXES = {"blocks": "blocks", "candidates": "candidates a block, without skip",
-         "batch_size": "batch", "image_size": "image, px", "devices": "virtual CPU devices"}
-_FIGURES = {"weight_ms": "weight step, ms", "arch_ms": "architecture step, ms",
-            "temp_mb": "temporaries of the weight step, MB", "compile_s": "compilation, s"}
+_AXES = {
+    "blocks": "blocks",
+    "candidates": "candidates a block, without skip",
+    "batch_size": "batch",
+    "image_size": "image, px",
+    "devices": "virtual CPU devices",
+}
+_FIGURES = {
+    "weight_ms": "weight step, ms",
+    "arch_ms": "architecture step, ms",
+    "temp_mb": "temporaries of the weight step, MB",
+    "compile_s": "compilation, s",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,32 +38,41 @@ class Figure:
 
 def figures(parts: Mapping[str, Mapping]) -> list[Figure]:
     """The figures of the parts that there are, in the order of the parts."""
-    return [figure for name, one in _FIGURES_OF.items() if name in parts
-            for figure in one(parts[name])]
+    return [
+        figure for name, one in _FIGURES_OF.items() if name in parts for figure in one(parts[name])
+    ]
 
 
-def _bounded(name: str, value: float, bound: float, text: str = "{:.2f}",
-             more: str = "") -> Figure:
+def _bounded(name: str, value: float, bound: float, text: str = "{:.2f}", more: str = "") -> Figure:
     return Figure(name, text.format(value) + more, f"≤ {text.format(bound)}", value <= bound)
 
 
 def _step(part: Mapping) -> Iterator[Figure]:
     ratios = [row["ratio"]["ratio"] for row in part["paths"]]
-    yield _bounded("weight step ÷ the same path compiled statically, median of paths",
-                   part["median_ratio"], STEP_RATIO,
-                   more=f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} paths)")
+    yield _bounded(
+        "weight step ÷ the same path compiled statically, median of paths",
+        part["median_ratio"],
+        STEP_RATIO,
+        more=f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} paths)",
+    )
     row = next(row for row in part["paths"] if row["largest"])
-    yield Figure("largest path: weight step, static step", f"{_ms(row['weight'])}, "
-                 f"{_ms(row['static'])}")
+    yield Figure(
+        "largest path: weight step, static step", f"{_ms(row['weight'])}, {_ms(row['static'])}"
+    )
     yield Figure("architecture step", _ms(part["arch"]))
 
 
 def _memory(part: Mapping) -> Iterator[Figure]:
     programs = part["programs"]
-    yield _bounded("temporaries of the weight step ÷ the largest static path's",
-                   part["temp_ratio"], TEMP_RATIO, more=(
-                       f" ({programs['weight']['temp_mb']:.0f} MB ÷ "
-                       f"{programs['static_largest']['temp_mb']:.0f} MB)"))
+    yield _bounded(
+        "temporaries of the weight step ÷ the largest static path's",
+        part["temp_ratio"],
+        TEMP_RATIO,
+        more=(
+            f" ({programs['weight']['temp_mb']:.0f} MB ÷ "
+            f"{programs['static_largest']['temp_mb']:.0f} MB)"
+        ),
+    )
     yield Figure("temporaries of the architecture step", f"{programs['arch']['temp_mb']:.0f} MB")
 
 
@@ -63,20 +81,31 @@ def _compile(part: Mapping) -> Iterator[Figure]:
 
 
 def _start(part: Mapping) -> Iterator[Figure]:
-    yield _bounded("second start of the steps alone, to the first step", part["median_s"], START_S,
-                   "{:.1f} s", f" ({part['min_s']:.1f} to {part['max_s']:.1f} of {part['count']})")
+    yield _bounded(
+        "second start of the steps alone, to the first step",
+        part["median_s"],
+        START_S,
+        "{:.1f} s",
+        f" ({part['min_s']:.1f} to {part['max_s']:.1f} of {part['count']})",
+    )
 
 
 def _search(part: Mapping) -> Iterator[Figure]:
     second = part["second"]
-    yield _bounded(f"second start of the quick start's search, to its step {second['steps']}",
-                   second["to_logged_s"], START_S, "{:.1f} s",
-                   f" (compiled after {second['to_compiled_s']:.1f} s)")
+    yield _bounded(
+        f"second start of the quick start's search, to its step {second['steps']}",
+        second["to_logged_s"],
+        START_S,
+        "{:.1f} s",
+        f" (compiled after {second['to_compiled_s']:.1f} s)",
+    )
 
 
 def _growth(part: Mapping) -> Iterator[Figure]:
-    faster = [f"{_FIGURES[name]} with {_AXES[axis]} ({value:.2f})"
-              for axis, name, value in faster_than_linear(part)]
+    faster = [
+        f"{_FIGURES[name]} with {_AXES[axis]} ({value:.2f})"
+        for axis, name, value in faster_than_linear(part)
+    ]
     yield Figure("grows faster than linear (exponent)", "; ".join(faster) or "nothing")
 
 
@@ -89,11 +118,15 @@ def _profile(part: Mapping) -> Iterator[Figure]:
 
 def _kernels(part: Mapping) -> Iterator[Figure]:
     for what in ("forward", "gradient"):
-        ratios = [row[f"xla_{what}"]["median_ms"] / row[f"shifted_{what}"]["median_ms"]
-                  for row in part["depthwise"]]
-        yield Figure(f"depthwise {what}: XLA's own ÷ shifted slices",
-                     f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over "
-                     f"{len(ratios)} shapes)")
+        ratios = [
+            row[f"xla_{what}"]["median_ms"] / row[f"shifted_{what}"]["median_ms"]
+            for row in part["depthwise"]
+        ]
+        yield Figure(
+            f"depthwise {what}: XLA's own ÷ shifted slices",
+            f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over "
+            f"{len(ratios)} shapes)",
+        )
     yield Figure("choice of one lax.switch", f"{part['switch']['choice_us']:.1f} µs")
 
 
@@ -103,28 +136,46 @@ def _bandwidth(part: Mapping) -> Iterator[Figure]:
 
 
 def _pipeline(part: Mapping) -> Iterator[Figure]:
-    yield _bounded("input pipeline: share of the loop waited", 100 * part["waited_share"],
-                   100 * WAITED_SHARE, "{:.1f} %",
-                   f" ({part['pictures_per_s_in_loop']:.0f} pictures/s, alone "
-                   f"{part['pictures_per_s_alone']:.0f})")
+    yield _bounded(
+        "input pipeline: share of the loop waited",
+        100 * part["waited_share"],
+        100 * WAITED_SHARE,
+        "{:.1f} %",
+        f" ({part['pictures_per_s_in_loop']:.0f} pictures/s, alone "
+        f"{part['pictures_per_s_alone']:.0f})",
+    )
 
 
 def _photographs(part: Mapping) -> Iterator[Figure]:
     ratio = part["pipeline_per_s"] / part["pillow_per_s"]
-    yield Figure(f"photographs a second and core, JPEG to {part['size']} px",
-                 f"{part['pipeline_per_s']:.0f}, {ratio:.2f} of what Pillow decodes alone")
+    yield Figure(
+        f"photographs a second and core, JPEG to {part['size']} px",
+        f"{part['pipeline_per_s']:.0f}, {ratio:.2f} of what Pillow decodes alone",
+    )
 
 
 def _export(part: Mapping) -> Iterator[Figure]:
     for name, row in part["networks"].items():
-        yield Figure(f"{name} at {part['image_size']} px, IR on OpenVINO's CPU",
-                     f"f32 {_ms(row['f32'])}, bf16 {_ms(row['bf16'])}")
+        yield Figure(
+            f"{name} at {part['image_size']} px, IR on OpenVINO's CPU",
+            f"f32 {_ms(row['f32'])}, bf16 {_ms(row['bf16'])}",
+        )
 
 
-_FIGURES_OF = {"step": _step, "memory": _memory, "compile": _compile, "start": _start,
-               "search": _search, "pipeline": _pipeline, "photographs": _photographs,
-               "export": _export, "kernels": _kernels, "profile": _profile,
-               "bandwidth": _bandwidth, "growth": _growth}
+_FIGURES_OF = {
+    "step": _step,
+    "memory": _memory,
+    "compile": _compile,
+    "start": _start,
+    "search": _search,
+    "pipeline": _pipeline,
+    "photographs": _photographs,
+    "export": _export,
+    "kernels": _kernels,
+    "profile": _profile,
+    "bandwidth": _bandwidth,
+    "growth": _growth,
+}
 
 
 def _without_folder(command: str) -> str:
@@ -138,17 +189,27 @@ def _ms(summary: Mapping[str, float]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """A Markdown table's lines; floats with three digits."""
-    shown = [[f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 100 else
-              f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in row]
-             for row in rows]
+    shown = [
+        [
+            f"{cell:.3g}"
+            if isinstance(cell, float) and abs(cell) < 100
+            else f"{cell:.0f}"
+            if isinstance(cell, float)
+            else str(cell)
+            for cell in row
+        ]
+        for row in rows
+    ]
     return [f"| {' | '.join(row)} |" for row in (list(header), ["---"] * len(header), *shown)]
 
 
 def figures_table(parts: Mapping[str, Mapping], skipped: Mapping[str, str]) -> list[str]:
     """The figures as a Markdown table, and a line for each part that was skipped."""
     met = {None: "", True: "met", False: "**missed**"}
-    lines = table(("figure", "value", "bound", ""),
-                  [(one.name, one.value, one.bound, met[one.met]) for one in figures(parts)])
+    lines = table(
+        ("figure", "value", "bound", ""),
+        [(one.name, one.value, one.bound, met[one.met]) for one in figures(parts)],
+    )
     return [*lines, *(f"\nSkipped: {name}, {reason}." for name, reason in skipped.items())]
 
 
@@ -161,14 +222,20 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
     """
     machine, settings, parts = (document[key] for key in ("machine", "settings", "parts"))
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = [f"## {machine['accelerator'] or machine['cpu']}, {settings['precision']}, batch "
-             f"{settings['batch_size']}, {settings['train_image_size']} px", "",
-             f"{machine['cpu']}, {machine['cores']} cores"
-             f"{', ' + machine['accelerator'] if machine['accelerator'] else ''}; load at the "
-             f"start {machine['load']:.1f}; {document['date']}; {versions}. Space "
-             f"{settings['space']}, {settings['num_classes']} classes, {settings['steps']} timed "
-             f"rounds.", "", "    " + _without_folder(document["command"]), "",
-             *figures_table(parts, document["skipped"])]
+    lines = [
+        f"## {machine['accelerator'] or machine['cpu']}, {settings['precision']}, batch "
+        f"{settings['batch_size']}, {settings['train_image_size']} px",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores"
+        f"{', ' + machine['accelerator'] if machine['accelerator'] else ''}; load at the "
+        f"start {machine['load']:.1f}; {document['date']}; {versions}. Space "
+        f"{settings['space']}, {settings['num_classes']} classes, {settings['steps']} timed "
+        f"rounds.",
+        "",
+        "    " + _without_folder(document["command"]),
+        "",
+        *figures_table(parts, document["skipped"]),
+    ]
     for name, one in _SECTIONS.items():
         if name in parts:
             lines += ["", *one(parts[name])]
@@ -178,65 +245,131 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
 
 
 def _step_table(part: Mapping) -> list[str]:
-    rows = [(f"`{row['architecture']}`" + (" (largest)" if row["largest"] else ""),
-             _ms(row["weight"]), _ms(row["static"]),
-             "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**row["ratio"]))
-            for row in part["paths"]]
-    return ["### Steps", "", *table(("path", "weight step, median (p10 to p90)", "static step",
-                                     "ratio (95 % interval)"), rows)]
+    rows = [
+        (
+            f"`{row['architecture']}`" + (" (largest)" if row["largest"] else ""),
+            _ms(row["weight"]),
+            _ms(row["static"]),
+            "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**row["ratio"]),
+        )
+        for row in part["paths"]
+    ]
+    return [
+        "### Steps",
+        "",
+        *table(
+            ("path", "weight step, median (p10 to p90)", "static step", "ratio (95 % interval)"),
+            rows,
+        ),
+    ]
 
 
 def _memory_table(part: Mapping) -> list[str]:
     columns = ("temp_mb", "argument_mb", "output_mb", "aliased_mb")
-    rows = [(name.replace("_", " "), *(one[column] for column in columns))
-            for name, one in part["programs"].items()]
-    return ["### Memory by XLA's own analysis, MB", "",
-            *table(("program", "temporaries", "arguments", "outputs", "of these aliased"), rows)]
+    rows = [
+        (name.replace("_", " "), *(one[column] for column in columns))
+        for name, one in part["programs"].items()
+    ]
+    return [
+        "### Memory by XLA's own analysis, MB",
+        "",
+        *table(("program", "temporaries", "arguments", "outputs", "of these aliased"), rows),
+    ]
 
 
 def _compile_table(part: Mapping) -> list[str]:
     rows = [(name, *seconds.values()) for name, seconds in part["programs"].items()]
-    return ["### Cold compilation, s", "", *table(("step", "tracing", "lowering", "compiling"),
-                                                  rows)]
+    return [
+        "### Cold compilation, s",
+        "",
+        *table(("step", "tracing", "lowering", "compiling"), rows),
+    ]
 
 
 def _start_table(part: Mapping) -> list[str]:
     where = part["where"]
-    rows = [("interpreter and imports", where["interpreter_and_imports_s"]),
-            ("weights drawn", where["init_s"]),
-            *((f"{name} step: {what.removesuffix('_s')}", seconds)
-              for name, program in where["programs"].items() for what, seconds in program.items()),
-            ("first step", where["first_step_s"])]
-    return ["### Second start of the steps alone, s", "", *table(("phase", "s"), rows),
-            "", f"With an empty cache: {part['cold_s']:.1f} s."]
+    rows = [
+        ("interpreter and imports", where["interpreter_and_imports_s"]),
+        ("weights drawn", where["init_s"]),
+        *(
+            (f"{name} step: {what.removesuffix('_s')}", seconds)
+            for name, program in where["programs"].items()
+            for what, seconds in program.items()
+        ),
+        ("first step", where["first_step_s"]),
+    ]
+    return [
+        "### Second start of the steps alone, s",
+        "",
+        *table(("phase", "s"), rows),
+        "",
+        f"With an empty cache: {part['cold_s']:.1f} s.",
+    ]
 
 
 def _kernels_table(part: Mapping) -> list[str]:
     columns = ("shifted_forward", "xla_forward", "shifted_gradient", "xla_gradient")
-    rows = [(f"{row['size']}×{row['size']}×{row['channels']}", row["stride"], row["kernel"],
-             *(row[column]["median_ms"] for column in columns)) for row in part["depthwise"]]
-    return ["### Depthwise convolutions, median ms", "", *table((
-        "input", "stride", "kernel", "shifted slices, forward", "XLA, forward",
-        "shifted slices, with gradients", "XLA, with gradients"), rows)]
+    rows = [
+        (
+            f"{row['size']}×{row['size']}×{row['channels']}",
+            row["stride"],
+            row["kernel"],
+            *(row[column]["median_ms"] for column in columns),
+        )
+        for row in part["depthwise"]
+    ]
+    return [
+        "### Depthwise convolutions, median ms",
+        "",
+        *table(
+            (
+                "input",
+                "stride",
+                "kernel",
+                "shifted slices, forward",
+                "XLA, forward",
+                "shifted slices, with gradients",
+                "XLA, with gradients",
+            ),
+            rows,
+        ),
+    ]
 
 
 def _profile_table(part: Mapping) -> list[str]:
     kinds = list(dict.fromkeys([*part["weight"]["kinds_ms"], *part["static"]["kinds_ms"]]))
-    rows = [(kind, *(part[name]["kinds_ms"].get(kind, 0.0) for name in ("weight", "static")))
-            for kind in kinds]
-    rows += [(what, part["weight"][key], part["static"][key])
-             for what, key in (("executed in all", "busy_ms"), ("by the clock", "wall_ms"))]
-    return ["### Where a step of the largest path goes, ms", "",
-            *table(("kind of operation", "weight step", "static step"), rows)]
+    rows = [
+        (kind, *(part[name]["kinds_ms"].get(kind, 0.0) for name in ("weight", "static")))
+        for kind in kinds
+    ]
+    rows += [
+        (what, part["weight"][key], part["static"][key])
+        for what, key in (("executed in all", "busy_ms"), ("by the clock", "wall_ms"))
+    ]
+    return [
+        "### Where a step of the largest path goes, ms",
+        "",
+        *table(("kind of operation", "weight step", "static step"), rows),
+    ]
 
 
-_SECTIONS = {"step": _step_table, "memory": _memory_table, "compile": _compile_table,
-             "start": _start_table, "profile": _profile_table, "kernels": _kernels_table}
+_SECTIONS = {
+    "step": _step_table,
+    "memory": _memory_table,
+    "compile": _compile_table,
+    "start": _start_table,
+    "profile": _profile_table,
+    "kernels": _kernels_table,
+}
 
 
 def _growth_tables(part: Mapping, figure: str | None) -> list[str]:
-    lines = ["### Growth", "", "One axis at a time, the largest path. The exponent is the slope of "
-             "log figure over log axis (an image's pixels, not its side): 1 is linear."]
+    lines = [
+        "### Growth",
+        "",
+        "One axis at a time, the largest path. The exponent is the slope of "
+        "log figure over log axis (an image's pixels, not its side): 1 is linear.",
+    ]
     if figure is not None:
         lines += ["", f"![Growth]({figure})"]
     for axis, one in part.items():

@@ -25,16 +25,25 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _KEPT_STEPS = 2  # weight, arch
 _LAST_WORDS = 2000  # characters of a failed process's standard error
-_SEARCH_NEEDS = ("openvino", "onnx", "jax2onnx", "onnxruntime", "grain", "orbax",
-                 "tensorflow_datasets", "matplotlib")
+_SEARCH_NEEDS = (
+    "openvino",
+    "onnx",
+    "jax2onnx",
+    "onnxruntime",
+    "grain",
+    "orbax",
+    "tensorflow_datasets",
+    "matplotlib",
+)
 
 
 class ProcessFailed(RuntimeError):
     """A process that the benchmark started ended before it had said what it was asked."""
 
 
-def first_step(workload: Workload, *, cache: str | None = None,
-               rounds: int = 0) -> tuple[dict, dict | None]:
+def first_step(
+    workload: Workload, *, cache: str | None = None, rounds: int = 0
+) -> tuple[dict, dict | None]:
     """Starts `experiments.benchmark.first_step`.
 
     Args:
@@ -52,16 +61,21 @@ def first_step(workload: Workload, *, cache: str | None = None,
     if cache is not None:
         environment[_CACHE] = cache
     if workload.devices is not None:
-        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": (
-            f"{os.environ.get('XLA_FLAGS', '')} "
-            f"--xla_force_host_platform_device_count={workload.devices}")}
+        environment |= {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": (
+                f"{os.environ.get('XLA_FLAGS', '')} "
+                f"--xla_force_host_platform_device_count={workload.devices}"
+            ),
+        }
     arguments = [f"--workload={json.dumps(dataclasses.asdict(workload))}", f"--rounds={rounds}"]
     start = time.perf_counter()
     with _process("experiments.benchmark.first_step", arguments, environment) as process:
         first = json.loads(_line(process))
         total = time.perf_counter() - start
-        told = first["init_s"] + first["first_step_s"] + sum(
-            map(_seconds, first["programs"].values()))
+        told = (
+            first["init_s"] + first["first_step_s"] + sum(map(_seconds, first["programs"].values()))
+        )
         first |= {"to_first_step_s": total, "interpreter_and_imports_s": total - told}
         second = json.loads(_line(process)) if rounds else None
     return first, second
@@ -70,8 +84,7 @@ def first_step(workload: Workload, *, cache: str | None = None,
 def cold_compile(workload: Workload) -> dict[str, object]:
     """The document of part `compile`: both steps, traced, lowered, compiled, with no cache."""
     programs = first_step(workload)[0]["programs"]
-    return {"programs": programs,
-            "total_s": sum(map(_seconds, programs.values()))}
+    return {"programs": programs, "total_s": sum(map(_seconds, programs.values()))}
 
 
 def _seconds(program: dict[str, float]) -> float:
@@ -89,8 +102,14 @@ def second_start(workload: Workload, starts: int) -> dict[str, object]:
         warm = [first_step(workload, cache=cache)[0] for _ in range(starts)]
     seconds = [one["to_first_step_s"] for one in warm]
     middle = warm[int(np.argsort(seconds)[len(seconds) // 2])]
-    return {"cold_s": cold["to_first_step_s"], "median_s": float(np.median(seconds)),
-            "min_s": min(seconds), "max_s": max(seconds), "count": starts, "where": middle}
+    return {
+        "cold_s": cold["to_first_step_s"],
+        "median_s": float(np.median(seconds)),
+        "min_s": min(seconds),
+        "max_s": max(seconds),
+        "count": starts,
+        "where": middle,
+    }
 
 
 def search_start() -> dict[str, object]:
@@ -114,11 +133,19 @@ def search_start() -> dict[str, object]:
 def _search(folder: pathlib.Path) -> dict[str, float]:
     metrics = folder / "run" / "metrics.jsonl"
     logged = _logged_steps(metrics)
-    arguments = ["--flagfile=vpu.flags", f"--workdir={metrics.parent}",
-                 f"--store={folder / 'store.sqlite'}"]
+    arguments = [
+        "--flagfile=vpu.flags",
+        f"--workdir={metrics.parent}",
+        f"--store={folder / 'store.sqlite'}",
+    ]
     start, compiled_s = time.perf_counter(), None
-    with _process("experiments.search", arguments, {**os.environ, _CACHE: str(folder / "xla")},
-                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with _process(
+        "experiments.search",
+        arguments,
+        {**os.environ, _CACHE: str(folder / "xla")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
         resumed = 0
         while compiled_s is None:
             line = _line(process)
@@ -159,17 +186,26 @@ def _line(process: subprocess.Popen) -> str:
 
 
 @contextlib.contextmanager
-def _process(module: str, arguments: list[str], environment: dict[str, str],
-             stdout: int = subprocess.PIPE, stderr: int | None = None
-             ) -> Iterator[subprocess.Popen]:
+def _process(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    stdout: int = subprocess.PIPE,
+    stderr: int | None = None,
+) -> Iterator[subprocess.Popen]:
     """`python -m module` in the project's folder, killed where it is not done at the end.
 
     Its standard error goes to a file unless it is piped, and stands in what is raised.
     """
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=_ROOT,
-                                   env=environment, stdout=stdout, text=True,
-                                   stderr=errors if stderr is None else stderr)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=_ROOT,
+            env=environment,
+            stdout=stdout,
+            text=True,
+            stderr=errors if stderr is None else stderr,
+        )
         try:
             yield process
         except ProcessFailed as error:

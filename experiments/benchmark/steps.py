@@ -39,25 +39,39 @@ class Steps:
             calls[f"static {index}"] = self.static(path).step
         calls["arch"] = self.supernet.arch_step
         times_ms = in_turn(calls, rounds)
-        rows = [self._row(path, times_ms[f"weight {index}"], times_ms[f"static {index}"])
-                for index, path in enumerate(paths)]
-        return {"paths": rows, "arch": summary(times_ms["arch"]),
-                "median_ratio": _median_ratio(rows)}
+        rows = [
+            self._row(path, times_ms[f"weight {index}"], times_ms[f"static {index}"])
+            for index, path in enumerate(paths)
+        ]
+        return {
+            "paths": rows,
+            "arch": summary(times_ms["arch"]),
+            "median_ratio": _median_ratio(rows),
+        }
 
     def memory(self) -> dict[str, object]:
         """The document of part `memory`: XLA's own account of the programs."""
-        programs = {"weight": self.supernet.weight, "arch": self.supernet.arch,
-                    "static_largest": self.static(self._workload.largest_path).compiled}
+        programs = {
+            "weight": self.supernet.weight,
+            "arch": self.supernet.arch,
+            "static_largest": self.static(self._workload.largest_path).compiled,
+        }
         document = {name: memory_mb(program) for name, program in programs.items()}
-        return {"programs": document, "temp_ratio": (
-            document["weight"]["temp_mb"] / document["static_largest"]["temp_mb"])}
+        return {
+            "programs": document,
+            "temp_ratio": (document["weight"]["temp_mb"] / document["static_largest"]["temp_mb"]),
+        }
 
-    def _row(self, path: np.ndarray, weight_ms: np.ndarray,
-             static_ms: np.ndarray) -> dict[str, object]:
-        return {"architecture": format_arch(self._workload.search_space.arch(path)),
-                "largest": bool((path == self._workload.largest_path).all()),
-                "weight": summary(weight_ms), "static": summary(static_ms),
-                "ratio": ratio(weight_ms, static_ms)}
+    def _row(
+        self, path: np.ndarray, weight_ms: np.ndarray, static_ms: np.ndarray
+    ) -> dict[str, object]:
+        return {
+            "architecture": format_arch(self._workload.search_space.arch(path)),
+            "largest": bool((path == self._workload.largest_path).all()),
+            "weight": summary(weight_ms),
+            "static": summary(static_ms),
+            "ratio": ratio(weight_ms, static_ms),
+        }
 
 
 def _median_ratio(rows: Sequence[dict]) -> float:

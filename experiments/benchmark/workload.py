@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import network_steps, parallel, steps
+from jaxnas import parallel, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 from jaxnas.space import Space, find_space
@@ -36,7 +36,7 @@ class Workload:
     batch_size: int = 16
     image_size: int = 96
     num_classes: int = 1000
-    precision: steps.Precision = "f32"
+    precision: search_steps.Precision = "f32"
     blocks: int | None = None
     candidates: int | None = None
     devices: int | None = None
@@ -46,24 +46,30 @@ class Workload:
         space = find_space(self.space)
         factor = 2 * math.prod(block.stride for block in space.blocks)
         if self.image_size % factor:
-            raise ValueError(f"--train_image_size={self.image_size}: give a multiple of {factor} "
-                             f"px, by which the {space.name} space divides its input")
+            raise ValueError(
+                f"--train_image_size={self.image_size}: give a multiple of {factor} "
+                f"px, by which the {space.name} space divides its input"
+            )
 
     @property
     def search_space(self) -> Space:
         """The space, cut to the blocks and candidates asked for."""
         space = find_space(self.space)
-        convolutions = space.convolutions[-(self.candidates or 0):]
+        convolutions = space.convolutions[-(self.candidates or 0) :]
         return dataclasses.replace(
-            space, blocks=space.blocks[:self.blocks],
-            candidates=(*convolutions, space.candidates[-1]))
+            space,
+            blocks=space.blocks[: self.blocks],
+            candidates=(*convolutions, space.candidates[-1]),
+        )
 
     @property
     def largest_path(self) -> np.ndarray:
         """int32 [blocks]: the most multiply-accumulates that a block can have, everywhere."""
         space = self.search_space
-        index = max(range(len(space.convolutions)),
-                    key=lambda i: (space.candidates[i].expansion, space.candidates[i].kernel))
+        index = max(
+            range(len(space.convolutions)),
+            key=lambda i: (space.candidates[i].expansion, space.candidates[i].kernel),
+        )
         return np.full(len(space.blocks), index, np.int32)
 
     def random_paths(self, count: int) -> list[np.ndarray]:
@@ -75,9 +81,10 @@ class Workload:
         """Random pixels and labels, on the device."""
         rng = np.random.default_rng(0)
         shape = (self.batch_size, self.image_size, self.image_size, 3)
-        return {"image": jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
-                "label": jnp.asarray(rng.integers(0, self.num_classes, self.batch_size),
-                                     jnp.int32)}
+        return {
+            "image": jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
+            "label": jnp.asarray(rng.integers(0, self.num_classes, self.batch_size), jnp.int32),
+        }
 
 
 class Supernet:
@@ -85,21 +92,22 @@ class Supernet:
 
     def __init__(self, workload: Workload):
         self._workload = workload
-        hyper = steps.Hyperparameters(precision=workload.precision)
-        self._steps = steps.make_steps(workload.search_space, hyper)
-        self.state = steps.init_state(workload.search_space, workload.num_classes, hyper, 0)
+        hyper = search_steps.Hyperparameters(precision=workload.precision)
+        self._steps = search_steps.make_steps(workload.search_space, hyper)
+        self.state = search_steps.init_state(workload.search_space, workload.num_classes, hyper, 0)
         self.batch = workload.batch()
         if workload.devices is not None:
-            layout = parallel.layout(jax.devices()[:workload.devices])
+            layout = parallel.layout(jax.devices()[: workload.devices])
             self.state = layout.replicate(self.state)
-            self.batch = layout.divide(jax.device_get(self.batch))
+            self.batch = layout.shard(jax.device_get(self.batch))
 
     @property
     def programs(self) -> dict[str, tuple[jax.stages.Wrapped, tuple]]:
         """The steps `weight` and `arch` before they are traced, with their arguments."""
-        return {"weight": (self._steps.weight,
-                           self._weight_arguments(self._workload.largest_path)),
-                "arch": (self._steps.arch, self._arch_arguments())}
+        return {
+            "weight": (self._steps.weight, self._weight_arguments(self._workload.largest_path)),
+            "arch": (self._steps.arch, self._arch_arguments()),
+        }
 
     def traced(self, name: str) -> jax.stages.Traced:
         """One of them, before it is lowered."""
@@ -114,24 +122,36 @@ class Supernet:
     def arch(self) -> jax.stages.Compiled:
         return self.traced("arch").lower().compile()
 
-    def weight_step(self, path: np.ndarray) -> tuple[steps.Metrics, steps.SearchState]:
+    def weight_step(
+        self, path: np.ndarray
+    ) -> tuple[search_steps.Metrics, search_steps.SearchState]:
         """Takes a weight step on the path; what it returns is there when the step is done."""
         self.state, metrics = self.weight(*self._weight_arguments(path))
         return metrics, self.state
 
-    def arch_step(self) -> tuple[dict[str, jax.Array], steps.Metrics]:
+    def arch_step(self) -> tuple[dict[str, jax.Array], search_steps.Metrics]:
         """Takes an architecture step; α stays, so that every call does the same."""
         return self.arch(*self._arch_arguments())
 
     def _weight_arguments(self, path: np.ndarray) -> tuple:
-        return (self.state, self.batch, jnp.asarray(path), jnp.float32(LEARNING_RATE),
-                jnp.float32(steps.STATISTICS_MOMENTUM))
+        return (
+            self.state,
+            self.batch,
+            jnp.asarray(path),
+            jnp.float32(LEARNING_RATE),
+            jnp.float32(search_steps.BN_MOMENTUM),
+        )
 
     def _arch_arguments(self) -> tuple:
         shape = self._workload.search_space.allowed.shape
         latency = LatencyModel(jnp.float32(1), jnp.ones(shape))
-        return (self.state, self.batch, latency, jnp.float32(TARGET_MS),
-                jnp.float32(LATENCY_WEIGHT))
+        return (
+            self.state,
+            self.batch,
+            latency,
+            jnp.float32(TARGET_MS),
+            jnp.float32(LATENCY_WEIGHT),
+        )
 
 
 class StaticNetwork:
@@ -144,16 +164,19 @@ class StaticNetwork:
 
     def __init__(self, workload: Workload, path: np.ndarray):
         space = workload.search_space
-        network = Network(network_of(space, space.arch(path), workload.num_classes),
-                          rng=np.random.default_rng(0))
-        recipe = network_steps.Recipe(steps=10 ** 6, learning_rate=LEARNING_RATE, dropout=0.0,
-                                      precision=workload.precision)
-        self._state = network_steps.init_state(network, recipe, 0)
+        network = Network(
+            network_of(space, space.arch(path), workload.num_classes), rng=np.random.default_rng(0)
+        )
+        recipe = train_steps.Recipe(
+            steps=10**6, learning_rate=LEARNING_RATE, dropout=0.0, precision=workload.precision
+        )
+        self._state = train_steps.init_state(network, recipe, 0)
         self._batch = workload.batch()
-        self.compiled = network_steps.make_steps(network, recipe).train.lower(
-            self._state, self._batch).compile()
+        self.compiled = (
+            train_steps.make_steps(network, recipe).train.lower(self._state, self._batch).compile()
+        )
 
-    def step(self) -> tuple[steps.Metrics, network_steps.NetworkState]:
+    def step(self) -> tuple[search_steps.Metrics, train_steps.NetworkState]:
         """Takes a training step; what it returns is there when the step is done."""
         self._state, metrics = self.compiled(self._state, self._batch)
         return metrics, self._state
@@ -162,7 +185,9 @@ class StaticNetwork:
 def memory_mb(program: jax.stages.Compiled) -> dict[str, float]:
     """XLA's own account of a compiled program, in 10⁶ bytes."""
     analysis = program.memory_analysis()
-    return {"temp_mb": analysis.temp_size_in_bytes / 1e6,
-            "argument_mb": analysis.argument_size_in_bytes / 1e6,
-            "output_mb": analysis.output_size_in_bytes / 1e6,
-            "aliased_mb": analysis.alias_size_in_bytes / 1e6}
+    return {
+        "temp_mb": analysis.temp_size_in_bytes / 1e6,
+        "argument_mb": analysis.argument_size_in_bytes / 1e6,
+        "output_mb": analysis.output_size_in_bytes / 1e6,
+        "aliased_mb": analysis.alias_size_in_bytes / 1e6,
+    }

@@ -9,7 +9,7 @@ from scipy import stats
 
 from experiments.runs.classifier import Classifier
 from jaxnas import data
-from profiling.execution import Executor
+from profiling.device import Executor
 
 Tick = Callable[[float], None]  # of the fraction done
 
@@ -44,17 +44,27 @@ class Scores:
         for k in (1, 5):
             if k < self.values.shape[1]:
                 low, high = wilson(self.top(k), len(self.labels))
-                figures |= {f"top{k}": self.top(k) / len(self.labels), f"top{k}_low": low,
-                            f"top{k}_high": high}
+                figures |= {
+                    f"top{k}": self.top(k) / len(self.labels),
+                    f"top{k}_low": low,
+                    f"top{k}_high": high,
+                }
         return figures
 
     def confusions(self, class_names: Sequence[str], most: int) -> list[dict[str, object]]:
         """The pairs of classes most often confused: shown, answered, how often."""
         wrong = self.answers != self.labels
-        pairs, counts = np.unique(np.stack([self.labels[wrong], self.answers[wrong]]), axis=1,
-                                  return_counts=True)
-        return [{"class": class_names[pairs[0, i]], "answered": class_names[pairs[1, i]],
-                 "count": int(counts[i])} for i in np.argsort(-counts, kind="stable")[:most]]
+        pairs, counts = np.unique(
+            np.stack([self.labels[wrong], self.answers[wrong]]), axis=1, return_counts=True
+        )
+        return [
+            {
+                "class": class_names[pairs[0, i]],
+                "answered": class_names[pairs[1, i]],
+                "count": int(counts[i]),
+            }
+            for i in np.argsort(-counts, kind="stable")[:most]
+        ]
 
 
 def wilson(correct: int, examples: int) -> tuple[float, float]:
@@ -98,12 +108,16 @@ def columns_of(classifier: Classifier, part: data.Part) -> np.ndarray:
     """
     theirs, ours = classifier.class_names, part.class_names
     if classifier.num_classes != len(ours):
-        raise ValueError(f"{classifier.file} has {classifier.num_classes} classes and "
-                         f"{part.spec.name} {len(ours)}; give the data set that it is for")
+        raise ValueError(
+            f"{classifier.file} has {classifier.num_classes} classes and "
+            f"{part.spec.name} {len(ours)}; give the data set that it is for"
+        )
     if theirs is None:
         return np.arange(len(ours))
     missing = [name for name in theirs if name not in ours]
     if missing:
-        raise ValueError(f"{classifier.file} has the class {missing[0]!r}, which {part.spec.name} "
-                         f"does not have; give the data set that it is for")
+        raise ValueError(
+            f"{classifier.file} has the class {missing[0]!r}, which {part.spec.name} "
+            f"does not have; give the data set that it is for"
+        )
     return np.array([theirs.index(name) for name in ours])

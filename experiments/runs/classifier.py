@@ -36,7 +36,7 @@ class Classifier:
       dtype: of its input.
       num_classes: scores for a picture.
       class_names: in the order of the scores, where the file has them.
-      crop_fraction: side of the centred square of a picture that it is given, over the picture's
+      crop_fraction: side of the centerd square of a picture that it is given, over the picture's
         shorter side; 1 where the file does not say.
       normalization: of its input.
     """
@@ -55,13 +55,14 @@ class Classifier:
         if self.normalization.reverse_channels:
             pixels = pixels[..., ::-1]
         if self.dtype != np.uint8:
-            values = (pixels - np.float32(self.normalization.mean))
+            values = pixels - np.float32(self.normalization.mean)
             pixels = (values / np.float32(self.normalization.scale)).astype(self.dtype)
         return np.ascontiguousarray(pixels if self.channels_last else np.moveaxis(pixels, -1, 0))
 
 
-def read_classifier(file: pathlib.Path, image_size: int | None = None,
-                    normalization: Normalization | None = None) -> Classifier:
+def read_classifier(
+    file: pathlib.Path, image_size: int | None = None, normalization: Normalization | None = None
+) -> Classifier:
     """Reads what a file takes and gives.
 
     Args:
@@ -74,42 +75,64 @@ def read_classifier(file: pathlib.Path, image_size: int | None = None,
     """
     normalization = normalization or Normalization()
     if not file.is_file() or file.suffix not in SUFFIXES:
-        raise ValueError(f"{file} is no network's file; give one that ends in "
-                         f"{' or '.join(SUFFIXES)}, or the folder of a run")
+        raise ValueError(
+            f"{file} is no network's file; give one that ends in "
+            f"{' or '.join(SUFFIXES)}, or the folder of a run"
+        )
     try:
         network = openvino.Core().read_model(file)
     except RuntimeError as error:
-        reason = next((line.strip() for line in reversed(str(error).splitlines())
-                       if line.strip()), "no reason given")
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
+            "no reason given",
+        )
         raise ValueError(f"{file} cannot be read as a network: {reason}") from error
     if (len(network.inputs), len(network.outputs)) != (1, 1):
-        raise ValueError(f"{file} has {len(network.inputs)} inputs and {len(network.outputs)} "
-                         f"outputs; give a classifier with one picture in and one output of scores")
+        raise ValueError(
+            f"{file} has {len(network.inputs)} inputs and {len(network.outputs)} "
+            f"outputs; give a classifier with one picture in and one output of scores"
+        )
     channels_last, size = _picture(file, network.inputs[0], image_size)
     dtype = _DTYPES.get(network.inputs[0].get_element_type())
     if dtype is None:
-        raise ValueError(f"{file}: its input is {network.inputs[0].get_element_type()}; pictures "
-                         f"are given as 8-bit pixels or as floats")
+        raise ValueError(
+            f"{file}: its input is {network.inputs[0].get_element_type()}; pictures "
+            f"are given as 8-bit pixels or as floats"
+        )
     if dtype == np.uint8 and (normalization.mean, normalization.scale) != (
-            Normalization.mean, Normalization.scale):
-        raise ValueError(f"{file} takes 8-bit pixels, which cannot be normalized; leave "
-                         f"--mean_values and --scale_values out")
+        Normalization.mean,
+        Normalization.scale,
+    ):
+        raise ValueError(
+            f"{file} takes 8-bit pixels, which cannot be normalized; leave "
+            f"--mean_values and --scale_values out"
+        )
     num_classes = _classes(file, network.outputs[0])
-    return Classifier(file, size, channels_last, np.dtype(dtype), num_classes,
-                      _class_names(file, network, num_classes),
-                      float(_metadata(network, "crop_fraction") or 1.0), normalization)
+    return Classifier(
+        file,
+        size,
+        channels_last,
+        np.dtype(dtype),
+        num_classes,
+        _class_names(file, network, num_classes),
+        float(_metadata(network, "crop_fraction") or 1.0),
+        normalization,
+    )
 
 
-def _picture(file: pathlib.Path, value: openvino.Output,
-             image_size: int | None) -> tuple[bool, int]:
+def _picture(
+    file: pathlib.Path, value: openvino.Output, image_size: int | None
+) -> tuple[bool, int]:
     """Whether channels are last, and the size in px; raises ValueError."""
     shape = value.get_partial_shape()
     sides = [None] * 4
     if shape.rank.is_static and len(shape) == 4:
         sides = [d.get_length() if d.is_static else None for d in shape]
     if 3 not in (sides[1], sides[3]) or sides[0] not in (1, None):
-        raise ValueError(f"{file}: its input is {shape}; give a network that takes one picture, "
-                         f"[1, 3, size, size] or [1, size, size, 3]")
+        raise ValueError(
+            f"{file}: its input is {shape}; give a network that takes one picture, "
+            f"[1, 3, size, size] or [1, size, size, 3]"
+        )
     channels_last = sides[1] != 3
     height, width = sides[1:3] if channels_last else sides[2:]
     if None in (height, width):
@@ -125,12 +148,17 @@ def _picture(file: pathlib.Path, value: openvino.Output,
 
 def _classes(file: pathlib.Path, value: openvino.Output) -> int:
     shape = value.get_partial_shape()
-    sides = [d.get_length() if d.is_static else None for d in shape] \
-        if shape.rank.is_static else []
-    if len(sides) < 2 or sides[0] not in (1, None) or sides[1] is None or sides[1] < 2 \
-            or any(side != 1 for side in sides[2:]):
-        raise ValueError(f"{file}: its output is {shape}; a classifier's is [1, classes], of two "
-                         f"classes or more")
+    sides = [d.get_length() if d.is_static else None for d in shape] if shape.rank.is_static else []
+    if (
+        len(sides) < 2
+        or sides[0] not in (1, None)
+        or sides[1] is None
+        or sides[1] < 2
+        or any(side != 1 for side in sides[2:])
+    ):
+        raise ValueError(
+            f"{file}: its output is {shape}; a classifier's is [1, classes], of two classes or more"
+        )
     return sides[1]
 
 
@@ -140,8 +168,9 @@ def _metadata(network: openvino.Model, key: str) -> str | None:
     return network.get_rt_info(path).astype(str) if network.has_rt_info(path) else None
 
 
-def _class_names(file: pathlib.Path, network: openvino.Model,
-                 num_classes: int) -> tuple[str, ...] | None:
+def _class_names(
+    file: pathlib.Path, network: openvino.Model, num_classes: int
+) -> tuple[str, ...] | None:
     """The names in the metadata: ours, or those of OpenVINO's Model API."""
     ours = _metadata(network, "class_names")
     if ours is not None:
@@ -152,6 +181,8 @@ def _class_names(file: pathlib.Path, network: openvino.Model,
     else:
         return None
     if len(names) != num_classes:
-        raise ValueError(f"{file} names {len(names)} classes and has {num_classes} scores; its "
-                         f"metadata are of another network")
+        raise ValueError(
+            f"{file} names {len(names)} classes and has {num_classes} scores; its "
+            f"metadata are of another network"
+        )
     return tuple(names)

@@ -7,26 +7,47 @@ import dataclasses
 import pathlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from jaxnas import data
-from jaxnas.steps import PRECISIONS, Precision
+from jaxnas.search_steps import PRECISIONS, Precision
 from profiling import command
-from profiling.device import device_names
-from profiling.measurement import Options
+from profiling.device import Options
+from profiling.registry import device_names
 
 # What may differ when a run is resumed.
-_SAME_RUN = ("workdir", "checkpoint_seconds", "data_workers", "data_dir", "worker_prefix", "store")
+_SAME_RUN = (
+    "workdir",
+    "checkpoint_seconds",
+    "data_workers",
+    "data_dir",
+    "worker_prefix",
+    "store",
+    "require_target",
+)
 
 
-def option(default: typing.Any, help_text: str, low: float | None = None,
-           high: float | None = None, choices: Sequence[str] | None = None,
-           required: bool = False) -> typing.Any:
+def option(
+    default: typing.Any,
+    help_text: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+    required: bool = False,
+) -> typing.Any:
     """A field that is a flag; low and high bound a number, choices are all that a text may be."""
-    return dataclasses.field(default=default, metadata={
-        "help": help_text, "low": low, "high": high, "choices": choices, "required": required})
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help_text,
+            "low": low,
+            "high": high,
+            "choices": choices,
+            "required": required,
+        },
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,34 +62,58 @@ class RunConfig:
     threads: int | None
     worker_prefix: str | None
     store: str | None
-    image_size: int = option(224, "Deployment size in px: of the exported files, their accuracy "
-                             "and their latency.", 32)
+    image_size: int = option(
+        224, "Deployment size in px: of the exported files, their accuracy and their latency.", 32
+    )
     train_image_size: int | None = option(
-        None, "Size in px that the network is trained at before its last epochs; unset is "
-        "image_size.", 8)
-    deployment_epochs: int = option(5, "The last epochs of the training, which are at image_size "
-                                    "where train_image_size is another.", 1)
-    dataset: str = option("digits", f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
-                          f"train/CLASS/*.jpg and test/CLASS/*.jpg.")
+        None,
+        "Size in px that the network is trained at before its last epochs; unset is image_size.",
+        8,
+    )
+    deployment_epochs: int = option(
+        5,
+        "The last epochs of the training, which are at image_size "
+        "where train_image_size is another.",
+        1,
+    )
+    dataset: str = option(
+        "digits",
+        f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, "
+        f"train/CLASS/*.jpg and test/CLASS/*.jpg.",
+    )
     data_dir: str | None = option(
-        None, "Folder of the prepared data sets; unset is that of tensorflow-datasets "
-        "($TFDS_DATA_DIR or ~/tensorflow_datasets).")
+        None,
+        "Folder of the prepared data sets; unset is that of tensorflow-datasets "
+        "($TFDS_DATA_DIR or ~/tensorflow_datasets).",
+    )
     held_out: int | None = option(
-        None, "Training examples held out, for α and to choose the best epoch; a multiple of the "
-        "number of classes; unset is the data set's own default.", 1)
+        None,
+        "Training examples held out, for α and to choose the best epoch; a multiple of the "
+        "number of classes; unset is the data set's own default.",
+        1,
+    )
     batch_size: int = option(64, "Examples in a step, over all devices.", 2)
-    data_workers: int = option(0, "Processes that make the batches of each part, the same ones, "
-                               "for photographs on hosts of many cores; 0 is threads of this "
-                               "process.", 0)
+    data_workers: int = option(
+        0,
+        "Processes that make the batches of each part, the same ones, "
+        "for photographs on hosts of many cores; 0 is threads of this "
+        "process.",
+        0,
+    )
     weight_decay: float = option(4e-5, "Added to the weights' gradient, times the weights.", 0)
     label_smoothing: float = option(0.1, "Of the loss that weights are trained by.", 0, 0.5)
-    precision: Precision = option("f32", "Of the layers' products in steps; weights, loss and "
-                                  "evaluation are float32. bf16 is for accelerators.",
-                                  choices=tuple(PRECISIONS))
+    precision: Precision = option(
+        "f32",
+        "Of the layers' products in steps; weights, loss and "
+        "evaluation are float32. bf16 is for accelerators.",
+        choices=tuple(PRECISIONS),
+    )
     seed: int = option(0, "Of every random draw of the run.", 0)
     checkpoint_seconds: int = option(60, "Least time between checkpoints.", 0)
-    workdir: str = option(None, "Folder of the run; unset is a folder in runs/ named after the "
-                          "flags that matter most.")
+    workdir: str = option(
+        None,
+        "Folder of the run; unset is a folder in runs/ named after the flags that matter most.",
+    )
     pictures: str | None = None
 
     @property
@@ -77,7 +122,12 @@ class RunConfig:
 
     def identity(self) -> dict[str, object]:
         """The fields that make two runs different, in JSON's types."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _SAME_RUN}
+        return identity_of(dataclasses.asdict(self))
+
+
+def identity_of(document: Mapping[str, object]) -> dict[str, object]:
+    """The fields of a config.json that make two runs different."""
+    return {k: v for k, v in document.items() if k not in (*_SAME_RUN, "schema")}
 
 
 def define_config_flags(config: type[RunConfig]) -> None:
@@ -101,8 +151,7 @@ def define_config_flags(config: type[RunConfig]) -> None:
         elif kind is float:
             flags.DEFINE_float(name, field.default, help_text, **bounds)
         elif kind is str:
-            flags.DEFINE_string(name, field.default, help_text,
-                                required=field.metadata["required"])
+            flags.DEFINE_string(name, field.default, help_text, required=field.metadata["required"])
         else:
             flags.DEFINE_list(name, field.default, help_text)
 
@@ -114,8 +163,11 @@ def flag_values(config: type[RunConfig]) -> dict[str, typing.Any]:
       ValueError: what no device can be asked for, or a data set that is not laid out as one.
     """
     command.device_options()  # refuses what no device can be asked for
-    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)
-              if field.name in flags.FLAGS}
+    values = {
+        field.name: flags.FLAGS[field.name].value
+        for field in dataclasses.fields(config)
+        if field.name in flags.FLAGS
+    }
     dataset = values["dataset"]
     return values | {"pictures": data.fingerprint(dataset) if data.is_folder(dataset) else None}
 
@@ -135,20 +187,27 @@ def check_run(config: RunConfig, sizes: dict[str, int | None], factor: int, divi
     spec = data.dataset(config.dataset)
     for name, size in sizes.items():
         if size is not None and size % factor:
-            raise ValueError(f"--{name}={size}: give a multiple of {factor} px, by which "
-                             f"{divides} divides its input")
+            raise ValueError(
+                f"--{name}={size}: give a multiple of {factor} px, by which "
+                f"{divides} divides its input"
+            )
     if config.held_out is not None and config.held_out % spec.num_classes:
-        raise ValueError(f"--held_out={config.held_out}: give a multiple of the "
-                         f"{spec.num_classes} classes of {spec.name}, the part held out is "
-                         f"balanced")
+        raise ValueError(
+            f"--held_out={config.held_out}: give a multiple of the "
+            f"{spec.num_classes} classes of {spec.name}, the part held out is "
+            f"balanced"
+        )
 
 
 def check_epochs(config: RunConfig, epochs: int, flag: str) -> None:
     """Raises ValueError where the training has fewer epochs than its last ones."""
-    if config.train_image_size not in (None, config.image_size) and \
-            config.deployment_epochs > epochs:
-        raise ValueError(f"--deployment_epochs={config.deployment_epochs}: give at most the "
-                         f"{epochs} of --{flag}")
+    if (
+        config.train_image_size not in (None, config.image_size)
+        and config.deployment_epochs > epochs
+    ):
+        raise ValueError(
+            f"--deployment_epochs={config.deployment_epochs}: give at most the {epochs} of --{flag}"
+        )
 
 
 def default_workdir(*parts: str) -> str:

@@ -8,15 +8,21 @@ from experiments.runs.classifier import read_classifier
 from jaxnas import archive, data, draw, export
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
-from profiling import oak, openvino, tables
-from profiling.execution import Executor
-from profiling.measurement import Measurement, Options, measure_in_passes
+from profiling import oak_device, openvino_device, tables
+from profiling.device import Executor, Options, measure_repeatedly
+from profiling.measurement import Measurement
 from profiling.myriad.compiler import MyriadXCompiler
 from profiling.progress import Phase, Progress
 from profiling.recording import Recording
 
 ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
-    "model.onnx", "model.xml", "labels.txt", "model.blob", "model.rvc2.tar.xz", "architecture.svg")
+    "model.onnx",
+    "model.xml",
+    "labels.txt",
+    "model.blob",
+    "model.rvc2.tar.xz",
+    "architecture.svg",
+)
 REFERENCES = ("mobilenet_v2", "proxyless_mobile")
 PARITY_IMAGES = 8
 # Top-1 of a float32 file may differ from JAX's by so much, or by one picture.
@@ -29,9 +35,17 @@ class ParityBroken(RuntimeError):
     """The exported files do not compute what the network computes."""
 
 
-def deliver(network: Network, jax_top1: float, part: data.Part, image_size: int, title: str,
-            device: Recording | None, options: Options, folder: pathlib.Path,
-            progress: Progress) -> Document:
+def deliver(
+    network: Network,
+    jax_top1: float,
+    part: data.Part,
+    image_size: int,
+    title: str,
+    device: Recording | None,
+    options: Options,
+    folder: pathlib.Path,
+    progress: Progress,
+) -> Document:
     """Exports a network, checks and times the files, and gives a result's part about them.
 
     Args:
@@ -54,49 +68,74 @@ def deliver(network: Network, jax_top1: float, part: data.Part, image_size: int,
         model = export.to_onnx(network, image_size)
         export.add_metadata(model, part.class_names, part.spec.eval_fraction)
         export.save(model, folder / ONNX, folder / IR)
-        (folder / LABELS).write_text("".join(f"{name}\n" for name in part.class_names),
-                                     encoding="utf-8")
+        (folder / LABELS).write_text(
+            "".join(f"{name}\n" for name in part.class_names), encoding="utf-8"
+        )
         parity = check_parity(network, folder, part, image_size)
         draw.save(draw.figure([spec], [title]), folder / FIGURE)
-        phase.end(f"logits differ by {parity.onnxruntime_max_abs:.1e} in ONNX Runtime, "
-                  f"{parity.openvino_max_abs:.1e} in OpenVINO")
+        phase.end(
+            f"logits differ by {parity.onnxruntime_max_abs:.1e} in ONNX Runtime, "
+            f"{parity.openvino_max_abs:.1e} in OpenVINO"
+        )
     files = {"onnx": ONNX, "ir": IR, "labels": LABELS, "figure": FIGURE}
     latency: Document = {"device_ms": None, "kind": None, "references": {}}
     if device is not None:
         with progress.phase("latency", total=3) as phase:
-            measured = measure_in_passes(device, model.SerializeToString())
+            measured = measure_repeatedly(device, model.SerializeToString())
             phase.update(1, f"{device.setup.device} {measured.latency_ms:.2f} ms")
-            latency = {**_latency(measured),
-                       "references": _references(device, spec.num_classes, image_size, phase)}
+            latency = {
+                **_latency(measured),
+                "references": _references(device, spec.num_classes, image_size, phase),
+            }
             if measured.blob is not None:
                 (folder / BLOB).write_bytes(measured.blob)
-                latency["archive"] = _archive(model.SerializeToString(), measured, options, folder,
-                                              part.class_names, image_size)
+                latency["archive"] = _archive(
+                    model.SerializeToString(),
+                    measured,
+                    options,
+                    folder,
+                    part.class_names,
+                    image_size,
+                )
                 files |= {"blob": BLOB, "archive": ARCHIVE}
             phase.end(f"{device.setup.device} {measured.latency_ms:.2f} ms")
     accuracy = check_accuracy(folder, part, jax_top1, device, progress)
-    return {"image_size": image_size, "num_classes": spec.num_classes,
-            "parameters": count_parameters(spec), "macs": count_macs(spec, image_size), **latency,
-            "accuracy": accuracy, "parity": dataclasses.asdict(parity), "files": files}
+    return {
+        "image_size": image_size,
+        "num_classes": spec.num_classes,
+        "parameters": count_parameters(spec),
+        "macs": count_macs(spec, image_size),
+        **latency,
+        "accuracy": accuracy,
+        "parity": dataclasses.asdict(parity),
+        "files": files,
+    }
 
 
-def check_parity(network: Network, folder: pathlib.Path, part: data.Part,
-                 image_size: int) -> export.Parity:
+def check_parity(
+    network: Network, folder: pathlib.Path, part: data.Part, image_size: int
+) -> export.Parity:
     """Logits of the files as written against JAX's, on pictures of a part at deployment size.
 
     Raises:
       ParityBroken: they differ.
     """
-    batch = next(iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES,
-                                              image_size=image_size)))
+    batch = next(
+        iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES, image_size=image_size))
+    )
     parity = export.parity(network, folder / ONNX, folder / IR, batch["image"])
     if not parity.holds:
         raise ParityBroken(f"the exported network differs from JAX's: {parity}")
     return parity
 
 
-def check_accuracy(folder: pathlib.Path, part: data.Part, jax_top1: float,
-                   device: Recording | None, progress: Progress) -> Document:
+def check_accuracy(
+    folder: pathlib.Path,
+    part: data.Part,
+    jax_top1: float,
+    device: Recording | None,
+    progress: Progress,
+) -> Document:
     """The result's accuracy: of the file, in the runtime that runs it, on the whole part.
 
     A device that runs networks runs this one, in the precision that it is timed in. In place of one
@@ -108,62 +147,90 @@ def check_accuracy(folder: pathlib.Path, part: data.Part, jax_top1: float,
     if device is not None and device.setup.kind == "measured":
         executor, precision = device, None
     else:
-        executor, precision = openvino.OpenVinoDevice("CPU", Options(), "f32"), "f32"
+        executor, precision = openvino_device.OpenVinoDevice("CPU", Options(), "f32"), "f32"
     setup = executor.setup
-    classifier = read_classifier(folder / (IR if setup.device in openvino.NAMES else ONNX))
+    classifier = read_classifier(folder / (IR if setup.device in openvino_device.NAMES else ONNX))
     with progress.phase("test", total=1) as phase:
         figures = score(classifier, executor, part, phase.update).figures()
-        words = (f"top-1 {figures['top1']:.4f} of {classifier.file.name} in {runtime_of(executor)}"
-                 f" on {len(part)} examples, {jax_top1:.4f} in JAX")
+        words = (
+            f"top-1 {figures['top1']:.4f} of {classifier.file.name} in {runtime_of(executor)}"
+            f" on {len(part)} examples, {jax_top1:.4f} in JAX"
+        )
         phase.end(words)
     if abs(figures["top1"] - jax_top1) > max(TOP1_TOLERANCE, 1.5 / len(part)):
         if setup.precision == "FP32":
             raise ParityBroken(f"{words}: the exported file does not do what was trained")
         progress.print(f"{words}: the precision costs that", "yellow")
-    return {"dataset": part.spec.name, "split": part.spec.test_split, "examples": len(part),
-            "image_size": classifier.image_size, "file": classifier.file.name,
-            "runtime": runtime_of(executor), "device": setup.device,
-            "inference_precision": precision, **figures, "jax_top1": jax_top1}
+    return {
+        "dataset": part.spec.name,
+        "split": part.spec.test_split,
+        "examples": len(part),
+        "image_size": classifier.image_size,
+        "file": classifier.file.name,
+        "runtime": runtime_of(executor),
+        "device": setup.device,
+        "inference_precision": precision,
+        **figures,
+        "jax_top1": jax_top1,
+    }
 
 
 def runtime_of(executor: Executor) -> str:
     """What ran a file, for people: the runtime, its device and precision."""
     setup = executor.setup
-    runtime = "depthai" if setup.device == oak.NAME else "openvino"
+    runtime = "depthai" if setup.device == oak_device.NAME else "openvino"
     precision = setup.precision.lower().replace("fp", "f")
     return f"{runtime} {setup.device} {precision}"
 
 
 def _latency(measured: Measurement) -> Document:
     setup = measured.setup
-    return {"device_ms": measured.latency_ms, "device": setup.device, "kind": setup.kind,
-            "device_p10_ms": measured.p10_ms, "device_p90_ms": measured.p90_ms,
-            "precision": setup.precision, "versions": dict(setup.versions),
-            "settings": dict(setup.settings)}
+    return {
+        "device_ms": measured.latency_ms,
+        "device": setup.device,
+        "kind": setup.kind,
+        "device_p10_ms": measured.p10_ms,
+        "device_p90_ms": measured.p90_ms,
+        "precision": setup.precision,
+        "versions": dict(setup.versions),
+        "settings": dict(setup.settings),
+    }
 
 
-def _references(device: Recording, num_classes: int, image_size: int,
-                phase: Phase) -> dict[str, Document]:
+def _references(
+    device: Recording, num_classes: int, image_size: int, phase: Phase
+) -> dict[str, Document]:
     """Latencies of published networks with as many classes.
 
     What was measured is measured again beside the network; estimates stay.
     """
     measured = tables.measure_specs(
-        device, [find_network(name, num_classes) for name in REFERENCES], image_size,
+        device,
+        [find_network(name, num_classes) for name in REFERENCES],
+        image_size,
         max_age_days=None if device.setup.kind == "estimated" else 0,
         progress=lambda done, total: phase.update(
-            1 + done / total, f"{' and '.join(REFERENCES)}, {done} of {total} runs"))
-    return {name: {"device_ms": one.latency_ms}
-            for name, one in zip(REFERENCES, measured, strict=True)}
+            1 + done / total, f"{' and '.join(REFERENCES)}, {done} of {total} runs"
+        ),
+    )
+    return {
+        name: {"device_ms": one.latency_ms} for name, one in zip(REFERENCES, measured, strict=True)
+    }
 
 
-def _archive(model: bytes, measured: Measurement, options: Options, folder: pathlib.Path,
-             class_names: tuple[str, ...], image_size: int) -> Document:
+def _archive(
+    model: bytes,
+    measured: Measurement,
+    options: Options,
+    folder: pathlib.Path,
+    class_names: tuple[str, ...],
+    image_size: int,
+) -> Document:
     """Writes the NN Archive; its blob is for as many CMX slices as SHAVEs, as cameras want it.
 
     Where the measured blob is the compiler's own choice of both, another is compiled.
     """
-    shaves, blob, estimated_ms = options.shaves or oak.SHAVES, measured.blob, None
+    shaves, blob, estimated_ms = options.shaves or oak_device.SHAVES, measured.blob, None
     if measured.setup.settings.get("shaves") != shaves:
         options = dataclasses.replace(options, shaves=shaves)
         with MyriadXCompiler("MYRIADX_COMPILER", options) as compiler:

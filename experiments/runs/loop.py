@@ -13,19 +13,24 @@ from typing import Generic, TypeVar
 
 import jax
 
-from experiments.feeding import Feed
-from experiments.stopping import Stopped, agreed, stop_requests
-from experiments.workdir import Workdir
+from experiments.runs.feed import Feed
+from experiments.runs.folder import Workdir
+from experiments.runs.preemption import Stopped, agreed, stop_requests
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data import UnreadablePicture
 from profiling.progress import Progress
 
 LOG_EVERY = 10
+SEARCH, TRAIN, BEST = "search", "train", "best"  # checkpoints of a run, by the part of it
 State = TypeVar("State")  # has a field `step`, int32 [], the steps taken
 Metrics = dict[str, jax.Array]
 
-_NOTES = {"ce": "loss {:.3f}", "top1": "top-1 {:.2f}", "expected_ms": "E[LAT] {:.2f} ms",
-          "entropy": "entropy {:.2f}"}
+_NOTES = {
+    "ce": "loss {:.3f}",
+    "top1": "top-1 {:.2f}",
+    "expected_ms": "E[LAT] {:.2f} ms",
+    "entropy": "entropy {:.2f}",
+}
 
 
 class NonFiniteLoss(RuntimeError):
@@ -64,8 +69,17 @@ class Loop(Generic[State]):
       resumed: whether there was a checkpoint to start from.
     """
 
-    def __init__(self, state: State, identity: Mapping[str, object], workdir: Workdir,
-                 progress: Progress, *, name: str, first_step: int, checkpoint_seconds: int):
+    def __init__(
+        self,
+        state: State,
+        identity: Mapping[str, object],
+        workdir: Workdir,
+        progress: Progress,
+        *,
+        name: str,
+        first_step: int,
+        checkpoint_seconds: int,
+    ):
         """Restores the newest checkpoint, if there is one.
 
         Args:
@@ -101,15 +115,23 @@ class Loop(Generic[State]):
         """
         begun, taken_before = time.monotonic(), self.step
         feed, note, epoch_note = phase.feeds[0], "", ""
-        with (self._progress.phase(phase.name, phase.end - phase.start, self.step - phase.start)
-              as bar, stop_requests() as asked):
+        with (
+            self._progress.phase(
+                phase.name, phase.end - phase.start, self.step - phase.start
+            ) as bar,
+            stop_requests() as asked,
+        ):
             while self.step < phase.end:
                 done = self.step - phase.start
                 self.state, metrics = self._taken(phase, done)
                 self.step += 1
                 epoch_ends = (done + 1) % phase.epoch_steps == 0
-                noted = feed.idle = (self.step % LOG_EVERY == 0 or self.step == phase.end
-                                     or phase.end_epoch is not None and epoch_ends)
+                noted = feed.idle = (
+                    self.step % LOG_EVERY == 0
+                    or self.step == phase.end
+                    or phase.end_epoch is not None
+                    and epoch_ends
+                )
                 due = time.monotonic() - self._saved_at > self._checkpoint_seconds
                 stop, due = agreed(asked, due, noted)
                 if noted:
@@ -151,14 +173,18 @@ class Loop(Generic[State]):
             if jax.process_count() > 1:  # the others are not here to save with
                 raise
             self.save(wait=True)
-            raise UnreadablePicture(f"{error}. The run is saved at step {self.step}: with its "
-                                    f"pictures as they were the same command goes on") from error
+            raise UnreadablePicture(
+                f"{error}. The run is saved at step {self.step}: with its "
+                f"pictures as they were the same command goes on"
+            ) from error
 
     def _finite(self, metrics: Metrics) -> dict[str, float]:
         values = {key: float(value) for key, value in metrics.items()}
         if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLoss(f"by step {self.step} the loss is no number any more ({values}): "
-                                f"lower the learning rate; the checkpoint before is kept")
+            raise NonFiniteLoss(
+                f"by step {self.step} the loss is no number any more ({values}): "
+                f"lower the learning rate; the checkpoint before is kept"
+            )
         return values
 
 

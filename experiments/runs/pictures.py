@@ -26,8 +26,9 @@ def check_pictures(dataset: str) -> None:
     lists_all = f"`python -m experiments.prepare --dataset={dataset}` lists all"
     with Progress() as progress:
         if count > MOST_AT_START:
-            progress.print(f"{count} pictures were not decoded before; {lists_all} that cannot be",
-                           "yellow")
+            progress.print(
+                f"{count} pictures were not decoded before; {lists_all} that cannot be", "yellow"
+            )
             return
         refusals = decode_all(dataset, count, progress)
     if refusals:
@@ -39,7 +40,8 @@ def decode_all(dataset: str, count: int, progress: Progress) -> list[str]:
     """Decodes the pictures of a folder, `count` of them; returns which cannot be, and why."""
     with progress.phase("pictures", count) as phase:
         refusals = data.undecodable(
-            dataset, lambda done, refused: phase.update(done, f"{refused} cannot be decoded"))
+            dataset, lambda done, refused: phase.update(done, f"{refused} cannot be decoded")
+        )
         phase.end(f"{count - len(refusals)} of {count} can be decoded")
     if not refusals:
         try:

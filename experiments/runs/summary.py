@@ -34,14 +34,23 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
     searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
     lines = [
-        draw.terminal(spec), "", rich.text.Text(result["architecture"], "bold"),
+        draw.terminal(spec),
+        "",
+        rich.text.Text(result["architecture"], "bold"),
         f"{searched}{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
-        f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes", "",
-        rich.text.Text(_latency_label(result)), _latency(result), "",
-        *map(rich.text.Text, _accuracy(result)), *front, "",
-        rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}")]
-    console.print(rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title),
-                                   subtitle=_LEGEND))
+        f"multiply-accumulates at {result['image_size']} px, {result['num_classes']} classes",
+        "",
+        rich.text.Text(_latency_label(result)),
+        _latency(result),
+        "",
+        *map(rich.text.Text, _accuracy(result)),
+        *front,
+        "",
+        rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}"),
+    ]
+    console.print(
+        rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title), subtitle=_LEGEND)
+    )
 
 
 @contextlib.contextmanager
@@ -50,9 +59,11 @@ def reading_result(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'result.json'} is not as this version writes it "
-                         f"({type(error).__name__}: {error}); remove it, and the same command "
-                         f"makes it anew") from error
+        raise ValueError(
+            f"{folder / 'result.json'} is not as this version writes it "
+            f"({type(error).__name__}: {error}); remove it, and the same command "
+            f"makes it anew"
+        ) from error
 
 
 def _latency_label(result: Result) -> str:
@@ -71,34 +82,44 @@ def _latency(result: Result) -> rich.table.Table:
     table.add_row("[bold]this network[/]", f"[bold]{_ms(result['device_ms'])}[/]", _target(result))
     for name, reference in result["references"].items():
         ratio = result["device_ms"] / reference["device_ms"]
-        table.add_row(PUBLISHED[name].title, _ms(reference["device_ms"]),
-                      f"this one takes {ratio:.2f} of it")
+        table.add_row(
+            PUBLISHED[name].title, _ms(reference["device_ms"]), f"this one takes {ratio:.2f} of it"
+        )
     return table
 
 
 def _target(result: Result) -> str:
     if "target_ms" not in result:
         return ""
-    met = {True: "[green]target met[/]", False: "[red]target missed[/]",
-           None: "[yellow]not checked on the device[/]"}[result["target_met"]]
+    met = {
+        True: "[green]target met[/]",
+        False: "[red]target missed[/]",
+        None: "[yellow]not checked on the device[/]",
+    }[result["target_met"]]
     return f"target {result['target_ms']:g} ms, predicted {_ms(result['predicted_ms'])}: {met}"
 
 
 def _accuracy(result: Result) -> list[str]:
     """The accuracy of the file that ships, and what was not run."""
     accuracy = result["accuracy"]
-    lines = [f"top-1 {accuracy['top1']:.2%} ({accuracy['top1_low']:.1%} to "
-             f"{accuracy['top1_high']:.1%}) of {accuracy['file']} in {accuracy['runtime']}, "
-             f"{accuracy['image_size']} px,",
-             f"on {accuracy['dataset']}'s {accuracy['split']} split, {accuracy['examples']} "
-             f"examples; {accuracy['jax_top1']:.2%} in JAX"]
+    lines = [
+        f"top-1 {accuracy['top1']:.2%} ({accuracy['top1_low']:.1%} to "
+        f"{accuracy['top1_high']:.1%}) of {accuracy['file']} in {accuracy['runtime']}, "
+        f"{accuracy['image_size']} px,",
+        f"on {accuracy['dataset']}'s {accuracy['split']} split, {accuracy['examples']} "
+        f"examples; {accuracy['jax_top1']:.2%} in JAX",
+    ]
     if result["kind"] == "estimated":
-        lines.append(f"{result['device']} runs nothing: accuracy in the chip's "
-                     f"{result['precision']} was not measured")
+        lines.append(
+            f"{result['device']} runs nothing: accuracy in the chip's "
+            f"{result['precision']} was not measured"
+        )
     if "held_out" in result:
         held_out = result["held_out"]
-        lines.append(f"weights of epoch {held_out['epoch']} of {held_out['epochs']}, the best on "
-                     f"held-out data: {held_out['top1']:.2%} of {held_out['examples']} examples")
+        lines.append(
+            f"weights of epoch {held_out['epoch']} of {held_out['epochs']}, the best on "
+            f"held-out data: {held_out['top1']:.2%} of {held_out['examples']} examples"
+        )
     return lines
 
 
@@ -109,11 +130,18 @@ def _front(document: Result) -> list[rich.console.RenderableType]:
     for title in ("budget", "device", "predicted", "top-1, for choosing"):
         table.add_column(title, justify="right")
     for one in networks:
-        table.add_row(f"{one['target_ms']:g} ms", _ms(one["device_ms"]), _ms(one["predicted_ms"]),
-                      f"{one['inherited_top1']:.2%}")
-    return [f"The same search for other budgets; top-1 is for choosing: inherited weights, "
-            f"{document['search_image_size']} px, {networks[0]['examples']} examples "
-            f"{networks[0]['split']}:", table]
+        table.add_row(
+            f"{one['target_ms']:g} ms",
+            _ms(one["device_ms"]),
+            _ms(one["predicted_ms"]),
+            f"{one['inherited_top1']:.2%}",
+        )
+    return [
+        f"The same search for other budgets; top-1 is for choosing: inherited weights, "
+        f"{document['search_image_size']} px, {networks[0]['examples']} examples "
+        f"{networks[0]['split']}:",
+        table,
+    ]
 
 
 def _ms(value: float | None) -> str:

@@ -20,28 +20,31 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import derivation, program
-from experiments.config import Config, config_from_flags, define_flags
+from experiments.runs import program
+from experiments.search import derivation
+from experiments.search.config import Config, config_from_flags, define_flags
+from experiments.search.trainer import Schedule
 from experiments.study import affinities, results, worth
 from experiments.study.random_networks import Draw, draw_within_budget
 from experiments.study.runs import Runs, recipe, training_size
 from experiments.study.worth import Contender
-from experiments.training import Schedule
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
 from jaxnas.space import format_arch
 from profiling import command, tables
-from profiling.device import device_kind, device_names, open_device
 from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
 from profiling.recording import Recording
+from profiling.registry import device_kind, device_names, open_device
 
 PARTS = ("affinities", "worth")
 CHANCE_NETWORKS = 200  # random networks that each device's affinities stand beside
 # The blocks of the published ProxylessNAS mobile, whose time on each device scales its budget.
-REFERENCE = ("k5e3 k3e3 - - k7e3 k3e3 k5e3 k5e3 k7e6 k5e3 k5e3 k5e3 "
-             "k5e6 k5e3 k5e3 k5e3 k7e6 k7e6 k7e3 k7e3 k7e6")
+REFERENCE = (
+    "k5e3 k3e3 - - k7e3 k3e3 k5e3 k5e3 k7e6 k5e3 k5e3 k5e3 "
+    "k5e6 k5e3 k5e3 k5e3 k7e6 k7e6 k7e3 k7e3 k7e6"
+)
 MOBILE_TABLE = tables.SHIPPED / "pixel_1_proxyless_224.json"
 
 
@@ -80,20 +83,25 @@ def run_study() -> int:
     with command.usage_errors():
         study = study_from_flags()
         devices = budgets(study)
-        parts = data.load(study.config.dataset, study.config.data_dir, seed=study.seeds[0],
-                          held_out=study.config.held_out)
+        parts = data.load(
+            study.config.dataset,
+            study.config.data_dir,
+            seed=study.seeds[0],
+            held_out=study.config.held_out,
+        )
         Schedule.of(study.config, len(parts.weights))
     with Progress() as progress:
         runs = Runs(study.config, progress)
         # First, so that a device which is not there is not missed after hours.
-        rival = (mobilenet(study, devices[0].table, progress) if "worth" in study.parts
-                 else None)
+        rival = mobilenet(study, devices[0].table, progress) if "worth" in study.parts else None
         affinity = run_affinities(study, devices, runs) if len(devices) > 1 else None
         worthiness = run_worth(study, devices[0], rival, runs) if rival is not None else None
     if runs.missing:
-        print(f"not summed up, {len(runs.missing)} runs are missing that other processes were at: "
-              f"{', '.join(runs.missing)}; run the same command again when they have ended",
-              file=sys.stderr)
+        print(
+            f"not summed up, {len(runs.missing)} runs are missing that other processes were at: "
+            f"{', '.join(runs.missing)}; run the same command again when they have ended",
+            file=sys.stderr,
+        )
         return command.FAILED
     document = {**head(study, parts), "affinities": affinity, "worth": worthiness}
     files = results.write(document, study.output)
@@ -105,18 +113,23 @@ def study_from_flags() -> Study:
     """The flags as a checked `Study`; raises ValueError for what is not allowed."""
     args = flags.FLAGS
     config = dataclasses.replace(config_from_flags(), workdir=args.workdir or "runs/study")
-    for name, wrong in (("derive", config.derive != "budget"),
-                        ("pareto_ms", config.pareto_ms is not None),
-                        ("require_target", config.require_target)):
+    for name, wrong in (
+        ("derive", config.derive != "budget"),
+        ("pareto_ms", config.pareto_ms is not None),
+        ("require_target", config.require_target),
+    ):
         if wrong:
-            raise ValueError(f"--{name}: a study compares networks of one budget a device, derived "
-                             f"by --derive=budget; leave --{name} out")
+            raise ValueError(
+                f"--{name}: a study compares networks of one budget a device, derived "
+                f"by --derive=budget; leave --{name} out"
+            )
     space = config.search_space
     if (args.mobilenet_width is None) != (args.mobilenet_ms is None):
         raise ValueError("--mobilenet_width and --mobilenet_ms are given both or neither")
     if "worth" in args.parts and args.random_networks < 2:
-        raise ValueError(f"--random_networks={args.random_networks}: give 2 or more, an interval "
-                         f"needs them")
+        raise ValueError(
+            f"--random_networks={args.random_networks}: give 2 or more, an interval needs them"
+        )
     try:
         reference = space.path(space.parse(args.reference))
     except ValueError as error:
@@ -125,14 +138,20 @@ def study_from_flags() -> Study:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output={output} cannot be made ({error.strerror}); name another "
-                         f"folder") from error
+        raise ValueError(
+            f"--output={output} cannot be made ({error.strerror}); name another folder"
+        ) from error
     return Study(
-        config, _seeds("seeds", args.seeds),
-        _seeds("train_seeds", args.train_seeds or args.seeds), _parts(args.parts),
-        args.random_networks, reference,
+        config,
+        _seeds("seeds", args.seeds),
+        _seeds("train_seeds", args.train_seeds or args.seeds),
+        _parts(args.parts),
+        args.random_networks,
+        reference,
         pathlib.Path(args.mobile_table or MOBILE_TABLE),
-        None if args.mobilenet_ms is None else (args.mobilenet_width, args.mobilenet_ms), output)
+        None if args.mobilenet_ms is None else (args.mobilenet_width, args.mobilenet_ms),
+        output,
+    )
 
 
 def budgets(study: Study) -> list[Budgeted]:
@@ -142,62 +161,99 @@ def budgets(study: Study) -> list[Budgeted]:
       ValueError: no table, one for something else, or a budget that random networks do not meet.
     """
     config, space = study.config, study.config.search_space
-    file = config.latency_table or tables.shipped(config.device, space, config.image_size,
-                                                  config.options)
+    file = config.latency_table or tables.shipped(
+        config.device, space, config.image_size, config.options
+    )
     if file is None:
-        raise ValueError(f"no latency table ships for {config.device}, the {space.name} space and "
-                         f"{config.image_size} px: build one with `python -m profiling.tables` and "
-                         f"give it with --latency_table")
+        raise ValueError(
+            f"no latency table ships for {config.device}, the {space.name} space and "
+            f"{config.image_size} px: build one with `python -m profiling.tables` and "
+            f"give it with --latency_table"
+        )
     first = LatencyTable.load(pathlib.Path(file), space)
-    first.check([device_kind(name) for name in device_names(config.device)], config.image_size,
-                config.options.settings())
+    first.check(
+        [device_kind(name) for name in device_names(config.device)],
+        config.image_size,
+        config.options.settings(),
+    )
     targets = [(first, config.target_ms, CHANCE_NETWORKS)]
     if "affinities" in study.parts:
         second = LatencyTable.load(study.mobile_table, space)
         second.check([second.device], config.image_size, {})
         if second.device == first.device:
-            raise ValueError(f"--mobile_table={study.mobile_table} is of {second.device}, as the "
-                             f"first; give another device's")
+            raise ValueError(
+                f"--mobile_table={study.mobile_table} is of {second.device}, as the "
+                f"first; give another device's"
+            )
         fraction = config.target_ms / first.path_ms(study.reference)
         targets.append((second, fraction * second.path_ms(study.reference), CHANCE_NETWORKS))
     spent = derivation.least_ms(config) / config.target_ms
-    return [Budgeted(table, target_ms, draw_within_budget(
-        space, table, spent * target_ms, target_ms, max(n, study.random_networks), config.seed))
-        for table, target_ms, n in targets]
+    return [
+        Budgeted(
+            table,
+            target_ms,
+            draw_within_budget(
+                space,
+                table,
+                spent * target_ms,
+                target_ms,
+                max(n, study.random_networks),
+                config.seed,
+            ),
+        )
+        for table, target_ms, n in targets
+    ]
 
 
-def run_affinities(study: Study, devices: Sequence[Budgeted],
-                   runs: Runs) -> dict[str, object] | None:
+def run_affinities(
+    study: Study, devices: Sequence[Budgeted], runs: Runs
+) -> dict[str, object] | None:
     """study.json's `affinities`; None where runs are missing."""
-    found = [[runs.search(device.table, device.target_ms, seed) for device in devices]
-             for seed in study.seeds]
+    found = [
+        [runs.search(device.table, device.target_ms, seed) for device in devices]
+        for seed in study.seeds
+    ]
     if runs.missing:
         return None
     space = study.config.search_space
-    return affinities.document(*(
-        affinities.device_document(space, device.table, device.target_ms, study.reference, of_one,
-                                   device.chance)
-        for device, of_one in zip(devices, zip(*found, strict=True), strict=True)))
+    return affinities.document(
+        *(
+            affinities.device_document(
+                space, device.table, device.target_ms, study.reference, of_one, device.chance
+            )
+            for device, of_one in zip(devices, zip(*found, strict=True), strict=True)
+        )
+    )
 
 
-def run_worth(study: Study, device: Budgeted, rival: Contender,
-              runs: Runs) -> dict[str, object] | None:
+def run_worth(
+    study: Study, device: Budgeted, rival: Contender, runs: Runs
+) -> dict[str, object] | None:
     """study.json's `worth`; None where runs are missing."""
     table, space = device.table, study.config.search_space
 
     def contender(name: str, group: str, path: np.ndarray) -> Contender:
         arch = space.arch(path)
-        return Contender(name, group, format_arch(arch), space.name,
-                         network_of(space, arch, table.num_classes), table.path_ms(path))
+        return Contender(
+            name,
+            group,
+            format_arch(arch),
+            space.name,
+            network_of(space, arch, table.num_classes),
+            table.path_ms(path),
+        )
 
     contenders = [rival]
     for seed in study.seeds:
         found = runs.search(table, device.target_ms, seed)
         if found is not None:
-            contenders.append(contender(f"found{seed}", "found",
-                                        space.path(space.parse(found.architecture))))
-    contenders += [contender(f"random{index:02d}", "random", path)
-                   for index, path in enumerate(device.chance.paths[:study.random_networks])]
+            contenders.append(
+                contender(f"found{seed}", "found", space.path(space.parse(found.architecture)))
+            )
+    contenders += [
+        contender(f"random{index:02d}", "random", path)
+        for index, path in enumerate(device.chance.paths[: study.random_networks])
+    ]
     trained = [(one, [runs.train(one, seed) for seed in study.train_seeds]) for one in contenders]
     if runs.missing:
         return None
@@ -218,37 +274,71 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
             raise DeviceUnavailable(
                 f"{error}\nThe width of MobileNetV2 is chosen with {table.device}: start this "
                 f"study on a machine that has it, and give here what it prints first, as "
-                f"--mobilenet_width and --mobilenet_ms") from error
-        with (command.open_store(config.store) as store,
-              Recording(opened, store) as device, command.usage_errors()):
-            width, ms = worth.fit_mobilenet(device, config.target_ms, config.image_size,
-                                            table.num_classes)
-        progress.print(f"MobileNetV2 of width {width:g} takes {ms:.3f} ms on {table.device}: "
-                       f"--mobilenet_width={width:g} --mobilenet_ms={ms:.3f}")
+                f"--mobilenet_width and --mobilenet_ms"
+            ) from error
+        with (
+            command.open_store(config.store) as store,
+            Recording(opened, store) as device,
+            command.usage_errors(),
+        ):
+            width, ms = worth.fit_mobilenet(
+                device, config.target_ms, config.image_size, table.num_classes
+            )
+        progress.print(
+            f"MobileNetV2 of width {width:g} takes {ms:.3f} ms on {table.device}: "
+            f"--mobilenet_width={width:g} --mobilenet_ms={ms:.3f}"
+        )
     else:
         width, ms = study.mobilenet
-    return Contender("mobilenet_v2", "mobilenet_v2", f"mobilenet_v2, width {width:g}", None,
-                     worth.mobilenet_v2(width, table.num_classes), ms)
+    return Contender(
+        "mobilenet_v2",
+        "mobilenet_v2",
+        f"mobilenet_v2, width {width:g}",
+        None,
+        worth.mobilenet_v2(width, table.num_classes),
+        ms,
+    )
 
 
 def head(study: Study, parts: data.Parts) -> dict[str, object]:
     """What study.json says of the study itself."""
     config = study.config
     return {
-        "schema": 1, "space": config.space, "blocks": len(config.search_space.blocks),
-        "image_size": config.image_size, "dataset": config.dataset,
-        "examples": {"weights": len(parts.weights), "held_out": len(parts.alpha),
-                     "test": len(parts.test)},
+        "schema": 1,
+        "space": config.space,
+        "blocks": len(config.search_space.blocks),
+        "image_size": config.image_size,
+        "dataset": config.dataset,
+        "examples": {
+            "weights": len(parts.weights),
+            "held_out": len(parts.alpha),
+            "test": len(parts.test),
+        },
         "search_image_size": config.search_image_size,
-        "train_image_size": training_size(config), "batch_size": config.batch_size,
-        "seeds": list(study.seeds), "train_seeds": list(study.train_seeds),
+        "train_image_size": training_size(config),
+        "batch_size": config.batch_size,
+        "seeds": list(study.seeds),
+        "train_seeds": list(study.train_seeds),
         "reference": format_arch(config.search_space.arch(study.reference)),
         "least_spent": derivation.least_ms(config) / config.target_ms,
-        "search": {name: getattr(config, name) for name in (
-            "warmup_epochs", "search_epochs", "warmup_learning_rate", "search_learning_rate",
-            "initialisation", "estimator", "alpha_learning_rate", "alpha_every",
-            "latency_control", "latency_weight", "finalists")},
-        "training": recipe(config)}
+        "search": {
+            name: getattr(config, name)
+            for name in (
+                "warmup_epochs",
+                "search_epochs",
+                "warmup_learning_rate",
+                "search_learning_rate",
+                "initialisation",
+                "estimator",
+                "alpha_learning_rate",
+                "alpha_every",
+                "latency_control",
+                "latency_weight",
+                "finalists",
+            )
+        },
+        "training": recipe(config),
+    }
 
 
 def _seeds(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
@@ -273,14 +363,31 @@ if __name__ == "__main__":
     flags.DEFINE_list("train_seeds", None, "Of every network's trainings; unset is --seeds.")
     flags.DEFINE_list("parts", ",".join(PARTS), f"Of the study: {', '.join(PARTS)}.")
     flags.DEFINE_integer("random_networks", 20, "Random networks that are trained.", lower_bound=0)
-    flags.DEFINE_string("reference", REFERENCE, "Architecture whose latency on both devices makes "
-                        "their budgets equally tight; unset is ProxylessNAS mobile's blocks.")
-    flags.DEFINE_string("mobile_table", None, "Latency table of the other device; unset is the "
-                        "Pixel 1's, as published with ProxylessNAS.")
-    flags.DEFINE_float("mobilenet_width", None, "Width multiplier of MobileNetV2; unset is found "
-                       "with the device.", lower_bound=0.01)
-    flags.DEFINE_float("mobilenet_ms", None, "Latency in ms of MobileNetV2 of that width, where "
-                       "the device is not there to tell.", lower_bound=0)
-    flags.DEFINE_string("output", None, "Folder of study.json, results.md and figures; unset is "
-                        "--workdir.")
+    flags.DEFINE_string(
+        "reference",
+        REFERENCE,
+        "Architecture whose latency on both devices makes "
+        "their budgets equally tight; unset is ProxylessNAS mobile's blocks.",
+    )
+    flags.DEFINE_string(
+        "mobile_table",
+        None,
+        "Latency table of the other device; unset is the "
+        "Pixel 1's, as published with ProxylessNAS.",
+    )
+    flags.DEFINE_float(
+        "mobilenet_width",
+        None,
+        "Width multiplier of MobileNetV2; unset is found with the device.",
+        lower_bound=0.01,
+    )
+    flags.DEFINE_float(
+        "mobilenet_ms",
+        None,
+        "Latency in ms of MobileNetV2 of that width, where the device is not there to tell.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "output", None, "Folder of study.json, results.md and figures; unset is --workdir."
+    )
     command.run(main)

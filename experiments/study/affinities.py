@@ -54,11 +54,20 @@ def expected_statistics(space: Space, probabilities: np.ndarray) -> dict[str, fl
     blocks = sum(n for n, c in zip(by_candidate, space.candidates, strict=True) if not c.is_skip)
 
     def share(field: str, value: int) -> float:
-        return float(sum(n for n, c in zip(by_candidate, space.candidates, strict=True)
-                         if getattr(c, field) == value) / blocks)
+        return float(
+            sum(
+                n
+                for n, c in zip(by_candidate, space.candidates, strict=True)
+                if getattr(c, field) == value
+            )
+            / blocks
+        )
 
-    return {"blocks": float(blocks), "e6": share("expansion", 6),
-            **{f"k{kernel}": share("kernel", kernel) for kernel in (3, 5, 7)}}
+    return {
+        "blocks": float(blocks),
+        "e6": share("expansion", 6),
+        **{f"k{kernel}": share("kernel", kernel) for kernel in (3, 5, 7)},
+    }
 
 
 def table_reasons(space: Space, table: LatencyTable, reference: np.ndarray) -> dict[str, float]:
@@ -88,40 +97,68 @@ def table_reasons(space: Space, table: LatencyTable, reference: np.ndarray) -> d
         "e6_over_two_e3": float((wide / (2 * narrow)).mean()),
         "least_over_most": float((every.min(0) / every.max(0)).mean()),
         "fixed_share": sum(table.fixed_ms.values()) / total_ms,
-        "skippable_share": float(blocks_ms[skippable].sum() / total_ms)}
+        "skippable_share": float(blocks_ms[skippable].sum() / total_ms),
+    }
 
 
-def device_document(space: Space, table: LatencyTable, target_ms: float, reference: np.ndarray,
-                    found: Sequence[Found], chance: Draw) -> dict[str, object]:
+def device_document(
+    space: Space,
+    table: LatencyTable,
+    target_ms: float,
+    reference: np.ndarray,
+    found: Sequence[Found],
+    chance: Draw,
+) -> dict[str, object]:
     """One device's part of study.json: what was found, chance, and what its table says."""
     of_found = [statistics(space, space.path(space.parse(f.architecture))) for f in found]
     of_chance = [statistics(space, path) for path in chance.paths]
     return {
-        "device": table.device, "kind": table.kind, "precision": table.precision,
-        "num_classes": table.num_classes, "provenance": dict(table.provenance),
-        "reference_ms": table.path_ms(reference), "target_ms": target_ms,
-        "networks": [{"seed": f.seed, "architecture": f.architecture,
-                      "predicted_ms": f.predicted_ms, "statistics": of_one,
-                      "expected": dict(f.expected)}
-                     for f, of_one in zip(found, of_found, strict=True)],
-        "found": _intervals(of_found), "expected": _intervals([f.expected for f in found]),
-        "chance": {"networks": len(chance.paths), "drawn": chance.drawn,
-                   "accepted": chance.accepted, "statistics": _intervals(of_chance)},
+        "device": table.device,
+        "kind": table.kind,
+        "precision": table.precision,
+        "num_classes": table.num_classes,
+        "provenance": dict(table.provenance),
+        "reference_ms": table.path_ms(reference),
+        "target_ms": target_ms,
+        "networks": [
+            {
+                "seed": f.seed,
+                "architecture": f.architecture,
+                "predicted_ms": f.predicted_ms,
+                "statistics": of_one,
+                "expected": dict(f.expected),
+            }
+            for f, of_one in zip(found, of_found, strict=True)
+        ],
+        "found": _intervals(of_found),
+        "expected": _intervals([f.expected for f in found]),
+        "chance": {
+            "networks": len(chance.paths),
+            "drawn": chance.drawn,
+            "accepted": chance.accepted,
+            "statistics": _intervals(of_chance),
+        },
         "over_chance": _differences(of_found, of_chance),
-        "table": table_reasons(space, table, reference)}
+        "table": table_reasons(space, table, reference),
+    }
 
 
 def document(first: Mapping[str, object], second: Mapping[str, object]) -> dict[str, object]:
     """study.json's `affinities` of two devices' documents, the poster's device first."""
-    of_first, of_second = ([network["statistics"] for network in device["networks"]]
-                           for device in (first, second))
-    differences = _paired_differences(of_first, of_second)
-    return {"devices": [dict(first), dict(second)], "differences": differences,
-            "statements": statements(first["found"], differences)}
+    from_process_0, of_second = (
+        [network["statistics"] for network in device["networks"]] for device in (first, second)
+    )
+    differences = _paired_differences(from_process_0, of_second)
+    return {
+        "devices": [dict(first), dict(second)],
+        "differences": differences,
+        "statements": statements(first["found"], differences),
+    }
 
 
-def statements(found: Mapping[str, Interval],
-               differences: Mapping[str, Interval]) -> list[dict[str, str]]:
+def statements(
+    found: Mapping[str, Interval], differences: Mapping[str, Interval]
+) -> list[dict[str, str]]:
     """The poster's three statements, each with its rule and the verdict of its interval.
 
     Args:
@@ -129,17 +166,29 @@ def statements(found: Mapping[str, Interval],
       differences: that device's less the mobile device's, by statistic.
     """
     return [
-        {"statement": "a far shallower network", "statistic": "blocks", "of": "difference",
-         "rule": "the interval of the difference in blocks lies below 0; how far is far the poster "
-                 "does not say",
-         "verdict": _verdict(side(differences["blocks"], 0), "below")},
-        {"statement": "expansion 6 almost always", "statistic": "e6", "of": "found",
-         "rule": f"the interval of the share of expansion 6 lies above {ALMOST_ALWAYS:g}",
-         "verdict": _verdict(side(found["e6"], ALMOST_ALWAYS), "above")},
-        {"statement": "7×7 kernels more often than networks found for mobiles", "statistic": "k7",
-         "of": "difference",
-         "rule": "the interval of the difference in the share of 7×7 lies above 0",
-         "verdict": _verdict(side(differences["k7"], 0), "above")}]
+        {
+            "statement": "a far shallower network",
+            "statistic": "blocks",
+            "of": "difference",
+            "rule": "the interval of the difference in blocks lies below 0; how far is far the "
+            "poster does not say",
+            "verdict": _verdict(side(differences["blocks"], 0), "below"),
+        },
+        {
+            "statement": "expansion 6 almost always",
+            "statistic": "e6",
+            "of": "found",
+            "rule": f"the interval of the share of expansion 6 lies above {ALMOST_ALWAYS:g}",
+            "verdict": _verdict(side(found["e6"], ALMOST_ALWAYS), "above"),
+        },
+        {
+            "statement": "7×7 kernels more often than networks found for mobiles",
+            "statistic": "k7",
+            "of": "difference",
+            "rule": "the interval of the difference in the share of 7×7 lies above 0",
+            "verdict": _verdict(side(differences["k7"], 0), "above"),
+        },
+    ]
 
 
 def _verdict(found: str | None, wanted: str) -> str:
@@ -150,14 +199,20 @@ def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     return {name: mean_interval([row[name] for row in rows]) for name in STATISTICS}
 
 
-def _differences(first: Sequence[Mapping[str, float]],
-                 second: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    return {name: difference_interval([a[name] for a in first], [b[name] for b in second])
-            for name in STATISTICS}
+def _differences(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
+) -> dict[str, Interval]:
+    return {
+        name: difference_interval([a[name] for a in first], [b[name] for b in second])
+        for name in STATISTICS
+    }
 
 
-def _paired_differences(first: Sequence[Mapping[str, float]],
-                        second: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+def _paired_differences(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
+) -> dict[str, Interval]:
     """Seed by seed: two searches of one seed start from the same weights and see the same data."""
-    return {name: mean_interval([a[name] - b[name] for a, b in zip(first, second, strict=True)])
-            for name in STATISTICS}
+    return {
+        name: mean_interval([a[name] - b[name] for a, b in zip(first, second, strict=True)])
+        for name in STATISTICS
+    }

@@ -12,8 +12,8 @@ from jaxnas.space import find_space
 
 TITLES = {"MYRIADX_COMPILER": "MyriadX", "MYRIAD": "MyriadX", "PIXEL_1": "Pixel 1"}
 _SHARES = {"e6": "expansion 6", "k3": "3×3", "k5": "5×5", "k7": "7×7"}
-_COLOURS = (("#2f6fab", "#b9d2ea"), ("#c2571a", "#f3cfb5"))  # of each device found, and random
-_GROUP_COLOURS = {"random": "#999999", "found": "#2f6fab", "mobilenet_v2": "#c2571a"}
+_COLORS = (("#2f6fab", "#b9d2ea"), ("#c2571a", "#f3cfb5"))  # of each device found, and random
+_GROUP_COLORS = {"random": "#999999", "found": "#2f6fab", "mobilenet_v2": "#c2571a"}
 _GROUP_LABELS = {"random": "random", "found": "found", "mobilenet_v2": "MobileNetV2"}
 
 
@@ -42,8 +42,9 @@ def affinities_figure(part: Mapping[str, object]) -> Figure:
     _bars(right, part, _SHARES, 100)
     right.set_ylabel("% of the blocks that are not skip")
     right.set_ylim(0, 100)
-    fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4,
-               frameon=False)
+    fig.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+    )
     return fig
 
 
@@ -52,12 +53,18 @@ def worth_figure(worth: Mapping[str, object]) -> Figure:
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots()
-    for group, colour in _GROUP_COLOURS.items():
+    for group, color in _GROUP_COLORS.items():
         of_group = [n for n in worth["networks"] if n["group"] == group]
-        axes.scatter([n["macs"] / 1e6 for n in of_group], [100 * n["top1"] for n in of_group],
-                     color=colour, label=_GROUP_LABELS[group], zorder=2)
-        axes.axhline(100 * worth[group]["mean"], color=colour, linewidth=0.8, linestyle="--",
-                     zorder=1)
+        axes.scatter(
+            [n["macs"] / 1e6 for n in of_group],
+            [100 * n["top1"] for n in of_group],
+            color=color,
+            label=_GROUP_LABELS[group],
+            zorder=2,
+        )
+        axes.axhline(
+            100 * worth[group]["mean"], color=color, linewidth=0.8, linestyle="--", zorder=1
+        )
     axes.set_xlabel("multiply-accumulates, M")
     axes.set_ylabel("top-1 on the test split, %")
     axes.set_title(f"networks of {worth['target_ms']:g} ms, trained alike", fontsize=10)
@@ -71,22 +78,38 @@ def networks_figure(document: Mapping[str, object]) -> Figure:
     specs, captions = [], []
     for device in document["affinities"]["devices"]:
         for network in device["networks"]:
-            specs.append(network_of(space, space.parse(network["architecture"]),
-                                    device["num_classes"]))
-            captions.append(f"{title(device)}, seed {network['seed']}, "
-                            f"{network['predicted_ms']:.1f} ms")
+            specs.append(
+                network_of(space, space.parse(network["architecture"]), device["num_classes"])
+            )
+            captions.append(
+                f"{title(device)}, seed {network['seed']}, {network['predicted_ms']:.1f} ms"
+            )
     return draw.figure(specs, captions)
 
 
 def _bars(axes: Axes, part: Mapping[str, object], names: Mapping[str, str], scale: float) -> None:
     width = 0.2
-    for index, (device, colours) in enumerate(zip(part["devices"], _COLOURS, strict=True)):
-        for inner, (values, colour, what) in enumerate((
-                (device["found"], colours[0], "found"),
-                (device["chance"]["statistics"], colours[1], "random"))):
+    for index, (device, colors) in enumerate(zip(part["devices"], _COLORS, strict=True)):
+        for inner, (values, color, what) in enumerate(
+            (
+                (device["found"], colors[0], "found"),
+                (device["chance"]["statistics"], colors[1], "random"),
+            )
+        ):
             places = [at + (2 * index + inner - 1.5) * width for at in range(len(names))]
-            halves = [0 if values[n]["low"] is None else
-                      scale * (values[n]["high"] - values[n]["low"]) / 2 for n in names]
-            axes.bar(places, [scale * values[n]["mean"] for n in names], width, yerr=halves,
-                     color=colour, label=f"{title(device)}, {what}", capsize=2)
+            halves = [
+                0
+                if values[n]["low"] is None
+                else scale * (values[n]["high"] - values[n]["low"]) / 2
+                for n in names
+            ]
+            axes.bar(
+                places,
+                [scale * values[n]["mean"] for n in names],
+                width,
+                yerr=halves,
+                color=color,
+                label=f"{title(device)}, {what}",
+                capsize=2,
+            )
     axes.set_xticks(range(len(names)), list(names.values()))

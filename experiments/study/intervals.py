@@ -44,7 +44,7 @@ def difference_interval(first: Sequence[float], second: Sequence[float]) -> Inte
     of_a, of_b = (np.var(values, ddof=1) / len(values) for values in (first, second))
     if of_a + of_b == 0:
         return _interval(mean, 0.0, count)
-    degrees = (of_a + of_b) ** 2 / (of_a ** 2 / (len(first) - 1) + of_b ** 2 / (len(second) - 1))
+    degrees = (of_a + of_b) ** 2 / (of_a**2 / (len(first) - 1) + of_b**2 / (len(second) - 1))
     return _interval(mean, math.sqrt(of_a + of_b) * _quantile(degrees), count)
 
 
@@ -61,5 +61,9 @@ def _quantile(degrees: float) -> float:
 
 def _interval(mean: float, half: float | None, count: int) -> Interval:
     mean = float(mean)
-    return {"mean": mean, "low": None if half is None else mean - float(half),
-            "high": None if half is None else mean + float(half), "count": count}
+    return {
+        "mean": mean,
+        "low": None if half is None else mean - float(half),
+        "high": None if half is None else mean + float(half),
+        "count": count,
+    }

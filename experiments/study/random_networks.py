@@ -27,8 +27,9 @@ class Draw:
     accepted: int
 
 
-def draw_within_budget(space: Space, table: LatencyTable, min_ms: float, max_ms: float,
-                       networks: int, seed: int) -> Draw:
+def draw_within_budget(
+    space: Space, table: LatencyTable, min_ms: float, max_ms: float, networks: int, seed: int
+) -> Draw:
     """Draws paths uniformly from the space and keeps those that take min_ms to max_ms.
 
     With one seed, fewer networks are the first of more.
@@ -47,14 +48,18 @@ def draw_within_budget(space: Space, table: LatencyTable, min_ms: float, max_ms:
         total = fixed_ms + sum(ms[chosen] for (_, ms), chosen in zip(groups, choices, strict=True))
         drawn += _CHUNK
         for hit in np.flatnonzero((total >= min_ms) & (total <= max_ms)):
-            kept.append(np.concatenate([paths[chosen[hit]] for (paths, _), chosen
-                                        in zip(groups, choices, strict=True)]))
+            kept.append(
+                np.concatenate(
+                    [paths[chosen[hit]] for (paths, _), chosen in zip(groups, choices, strict=True)]
+                )
+            )
     if len(kept) < networks:
         raise ValueError(
             f"{len(kept)} of {networks} random networks of the {space.name} space that take "
             f"{min_ms:.3f} to {max_ms:.3f} ms on {table.device} are found among {drawn} drawn: its "
             f"networks take {fastest:.2f} to {slowest:.2f} ms; give a target well between them, or "
-            f"ask for fewer networks")
+            f"ask for fewer networks"
+        )
     return Draw(np.array(kept[:networks]), drawn, len(kept))
 
 

@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import derivation
-from experiments.config import Config
-from experiments.network_training import fit
+from experiments.runs.folder import Workdir, WorkdirHeld, check_workdir
+from experiments.search import derivation
+from experiments.search.config import Config
+from experiments.search.trainer import Trainer
 from experiments.study.affinities import Found, expected_statistics
 from experiments.study.worth import Contender, Trained
-from experiments.train_config import TrainConfig
-from experiments.training import Trainer
-from experiments.workdir import Workdir, WorkdirHeld, check_workdir
-from jaxnas import data, paths
+from experiments.train.config import TrainConfig
+from experiments.train.fit import fit
+from jaxnas import data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
-from jaxnas.steps import Steps
+from jaxnas.search_steps import Steps
 from profiling import command
 from profiling.progress import Progress
 
@@ -52,10 +52,16 @@ class Runs:
         """
         name = f"{table.device.lower()}-seed{seed}"
         config = dataclasses.replace(
-            self._config, device=table.device, latency_table=None, target_ms=target_ms, seed=seed,
-            workdir=str(pathlib.Path(self._config.workdir, name)))
-        document = self._once(name, config, "searched.json",
-                              lambda workdir: self._searched(config, table, workdir))
+            self._config,
+            device=table.device,
+            latency_table=None,
+            target_ms=target_ms,
+            seed=seed,
+            workdir=str(pathlib.Path(self._config.workdir, name)),
+        )
+        document = self._once(
+            name, config, "searched.json", lambda workdir: self._searched(config, table, workdir)
+        )
         if document is None:
             return None
         found = Found(**document)
@@ -63,9 +69,11 @@ class Runs:
         now_ms = table.path_ms(space.path(space.parse(found.architecture)))
         if abs(now_ms - found.predicted_ms) > 1e-6:
             with command.usage_errors():
-                raise ValueError(f"{config.workdir} was searched with another latency table of "
-                                 f"{table.device}: its network took {found.predicted_ms:.3f} ms "
-                                 f"there and takes {now_ms:.3f} ms now; name a new --workdir")
+                raise ValueError(
+                    f"{config.workdir} was searched with another latency table of "
+                    f"{table.device}: its network took {found.predicted_ms:.3f} ms "
+                    f"there and takes {now_ms:.3f} ms now; name a new --workdir"
+                )
         return found
 
     def train(self, contender: Contender, seed: int) -> Trained | None:
@@ -77,19 +85,45 @@ class Runs:
         name = f"train-{contender.name}-seed{seed}"
         study = self._config
         config = TrainConfig(
-            network=contender.name, architecture=contender.architecture, space=contender.space,
-            start="scratch", seed=seed, workdir=str(pathlib.Path(study.workdir, name)),
-            image_size=training_size(study), train_image_size=None, **recipe(study),
-            **{field: getattr(study, field) for field in (
-                "device", "shaves", "threads", "worker_prefix", "store", "dataset", "data_dir",
-                "held_out", "deployment_epochs", "batch_size", "data_workers",
-                "checkpoint_seconds")})
-        document = self._once(name, config, "trained.json",
-                              lambda workdir: self._trained(config, contender, workdir))
+            network=contender.name,
+            architecture=contender.architecture,
+            space=contender.space,
+            start="scratch",
+            seed=seed,
+            workdir=str(pathlib.Path(study.workdir, name)),
+            image_size=training_size(study),
+            train_image_size=None,
+            **recipe(study),
+            **{
+                field: getattr(study, field)
+                for field in (
+                    "device",
+                    "shaves",
+                    "threads",
+                    "worker_prefix",
+                    "store",
+                    "dataset",
+                    "data_dir",
+                    "held_out",
+                    "deployment_epochs",
+                    "batch_size",
+                    "data_workers",
+                    "checkpoint_seconds",
+                )
+            },
+        )
+        document = self._once(
+            name, config, "trained.json", lambda workdir: self._trained(config, contender, workdir)
+        )
         return None if document is None else Trained(**document)
 
-    def _once(self, name: str, config: Config | TrainConfig, file: str,
-              work: Callable[[Workdir], dict[str, object]]) -> dict[str, object] | None:
+    def _once(
+        self,
+        name: str,
+        config: Config | TrainConfig,
+        file: str,
+        work: Callable[[Workdir], dict[str, object]],
+    ) -> dict[str, object] | None:
         """What `work` gives, kept in the run's folder, or gave before."""
         with command.usage_errors():
             check_workdir(config)
@@ -123,26 +157,42 @@ class Runs:
         derived = derivation.derive(trainer, table, None)
         allowed = config.search_space.allowed
         expected = expected_statistics(
-            config.search_space, np.asarray(paths.probabilities(trainer.state.alpha, allowed)))
+            config.search_space, np.asarray(sampling.probabilities(trainer.state.alpha, allowed))
+        )
         trainer.close()
-        return dataclasses.asdict(Found(config.seed, derived.architecture, derived.predicted_ms,
-                                        expected))
+        return dataclasses.asdict(
+            Found(config.seed, derived.architecture, derived.predicted_ms, expected)
+        )
 
-    def _trained(self, config: TrainConfig, contender: Contender,
-                 workdir: Workdir) -> dict[str, object]:
+    def _trained(
+        self, config: TrainConfig, contender: Contender, workdir: Workdir
+    ) -> dict[str, object]:
         num_classes = data.dataset(config.dataset).num_classes
-        network = Network(dataclasses.replace(contender.spec, num_classes=num_classes),
-                          rng=np.random.default_rng(config.seed))
-        fitted = fit(config.training, config.identity(), network, self._parts_of(config.seed),
-                     workdir, self._progress)
-        return dataclasses.asdict(Trained(config.seed, fitted.top1, fitted.held_out["top1"],
-                                          fitted.held_out["epoch"]))
+        network = Network(
+            dataclasses.replace(contender.spec, num_classes=num_classes),
+            rng=np.random.default_rng(config.seed),
+        )
+        fitted = fit(
+            config.training,
+            config.identity(),
+            network,
+            self._parts_of(config.seed),
+            workdir,
+            self._progress,
+        )
+        return dataclasses.asdict(
+            Trained(config.seed, fitted.top1, fitted.held_out["top1"], fitted.held_out["epoch"])
+        )
 
     def _parts_of(self, seed: int) -> data.Parts:
         """The data as this seed divides it, as a run of its own would have them."""
         if seed not in self._parts:
-            self._parts[seed] = data.load(self._config.dataset, self._config.data_dir, seed=seed,
-                                          held_out=self._config.held_out)
+            self._parts[seed] = data.load(
+                self._config.dataset,
+                self._config.data_dir,
+                seed=seed,
+                held_out=self._config.held_out,
+            )
         return self._parts[seed]
 
 
@@ -155,8 +205,13 @@ def recipe(config: Config) -> dict[str, object]:
     """How every network of a study is trained: as experiments.train does by default, but for what
     the study's flags say: epochs, weight decay, label smoothing and precision."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    return {**{name: defaults[name] for name in (
-                "warmup_epochs", "learning_rate", "dropout", "ema_decay")},
-            "epochs": config.train_epochs,
-            **{name: getattr(config, name) for name in (
-                "weight_decay", "label_smoothing", "precision")}}
+    return {
+        **{
+            name: defaults[name]
+            for name in ("warmup_epochs", "learning_rate", "dropout", "ema_decay")
+        },
+        "epochs": config.train_epochs,
+        **{
+            name: getattr(config, name) for name in ("weight_decay", "label_smoothing", "precision")
+        },
+    }

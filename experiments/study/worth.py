@@ -65,26 +65,35 @@ def mobilenet_v2(width: float, num_classes: int) -> NetworkSpec:
     is.
     """
     spec = zoo.mobilenet_v2(num_classes)
-    channels = [_in_eights(width * c) for c in
-                (spec.stem_channels, *(block.out_channels for block in spec.blocks))]
-    blocks = tuple(dataclasses.replace(block, in_channels=before, out_channels=after)
-                   for block, before, after in zip(spec.blocks, channels, channels[1:],
-                                                   strict=False))
-    return dataclasses.replace(spec, stem_channels=channels[0], blocks=blocks,
-                               head_channels=_in_eights(1280 * max(1.0, width)))
+    channels = [
+        _in_eights(width * c)
+        for c in (spec.stem_channels, *(block.out_channels for block in spec.blocks))
+    ]
+    blocks = tuple(
+        dataclasses.replace(block, in_channels=before, out_channels=after)
+        for block, before, after in zip(spec.blocks, channels, channels[1:], strict=False)
+    )
+    return dataclasses.replace(
+        spec,
+        stem_channels=channels[0],
+        blocks=blocks,
+        head_channels=_in_eights(1280 * max(1.0, width)),
+    )
 
 
-def fit_mobilenet(device: Recording, target_ms: float, image_size: int,
-                  num_classes: int) -> tuple[float, float]:
+def fit_mobilenet(
+    device: Recording, target_ms: float, image_size: int, num_classes: int
+) -> tuple[float, float]:
     """The widest MobileNetV2 within a budget: its multiplier, a whole hundredth, and its ms.
 
     Found by halving: latency is taken to grow with the width, which on the MyriadX it does but for
-    a percent between neighbours.
+    a percent between neighbors.
 
     Raises:
       ValueError: the narrowest takes longer than the budget.
       CompileError, DeviceUnavailable, StoreError: as `tables.measure_specs`.
     """
+
     def latency_ms(hundredths: int) -> float:
         spec = mobilenet_v2(hundredths / 100, num_classes)
         return tables.measure_specs(device, [spec], image_size)[0].latency_ms
@@ -92,9 +101,11 @@ def fit_mobilenet(device: Recording, target_ms: float, image_size: int,
     low, high = WIDTHS[0], WIDTHS[-1] + 1
     low_ms = latency_ms(low)
     if low_ms > target_ms:
-        raise ValueError(f"MobileNetV2 of width {low / 100:g} takes {low_ms:.2f} ms on "
-                         f"{device.setup.device}, the budget is {target_ms:.2f} ms: raise "
-                         f"--target_ms, or leave worth out of --parts")
+        raise ValueError(
+            f"MobileNetV2 of width {low / 100:g} takes {low_ms:.2f} ms on "
+            f"{device.setup.device}, the budget is {target_ms:.2f} ms: raise "
+            f"--target_ms, or leave worth out of --parts"
+        )
     while high - low > 1:
         middle = (low + high) // 2
         middle_ms = latency_ms(middle)
@@ -105,29 +116,47 @@ def fit_mobilenet(device: Recording, target_ms: float, image_size: int,
     return low / 100, low_ms
 
 
-def document(contenders: Sequence[tuple[Contender, Sequence[Trained]]], image_size: int,
-             target_ms: float, chance: Draw) -> dict[str, object]:
+def document(
+    contenders: Sequence[tuple[Contender, Sequence[Trained]]],
+    image_size: int,
+    target_ms: float,
+    chance: Draw,
+) -> dict[str, object]:
     """study.json's `worth`."""
-    networks = [{
-        "name": one.name, "group": one.group, "architecture": one.architecture,
-        "latency_ms": one.latency_ms, "blocks": len(one.spec.blocks),
-        "parameters": count_parameters(one.spec), "macs": count_macs(one.spec, image_size),
-        "top1": float(np.mean([run.top1 for run in runs])),
-        "runs": [dataclasses.asdict(run) for run in runs],
-    } for one, runs in contenders]
-    top1 = {group: [n["top1"] for n in networks if n["group"] == group]
-            for group in ("found", "random")}
+    networks = [
+        {
+            "name": one.name,
+            "group": one.group,
+            "architecture": one.architecture,
+            "latency_ms": one.latency_ms,
+            "blocks": len(one.spec.blocks),
+            "parameters": count_parameters(one.spec),
+            "macs": count_macs(one.spec, image_size),
+            "top1": float(np.mean([run.top1 for run in runs])),
+            "runs": [dataclasses.asdict(run) for run in runs],
+        }
+        for one, runs in contenders
+    ]
+    top1 = {
+        group: [n["top1"] for n in networks if n["group"] == group] for group in ("found", "random")
+    }
     difference = difference_interval(top1["found"], top1["random"])
     return {
-        "target_ms": target_ms, "image_size": image_size,
+        "target_ms": target_ms,
+        "image_size": image_size,
         "num_classes": contenders[0][0].spec.num_classes,
-        "chance": {"drawn": chance.drawn, "accepted": chance.accepted}, "networks": networks,
-        "found": mean_interval(top1["found"]), "random": mean_interval(top1["random"]),
-        "difference": difference, "found_over_random": side(difference, 0),
+        "chance": {"drawn": chance.drawn, "accepted": chance.accepted},
+        "networks": networks,
+        "found": mean_interval(top1["found"]),
+        "random": mean_interval(top1["random"]),
+        "difference": difference,
+        "found_over_random": side(difference, 0),
         "ranks": [rank(value, top1["random"]) for value in top1["found"]],
         # One network: its interval is over the training seeds.
-        "mobilenet_v2": mean_interval([run.top1 for one, runs in contenders
-                                       if one.group == "mobilenet_v2" for run in runs])}
+        "mobilenet_v2": mean_interval(
+            [run.top1 for one, runs in contenders if one.group == "mobilenet_v2" for run in runs]
+        ),
+    }
 
 
 def rank(value: float, others: Sequence[float]) -> int:

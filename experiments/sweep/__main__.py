@@ -16,14 +16,14 @@ import rich.console
 import rich.table
 from absl import flags
 
-from experiments import program
+from experiments.runs import program
 from experiments.sweep import report
 from experiments.sweep.launch import LAUNCHERS, Launcher
 from experiments.sweep.plan import PROGRAMS, define_program_flags, parse_sweeps, plan
 from experiments.sweep.state import FILE, Sweep, summary
 from profiling import command
-from profiling.device import device_names
 from profiling.progress import Progress
+from profiling.registry import device_names
 
 _ESTIMATED = ("MYRIADX_COMPILER",)  # devices that any number of runs may ask at once
 
@@ -59,8 +59,10 @@ def _together(progress: Progress) -> int | None:
     args = flags.FLAGS
     one_owner = [name for name in device_names(args.device) if name not in _ESTIMATED]
     if one_owner and (args.parallel is None or args.parallel > 1):
-        progress.print(f"one run at a time: {', '.join(one_owner)} serves or is timed by one "
-                       f"process alone", "yellow")
+        progress.print(
+            f"one run at a time: {', '.join(one_owner)} serves or is timed by one process alone",
+            "yellow",
+        )
         return 1
     if args.parallel is None and args.launcher == "local":
         return max(1, (os.cpu_count() or 1) // 4)
@@ -73,8 +75,10 @@ def _parameters(texts: Sequence[str]) -> dict[str, object]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--slurm={text}: give a parameter of submitit.AutoExecutor and its "
-                             f"value, such as --slurm=slurm_partition=gpu")
+            raise ValueError(
+                f"--slurm={text}: give a parameter of submitit.AutoExecutor and its "
+                f"value, such as --slurm=slurm_partition=gpu"
+            )
         parameters[key] = int(value) if value.isdigit() else value
     return parameters
 
@@ -99,20 +103,41 @@ def _program_of(argv: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     define_program_flags(_program_of(sys.argv))
-    flags.DEFINE_enum("program", "search", tuple(PROGRAMS), "What runs: experiments.search or "
-                      "experiments.train, all of whose flags may be given and swept.")
-    flags.DEFINE_multi_string("sweep", [], "FLAG=VALUE,VALUE: a flag and the values it takes; may "
-                              "be given for several flags.")
-    flags.DEFINE_bool("zip", False, "The first values of all swept flags together, then the "
-                      "second, instead of every combination.")
+    flags.DEFINE_enum(
+        "program",
+        "search",
+        tuple(PROGRAMS),
+        "What runs: experiments.search or "
+        "experiments.train, all of whose flags may be given and swept.",
+    )
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "FLAG=VALUE,VALUE: a flag and the values it takes; may be given for several flags.",
+    )
+    flags.DEFINE_bool(
+        "zip",
+        False,
+        "The first values of all swept flags together, then the "
+        "second, instead of every combination.",
+    )
     flags.DEFINE_integer("seeds", 1, "Seeds of each combination, 0 to this.", lower_bound=1)
     flags.DEFINE_enum("launcher", "local", LAUNCHERS, "Where runs run.")
-    flags.DEFINE_multi_string("slurm", [], "KEY=VALUE for --launcher=slurm: parameters of "
-                              "submitit.AutoExecutor, such as timeout_min=600, "
-                              "slurm_partition=gpu, gpus_per_node=4, tasks_per_node=4.")
-    flags.DEFINE_integer("parallel", None, "Runs at once; unset is one for four cores here, and "
-                         "all by Slurm. A device that is timed has one owner, and one run.",
-                         lower_bound=1, upper_bound=None)
+    flags.DEFINE_multi_string(
+        "slurm",
+        [],
+        "KEY=VALUE for --launcher=slurm: parameters of "
+        "submitit.AutoExecutor, such as timeout_min=600, "
+        "slurm_partition=gpu, gpus_per_node=4, tasks_per_node=4.",
+    )
+    flags.DEFINE_integer(
+        "parallel",
+        None,
+        "Runs at once; unset is one for four cores here, and "
+        "all by Slurm. A device that is timed has one owner, and one run.",
+        lower_bound=1,
+        upper_bound=None,
+    )
     flags.DEFINE_bool("retry", False, "Run what failed before, too.")
     flags.DEFINE_string("output", None, "Folder of the sweep.")
     command.run(main)

@@ -23,8 +23,9 @@ class Program:
 
     def __call__(self) -> int:
         """Runs it; returns its exit status, of which 0 without a result is a run that saved."""
-        self._process = subprocess.Popen([sys.executable, "-m", *self._arguments],
-                                         env={**os.environ, **self._environment})
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self._arguments], env={**os.environ, **self._environment}
+        )
         # The program saves and ends; this process waits for it, whoever asked.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._process.send_signal(signal.SIGTERM))
@@ -55,7 +56,8 @@ class Launcher:
         try:
             self._executor = submitit.AutoExecutor(folder=logs, cluster=kind)
             self._executor.update_parameters(
-                **({"timeout_min": _LOCAL_MINUTES} if kind == "local" else parameters))
+                **({"timeout_min": _LOCAL_MINUTES} if kind == "local" else parameters)
+            )
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise ValueError(f"--launcher={kind}: {error}") from error
 
@@ -74,6 +76,9 @@ class Launcher:
 
 def last_line(job: submitit.Job) -> str:
     """The last that a job said on standard error, or why there is none."""
-    lines = [line for line in (job.stderr() or "").splitlines()
-             if line.strip() and not line.startswith("submitit ")]
+    lines = [
+        line
+        for line in (job.stderr() or "").splitlines()
+        if line.strip() and not line.startswith("submitit ")
+    ]
     return lines[-1].strip() if lines else "it said nothing"

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import config as search_config
-from experiments import train_config
-from experiments.config import Config
-from experiments.train_config import TrainConfig
-from experiments.workdir import check_workdir
+from experiments.runs.folder import check_workdir
+from experiments.search import config as search_config
+from experiments.search.config import Config
+from experiments.train import config as train_config
+from experiments.train.config import TrainConfig
 
 PROGRAMS = {"search": search_config, "train": train_config}
 
@@ -50,16 +50,18 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
         name, equals, values = text.partition("=")
         listed = values.split(",")
         if not equals or not all(listed):
-            raise ValueError(f"--sweep={text}: give a flag and its values, such as "
-                             f"--sweep=target_ms=14,17.2,20")
+            raise ValueError(
+                f"--sweep={text}: give a flag and its values, such as --sweep=target_ms=14,17.2,20"
+            )
         if name in swept or len(set(listed)) < len(listed):
             raise ValueError(f"--sweep={text}: a flag is swept once, and each value given once")
         swept[name] = listed
     return swept
 
 
-def plan(program: str, swept: dict[str, list[str]], seeds: int, zipped: bool,
-         folder: pathlib.Path) -> list[Run]:
+def plan(
+    program: str, swept: dict[str, list[str]], seeds: int, zipped: bool, folder: pathlib.Path
+) -> list[Run]:
     """The runs, in the order of the flags, the last changing fastest; seeds within each.
 
     Args:
@@ -76,8 +78,10 @@ def plan(program: str, swept: dict[str, list[str]], seeds: int, zipped: bool,
     names = _flags_of(program)
     for name in swept:
         if name not in names:
-            raise ValueError(f"--sweep={name}=…: experiments.{program} has no such flag to sweep; "
-                             f"`python -m experiments.{program} --help` lists them")
+            raise ValueError(
+                f"--sweep={name}=…: experiments.{program} has no such flag to sweep; "
+                f"`python -m experiments.{program} --help` lists them"
+            )
     if seeds > 1:
         if "seed" in swept:
             raise ValueError(f"--seeds={seeds} and --sweep=seed=…: give one of them")
@@ -86,33 +90,43 @@ def plan(program: str, swept: dict[str, list[str]], seeds: int, zipped: bool,
         raise ValueError("nothing is swept: give --sweep=FLAG=VALUE,VALUE or --seeds=2 or more")
     combinations = itertools.product(*swept.values())
     if zipped:
-        together = {name: values for name, values in swept.items()
-                    if not (name == "seed" and seeds > 1)}
+        together = {
+            name: values for name, values in swept.items() if not (name == "seed" and seeds > 1)
+        }
         counts = {len(values) for values in together.values()}
         if len(counts) > 1:
-            raise ValueError("--zip: flags have " + ", ".join(
-                f"{len(values)} values of {name}" for name, values in together.items())
-                + "; give as many of each")
+            raise ValueError(
+                "--zip: flags have "
+                + ", ".join(f"{len(values)} values of {name}" for name, values in together.items())
+                + "; give as many of each"
+            )
         rows = zip(*together.values(), strict=True)
-        combinations = [(*row, *seed) for row in rows
-                        for seed in ([(text,) for text in swept["seed"]] if seeds > 1 else [()])]
+        combinations = [
+            (*row, *seed)
+            for row in rows
+            for seed in ([(text,) for text in swept["seed"]] if seeds > 1 else [()])
+        ]
     given = _given(program, swept)
-    return [_run(program, dict(zip(swept, values, strict=True)), given, folder)
-            for values in combinations]
+    return [
+        _run(program, dict(zip(swept, values, strict=True)), given, folder)
+        for values in combinations
+    ]
 
 
 def _flags_of(program: str) -> list[str]:
     """The program's flags that a sweep passes on; the folder is the sweep's to say."""
     fields = dataclasses.fields({"search": Config, "train": TrainConfig}[program])
-    return [field.name for field in fields
-            if field.name in flags.FLAGS and field.name != "workdir"]
+    return [field.name for field in fields if field.name in flags.FLAGS and field.name != "workdir"]
 
 
 def _given(program: str, swept: dict[str, list[str]]) -> list[str]:
     """The program's flags as they were given, but for those swept."""
-    return [line for name in _flags_of(program)
-            if flags.FLAGS[name].present and name not in swept
-            for line in flags.FLAGS[name].serialize().splitlines()]
+    return [
+        line
+        for name in _flags_of(program)
+        if flags.FLAGS[name].present and name not in swept
+        for line in flags.FLAGS[name].serialize().splitlines()
+    ]
 
 
 def _run(program: str, values: dict[str, str], given: list[str], folder: pathlib.Path) -> Run:
@@ -126,5 +140,4 @@ def _run(program: str, values: dict[str, str], given: list[str], folder: pathlib
                 raise ValueError(f"--sweep={flag}=…: {error}") from None
         config = PROGRAMS[program].config_from_flags()
     check_workdir(config)
-    return Run(name, values, config,
-               (*given, *(f"--{flag}={text}" for flag, text in own.items())))
+    return Run(name, values, config, (*given, *(f"--{flag}={text}" for flag, text in own.items())))

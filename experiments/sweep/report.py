@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from jaxnas import draw
 
 FILES = {"table": "sweep.md", "figure": "sweep.svg", "figure_png": "sweep.png"}
-_FRONT_COLOUR = "#777777"
+_FRONT_COLOR = "#777777"
 
 
 def write(document: Mapping[str, object], folder: pathlib.Path) -> list[str]:
@@ -32,26 +32,56 @@ def markdown(document: Mapping[str, object]) -> str:
     """The page: what failed or is missing is said, not left out."""
     runs = document["runs"]
     done = [run for run in runs if run["status"] == "done"]
-    lines = [f"# {len(runs)} runs of experiments.{document['program']}", "",
-             ", ".join(f"{sum(run['status'] == status for run in runs)} {status}"
-                       for status in ("done", "failed", "running", "waiting")) + ".", ""]
+    lines = [
+        f"# {len(runs)} runs of experiments.{document['program']}",
+        "",
+        ", ".join(
+            f"{sum(run['status'] == status for run in runs)} {status}"
+            for status in ("done", "failed", "running", "waiting")
+        )
+        + ".",
+        "",
+    ]
     if done:
-        lines += [f"![Latency against accuracy]({FILES['figure']})", "",
-                  *_table([*_flags(runs), "device, ms", "predicted, ms", "target met",
-                           "top-1, %"], map(_row, done))]
+        lines += [
+            f"![Latency against accuracy]({FILES['figure']})",
+            "",
+            *_table(
+                [*_flags(runs), "device, ms", "predicted, ms", "target met", "top-1, %"],
+                map(_row, done),
+            ),
+        ]
         if len(seeds := _by_setting(done)) < len(done):
-            lines += ["", "## Over seeds: mean ± standard deviation", "",
-                      *_table([*(flag for flag in _flags(runs) if flag != "seed"), "seeds",
-                               "device, ms", "top-1, %"], [_summed(some) for some in seeds])]
+            lines += [
+                "",
+                "## Over seeds: mean ± standard deviation",
+                "",
+                *_table(
+                    [
+                        *(flag for flag in _flags(runs) if flag != "seed"),
+                        "seeds",
+                        "device, ms",
+                        "top-1, %",
+                    ],
+                    [_summed(some) for some in seeds],
+                ),
+            ]
     failed = [run for run in runs if run["status"] == "failed"]
     if failed:
-        lines += ["", "## Failed", "", *_table(["run", "its last line"], [
-            (run["name"], run["error"].replace("|", "\\|")) for run in failed])]
+        lines += [
+            "",
+            "## Failed",
+            "",
+            *_table(
+                ["run", "its last line"],
+                [(run["name"], run["error"].replace("|", "\\|")) for run in failed],
+            ),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def figure(done: Sequence[Mapping[str, object]]) -> Figure:
-    """A point for each run, a colour for each setting, and the front that none of them beats.
+    """A point for each run, a color for each setting, and the front that none of them beats.
 
     Args:
       done: runs of sweep.json with their results.
@@ -61,19 +91,29 @@ def figure(done: Sequence[Mapping[str, object]]) -> Figure:
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
     for some in settings:
-        name = ", ".join(f"{flag}={value}" for flag, value in some[0]["flags"].items()
-                         if flag != "seed") or "all"
+        name = (
+            ", ".join(
+                f"{flag}={value}" for flag, value in some[0]["flags"].items() if flag != "seed"
+            )
+            or "all"
+        )
         axes.scatter(*zip(*map(_point, some), strict=True), label=name, s=30, zorder=2)
     front = pareto_front([_point(run) for run in done])
-    axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOUR, linewidth=1, zorder=1)
+    axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1, zorder=1)
     first = done[0]["result"]
     measured = all(run["result"]["device_ms"] is not None for run in done)
-    axes.set_xlabel(f"latency at {first['image_size']} px, batch 1, ms "
-                    + (f"({first['device']}, {first['kind']})" if measured
-                       else "(by the table where no device was there)"))
+    axes.set_xlabel(
+        f"latency at {first['image_size']} px, batch 1, ms "
+        + (
+            f"({first['device']}, {first['kind']})"
+            if measured
+            else "(by the table where no device was there)"
+        )
+    )
     accuracy = first["accuracy"]
-    axes.set_ylabel(f"top-1, % ({accuracy['examples']} examples, {accuracy['split']} of "
-                    f"{accuracy['dataset']})")
+    axes.set_ylabel(
+        f"top-1, % ({accuracy['examples']} examples, {accuracy['split']} of {accuracy['dataset']})"
+    )
     axes.grid(alpha=0.3)
     fig.legend(loc="outside right upper", fontsize=8, frameon=False)
     return fig
@@ -114,14 +154,23 @@ def _flags(runs: Sequence[Mapping[str, object]]) -> list[str]:
 def _row(run: Mapping[str, object]) -> tuple:
     result = run["result"]
     met = {True: "yes", False: "no", None: ""}[result.get("target_met")]
-    return (*run["flags"].values(), _ms(result["device_ms"]), _ms(result.get("predicted_ms")), met,
-            f"{100 * result['accuracy']['top1']:.2f}")
+    return (
+        *run["flags"].values(),
+        _ms(result["device_ms"]),
+        _ms(result.get("predicted_ms")),
+        met,
+        f"{100 * result['accuracy']['top1']:.2f}",
+    )
 
 
 def _summed(some: Sequence[Mapping[str, object]]) -> tuple:
     flags = [value for flag, value in some[0]["flags"].items() if flag != "seed"]
-    return (*flags, len(some), _spread([_point(run)[0] for run in some]),
-            _spread([_point(run)[1] for run in some]))
+    return (
+        *flags,
+        len(some),
+        _spread([_point(run)[0] for run in some]),
+        _spread([_point(run)[1] for run in some]),
+    )
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -134,5 +183,4 @@ def _ms(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows) -> list[str]:
-    return [f"| {' | '.join(map(str, line))} |"
-            for line in (head, ["---"] * len(head), *rows)]
+    return [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *rows)]

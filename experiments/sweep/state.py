@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import submitit
 
+from experiments.runs.folder import is_held
 from experiments.sweep.launch import Launcher, last_line
 from experiments.sweep.plan import Run
-from experiments.workdir import is_held
 from profiling.progress import Progress
 
 FILE = "sweep.json"
@@ -60,8 +60,9 @@ class Sweep:
             self._look(run)
         self.write()
 
-    def drive(self, launcher: Launcher, parallel: int | None, retry: bool,
-              progress: Progress) -> None:
+    def drive(
+        self, launcher: Launcher, parallel: int | None, retry: bool, progress: Progress
+    ) -> None:
         """Runs what is not done, until nothing is left to run.
 
         Args:
@@ -79,15 +80,17 @@ class Sweep:
                     for run in self._next(parallel):
                         state = self.states[run.name]
                         jobs[run.name] = launcher.start(
-                            [f"experiments.{self.program}", *run.arguments])
+                            [f"experiments.{self.program}", *run.arguments]
+                        )
                         state.status, state.job = RUNNING, jobs[run.name].job_id
                         self.write()
                     time.sleep(POLL_S)
                     for run in self.runs:
                         if self.states[run.name].status == RUNNING and jobs[run.name].done():
                             self._end(run, jobs.pop(run.name), progress.print)
-                    running = [run.name for run in self.runs
-                               if self.states[run.name].status == RUNNING]
+                    running = [
+                        run.name for run in self.runs if self.states[run.name].status == RUNNING
+                    ]
                     phase.update(self._count(DONE, FAILED), f"running {'; '.join(running)}")
             except BaseException:
                 self._abandon(launcher, jobs)
@@ -103,9 +106,19 @@ class Sweep:
 
     def document(self) -> dict[str, object]:
         """What sweep.json holds."""
-        return {"schema": 1, "program": self.program, "runs": [
-            {"name": run.name, "flags": run.values, "workdir": run.config.workdir,
-             **dataclasses.asdict(self.states[run.name])} for run in self.runs]}
+        return {
+            "schema": 1,
+            "program": self.program,
+            "runs": [
+                {
+                    "name": run.name,
+                    "flags": run.values,
+                    "workdir": run.config.workdir,
+                    **dataclasses.asdict(self.states[run.name]),
+                }
+                for run in self.runs
+            ],
+        }
 
     def _read(self) -> dict[str, State]:
         file = self.folder / FILE
@@ -113,11 +126,17 @@ class Sweep:
             return {}
         try:
             runs = json.loads(file.read_text())["runs"]
-            return {run["name"]: State(**{field.name: run[field.name]
-                                          for field in dataclasses.fields(State)}) for run in runs}
+            return {
+                run["name"]: State(
+                    **{field.name: run[field.name] for field in dataclasses.fields(State)}
+                )
+                for run in runs
+            }
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is no state of a sweep ({error}); remove it: what is done "
-                             f"is known from the runs' folders") from error
+            raise ValueError(
+                f"{file} is no state of a sweep ({error}); remove it: what is done "
+                f"is known from the runs' folders"
+            ) from error
 
     def _look(self, run: Run) -> bool:
         """Whether the run's folder has its result, which its state then has, too."""
@@ -143,9 +162,13 @@ class Sweep:
 
     def _next(self, parallel: int | None) -> list[Run]:
         """What to start now; a run that outlived an earlier start of the sweep is waited for."""
-        waiting = [run for run in self.runs
-                   if self.states[run.name].status == WAITING and not self._look(run)
-                   and not is_held(pathlib.Path(run.config.workdir))]
+        waiting = [
+            run
+            for run in self.runs
+            if self.states[run.name].status == WAITING
+            and not self._look(run)
+            and not is_held(pathlib.Path(run.config.workdir))
+        ]
         free = len(waiting) if parallel is None else max(0, parallel - self._count(RUNNING))
         return waiting[:free]
 
@@ -180,6 +203,9 @@ class Sweep:
 
 def summary(result: Mapping[str, object]) -> str:
     """A run's result in a few words."""
-    latency = ("not measured" if result["device_ms"] is None
-               else f"{result['device_ms']:.2f} ms on {result['device']}")
+    latency = (
+        "not measured"
+        if result["device_ms"] is None
+        else f"{result['device_ms']:.2f} ms on {result['device']}"
+    )
     return f"{latency}, top-1 {100 * result['accuracy']['top1']:.1f} %"

@@ -1,4 +1,4 @@
-"""From a Pillow image of any size to a uint8 square: random while training, centred otherwise."""
+"""From a Pillow image of any size to a uint8 square: random while training, centerd otherwise."""
 
 import dataclasses
 import math
@@ -6,20 +6,20 @@ import math
 import numpy as np
 from PIL import Image
 
-# Rec. 601 luma, the grey that saturation is measured against in Pillow and torchvision.
+# Rec. 601 luma, the gray that saturation is measured against in Pillow and torchvision.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class ShiftZoom:
-    """Random zoom about a randomly shifted centre; what lies outside the image is black.
+    """Random zoom about a randomly shifted center; what lies outside the image is black.
 
     For small drawn characters, which neither a mirror image nor a cut-off part leaves what they
     are.
 
     Attributes:
         zoom: bounds of the window's side, as a fraction of the image's.
-        shift: greatest shift of the window's centre on each axis, as a fraction of the image's
+        shift: greatest shift of the window's center on each axis, as a fraction of the image's
             side.
     """
 
@@ -48,13 +48,13 @@ class ShiftZoom:
 
 @dataclasses.dataclass(frozen=True)
 class ResizedCrop:
-    """Random resized crop, mirror image and mild colour jitter, for photographs.
+    """Random resized crop, mirror image and mild color jitter, for photographs.
 
     Attributes:
         area: bounds of the crop's area, as a fraction of the image's.
         aspect: bounds of the crop's width over height; drawn on a logarithmic scale.
         brightness: the image is multiplied by 1 + U(-brightness, brightness).
-        saturation: the distance from grey is multiplied by 1 + U(-saturation, saturation).
+        saturation: the distance from gray is multiplied by 1 + U(-saturation, saturation).
 
     The jitter of ProxylessNAS is brightness 32/255 and saturation 0.5.
     """
@@ -94,25 +94,23 @@ class ResizedCrop:
         values = pixels.astype(np.float32)
         values *= 1 + self.brightness * (2 * brightness - 1)
         factor = 1 + self.saturation * (2 * saturation - 1)
-        grey = (values @ _LUMA)[..., np.newaxis]
-        values = grey + factor * (values - grey)
+        gray = (values @ _LUMA)[..., np.newaxis]
+        values = gray + factor * (values - gray)
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 Augmentation = ShiftZoom | ResizedCrop
 
 
-def centre_crop(image: Image.Image, size: int, fraction: float) -> np.ndarray:
-    """The centred square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
+def center_crop(image: Image.Image, size: int, fraction: float) -> np.ndarray:
+    """The centerd square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
     width, height = image.size
     side = fraction * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return _resize(image, size, (left, top, left + side, top + side))
 
 
-def _resize(
-    image: Image.Image, size: int, box: tuple[float, float, float, float]
-) -> np.ndarray:
+def _resize(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
     left, top, right, bottom = box
     width, height = image.size
     shrink = min(right - left, bottom - top) / size
@@ -129,7 +127,5 @@ def _resize(
         )
     if image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
-    image = image.resize(
-        (size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-    )
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 _DESCRIPTION = """\
 1,797 handwritten digits of 13 writers, 8x8 pixels, as scikit-learn ships them (its copy of the test
-part of the UCI "Optical Recognition of Handwritten Digits" data). The seventeen grey levels 0..16
+part of the UCI "Optical Recognition of Handwritten Digits" data). The seventeen gray levels 0..16
 of the original are spread over 0..255. Of each class every fifth example, in the original order
 and from the third on, is the test split, so that both splits contain every class and every writer.
 """

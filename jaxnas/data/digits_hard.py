@@ -11,7 +11,7 @@ from PIL import Image
 from jaxnas.data.digits import Digits, digits_of, png
 
 _DESCRIPTION = """\
-The digits of `digits`, with its split, each turned, shifted, scaled, lowered in contrast on a grey
+The digits of `digits`, with its split, each turned, shifted, scaled, lowered in contrast on a gray
 background, and covered with noise, at 64x64 pixels. A digit of the train split is drawn once; one
 of the test split ten times, each time otherwise, so that accuracies differ by less than chance.
 Every draw is fixed by the digit's number.
@@ -22,7 +22,7 @@ TEST_DRAWINGS = 10
 # Of each drawing, uniform in these bounds.
 ROTATION_DEGREES = (-30.0, 30.0)
 SIDE = (0.5, 0.9)  # of the digit's frame, in parts of the image's
-SHIFT = 0.15  # of its centre on each axis, likewise
+SHIFT = 0.15  # of its center on each axis, likewise
 CONTRAST = (0.3, 0.8)  # of ink to background, in parts of black to white
 # Standard deviations of Gaussian noise in the same parts, by the side of its cells in pixels:
 # the fine one as a sensor has it, the coarse one as dirt and shadow.
@@ -87,6 +87,5 @@ def _placed(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # Pillow asks for each pixel of the result where it comes from.
     middle = framed.width / 2
     source = (a, b, middle - a * x - b * y, -b, a, middle + b * x - a * y)
-    image = framed.transform((SIZE, SIZE), Image.Transform.AFFINE, source,
-                             Image.Resampling.BICUBIC)
+    image = framed.transform((SIZE, SIZE), Image.Transform.AFFINE, source, Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32) / 255

@@ -54,27 +54,35 @@ def folder_spec(name: str) -> DatasetSpec:
     root = pathlib.Path(name)
     test = next((split for split in TEST_SPLITS if (root / split).is_dir()), None)
     if test is None:
-        raise ValueError(f"{root} has no folder {' or '.join(TEST_SPLITS)} beside train; put the "
-                         f"pictures there that accuracies are reported on")
+        raise ValueError(
+            f"{root} has no folder {' or '.join(TEST_SPLITS)} beside train; put the "
+            f"pictures there that accuracies are reported on"
+        )
     classes = class_names(root)
     if len(classes) < 2:
-        raise ValueError(f"{root / 'train'} has {len(classes)} class; give one folder for each of "
-                         f"two classes or more")
+        raise ValueError(
+            f"{root / 'train'} has {len(classes)} class; give one folder for each of "
+            f"two classes or more"
+        )
     train = list_split(name, "train")
     counts = collections.Counter(label for _, label in train.pictures)
     fewest = min(range(len(classes)), key=lambda label: counts[label])
     if counts[fewest] < 2:
         few = root / "train" / classes[fewest]
-        raise ValueError(f"{few} has {counts[fewest]} pictures that Pillow reads; each class needs "
-                         f"two or more, one of which is held out")
+        raise ValueError(
+            f"{few} has {counts[fewest]} pictures that Pillow reads; each class needs "
+            f"two or more, one of which is held out"
+        )
     if not list_split(name, test).pictures:
         raise ValueError(f"{root / test} has no pictures in folders of classes; add some")
-    return photographs_spec(name, len(classes), test, len(train.pictures),
-                            max(1, counts[fewest] // 2))
+    return photographs_spec(
+        name, len(classes), test, len(train.pictures), max(1, counts[fewest] // 2)
+    )
 
 
-def photographs_spec(name: str, num_classes: int, test_split: str, examples: int,
-                     most_per_class: int | None = None) -> DatasetSpec:
+def photographs_spec(
+    name: str, num_classes: int, test_split: str, examples: int, most_per_class: int | None = None
+) -> DatasetSpec:
     """Returns the default specification of photographs.
 
     Args:
@@ -85,9 +93,14 @@ def photographs_spec(name: str, num_classes: int, test_split: str, examples: int
     if most_per_class is not None:
         per_class = min(per_class, most_per_class)
     return DatasetSpec(
-        name=name, num_classes=num_classes, train_split="train", test_split=test_split,
-        eval_fraction=0.875, held_out=per_class * num_classes,
-        augmentation=ResizedCrop(area=(0.25, 1.0), brightness=32 / 255, saturation=0.5))
+        name=name,
+        num_classes=num_classes,
+        train_split="train",
+        test_split=test_split,
+        eval_fraction=0.875,
+        held_out=per_class * num_classes,
+        augmentation=ResizedCrop(area=(0.25, 1.0), brightness=32 / 255, saturation=0.5),
+    )
 
 
 def class_names(root: pathlib.Path) -> list[str]:
@@ -108,8 +121,10 @@ def list_split(name: str, split: str) -> Split:
     pictures, left_out = [], collections.Counter()
     for folder in _class_folders(root / split):
         if folder.name not in labels:
-            raise ValueError(f"{folder} is of a class that {root / 'train'} does not have; add it "
-                             f"there or remove it")
+            raise ValueError(
+                f"{folder} is of a class that {root / 'train'} does not have; add it "
+                f"there or remove it"
+            )
         for file, kind in _files(str(folder)):
             if kind is None:
                 pictures.append((file, labels[folder.name]))
@@ -133,7 +148,7 @@ def fingerprint(name: str) -> str:
             except OSError as error:
                 with decoding(file, _REMEDY):
                     raise error
-            digest.update(os.fsencode(f"{split}{file[len(folder):]}\0{size}\n"))
+            digest.update(os.fsencode(f"{split}{file[len(folder) :]}\0{size}\n"))
     return digest.hexdigest()[:16]
 
 
@@ -143,12 +158,15 @@ def undecodable(name: str, tick: Callable[[int, int], None]) -> list[str]:
     Args:
       tick: called now and then with how many pictures were decoded and how many could not be.
     """
-    files = [file for split in ("train", folder_spec(name).test_split)
-             for file, _ in list_split(name, split).pictures]
+    files = [
+        file
+        for split in ("train", folder_spec(name).test_split)
+        for file, _ in list_split(name, split).pictures
+    ]
     said: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(files), _DECODED_AT_ONCE):
-            some = files[start:start + _DECODED_AT_ONCE]
+            some = files[start : start + _DECODED_AT_ONCE]
             said += filter(None, threads.map(_refusal, some))
             tick(start + len(some), len(said))
     return said
@@ -180,8 +198,11 @@ class FolderRecords:
 
 
 def _class_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()
-                  and path.name[0] != "." and path.name != _NO_CLASS)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and path.name[0] != "." and path.name != _NO_CLASS
+    )
 
 
 def _files(folder: str, hidden: bool = False) -> Iterator[tuple[str, str | None]]:
@@ -194,8 +215,9 @@ def _files(folder: str, hidden: bool = False) -> Iterator[tuple[str, str | None]
             suffix = os.path.splitext(entry.name)[1]
             if entry.is_dir():
                 if suffix.lower() in SUFFIXES:
-                    raise ValueError(f"{entry.path} is a folder with a picture's name; rename or "
-                                     f"remove it")
+                    raise ValueError(
+                        f"{entry.path} is a folder with a picture's name; rename or remove it"
+                    )
                 yield from _files(entry.path, hidden or entry.name[0] == ".")
             elif hidden or entry.name[0] == ".":
                 yield entry.path, "hidden"

@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-INSTRUCTIONS = (f"register at https://image-net.org/download-images and put {TRAIN} and "
-                f"{VALIDATION} there")
+INSTRUCTIONS = (
+    f"register at https://image-net.org/download-images and put {TRAIN} and {VALIDATION} there"
+)
 Picture = tuple[str, io.BytesIO, str]  # the file's name, its content, its synset
 _LISTS = "datasets/imagenet2012"  # of tensorflow-datasets: synsets, and the validation's labels
 
@@ -31,24 +32,33 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="ILSVRC 2012: photographs of the 1,000 classes of ImageNet's challenge.",
             homepage="https://image-net.org/",
-            features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(
-                    names_file=tfds.core.tfds_path(f"{_LISTS}/labels.txt")),
-                "file_name": tfds.features.Text()}),
-            supervised_keys=("image", "label"))
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(
+                        names_file=tfds.core.tfds_path(f"{_LISTS}/labels.txt")
+                    ),
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict]]]:
         folder = pathlib.Path(dl_manager.manual_dir)
-        return {tfds.Split.TRAIN: self._generate_examples(_train(folder / TRAIN)),
-                tfds.Split.VALIDATION: self._generate_examples(_validation(folder / VALIDATION))}
+        return {
+            tfds.Split.TRAIN: self._generate_examples(_train(folder / TRAIN)),
+            tfds.Split.VALIDATION: self._generate_examples(_validation(folder / VALIDATION)),
+        }
 
     def _generate_examples(self, pictures: Iterator[Picture]) -> Iterator[tuple[str, dict]]:
         for file_name, picture, synset in pictures:
-            yield file_name, {"image": _as_rgb_jpeg(picture), "label": synset,
-                              "file_name": file_name}
+            yield (
+                file_name,
+                {"image": _as_rgb_jpeg(picture), "label": synset, "file_name": file_name},
+            )
 
 
 def _train(archive: pathlib.Path) -> Iterator[Picture]:

@@ -37,9 +37,7 @@ class _Records:
         self._num_classes = spec.num_classes
         builder = tfds.builder_from_directory(folder)
         self.class_names = tuple(builder.info.features["label"].names)
-        self._source = builder.as_data_source(
-            split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
+        self._source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         self._memory: list[Example] | None = None
         if spec.in_memory:
             memory = [self[record] for record in range(len(self))]
@@ -90,7 +88,7 @@ class Part:
         spec: the data set.
         records: the split's examples.
         indices: positions in the split, int64 [examples], ascending.
-        augmentation: applied in training batches; None means a centre crop there too.
+        augmentation: applied in training batches; None means a center crop there too.
     """
 
     name: str
@@ -179,8 +177,13 @@ def _report_left_out(spec: DatasetSpec) -> None:
         left_out = list_split(spec.name, split).left_out
         if left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
-            logging.warning("%s/%s: %d files are not taken for pictures: %s", spec.name, split,
-                            left_out.total(), kinds)
+            logging.warning(
+                "%s/%s: %d files are not taken for pictures: %s",
+                spec.name,
+                split,
+                left_out.total(),
+                kinds,
+            )
 
 
 def _balanced(

@@ -7,8 +7,27 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif",
-            ".gif", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".bmp",
+    ".dib",
+    ".webp",
+    ".avif",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+)
 
 _ORIENTATION = 0x0112  # of EXIF
 _MAX_16_BIT = 65535
@@ -53,12 +72,13 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of whole numbers from 0 to 65535, or of fractions from 0 to 1, as 8-bit grey."""
+    """Grey of whole numbers from 0 to 65535, or of fractions from 0 to 1, as 8-bit gray."""
     values = np.asarray(image)
     white = 1 if image.mode == "F" else _MAX_16_BIT
     if values.size and not (values.min() >= 0 and values.max() <= white):
-        raise ValueError(f"its pixels are from {values.min():g} to {values.max():g}, allowed are 0 "
-                         f"to {white}")
+        raise ValueError(
+            f"its pixels are from {values.min():g} to {values.max():g}, allowed are 0 to {white}"
+        )
     return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
 
 

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 import grain
 import numpy as np
 
-from jaxnas.data.augment import centre_crop
+from jaxnas.data.augment import center_crop
 from jaxnas.data.parts import Example, Part
 from jaxnas.data.workers import in_processes
 
@@ -78,7 +78,7 @@ def batches(
     )
     examples = grain.MapDataset.source(_Shuffled(part, order_seed))
     if part.augmentation is None:
-        examples = examples.map(_centred(part, image_size))
+        examples = examples.map(_centerd(part, image_size))
     else:
         examples = examples.random_map(_augmented(part, image_size), seed=augment_seed)
     steps = (
@@ -107,10 +107,10 @@ def evaluation_batches(
     _check(part, batch_size, image_size, shard_index, shard_count)
     batch_bytes = batch_size // shard_count * image_size**2 * 3
     padding = -len(part) % batch_size
-    centred = _centred(part, image_size)
+    centerd = _centerd(part, image_size)
 
     def masked(index: int, example: Example) -> dict:
-        return centred(example) | {"mask": np.float32(index < len(part))}
+        return centerd(example) | {"mask": np.float32(index < len(part))}
 
     order = np.concatenate([np.arange(len(part)), np.zeros(padding, np.int64)])
     examples = grain.MapDataset.source(order).map(lambda index: part[index])
@@ -173,13 +173,13 @@ def _check(
         )
 
 
-def _centred(part: Part, size: int) -> Callable[[Example], dict]:
-    def centred(example: Example) -> dict:
+def _centerd(part: Part, size: int) -> Callable[[Example], dict]:
+    def centerd(example: Example) -> dict:
         with part.records.decoding(example["record"]):
-            image = centre_crop(example["image"], size, part.spec.eval_fraction)
+            image = center_crop(example["image"], size, part.spec.eval_fraction)
         return {"image": image, "label": example["label"]}
 
-    return centred
+    return centerd
 
 
 def _augmented(part: Part, size: int) -> Callable[[Example, np.random.Generator], dict]:

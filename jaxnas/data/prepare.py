@@ -112,8 +112,11 @@ def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
     try:
         # On standard output, which belongs to the program's own results, it reports, too.
         with contextlib.redirect_stdout(sys.stderr):
-            builder = (Imagenet2012(data_dir=root) if name == Imagenet2012.name
-                       else tfds.builder(name, data_dir=root))
+            builder = (
+                Imagenet2012(data_dir=root)
+                if name == Imagenet2012.name
+                else tfds.builder(name, data_dir=root)
+            )
             builder.download_and_prepare(file_format=_FORMAT)
     except tfds.core.DatasetNotFoundError:
         dataset(name)  # says what is known
@@ -164,9 +167,10 @@ def _prepare_carried(name: str, root: pathlib.Path) -> None:
         # TFDS writes into a folder of its own and renames it at the end, which fails where
         # another process was first. Its files are as good as ours.
         if not builder.is_prepared():
-            raise DatasetNotPrepared(f"data set {name!r} cannot be prepared in {root} ({error}); "
-                                     f"name a folder that can be written with --data_dir"
-                                     ) from error
+            raise DatasetNotPrepared(
+                f"data set {name!r} cannot be prepared in {root} ({error}); "
+                f"name a folder that can be written with --data_dir"
+            ) from error
 
 
 def _check_prepared(spec: DatasetSpec, root: pathlib.Path, folder: pathlib.Path) -> None:
@@ -191,5 +195,7 @@ def _instructions(name: str, root: pathlib.Path) -> str:
     command = f"python -m experiments.prepare --dataset={name} --data_dir={root}"
     if name == Imagenet2012.name:
         return f"In {root}/downloads/manual, {INSTRUCTIONS}; then run once: {command}."
-    return (f"Run once, with network access: {command}. TensorFlow (pip install tensorflow-cpu) "
-            f"may be needed for that, though not later.")
+    return (
+        f"Run once, with network access: {command}. TensorFlow (pip install tensorflow-cpu) "
+        f"may be needed for that, though not later."
+    )

@@ -26,12 +26,18 @@ def prepared_spec(name: str) -> DatasetSpec:
     """
     info = tfds.builder_from_directory(name).info
     if not {"image", "label"} <= set(info.features) or not isinstance(
-            info.features["label"], tfds.features.ClassLabel):
-        raise ValueError(f"{name} has the features {', '.join(info.features)}; pictures to search "
-                         f"on have an image and a label that is a class")
+        info.features["label"], tfds.features.ClassLabel
+    ):
+        raise ValueError(
+            f"{name} has the features {', '.join(info.features)}; pictures to search "
+            f"on have an image and a label that is a class"
+        )
     test = next((split for split in TEST_SPLITS if split in info.splits), None)
     if "train" not in info.splits or test is None:
-        raise ValueError(f"{name} has the splits {', '.join(info.splits)}; train is needed, and "
-                         f"one of {', '.join(TEST_SPLITS)}")
-    return photographs_spec(name, info.features["label"].num_classes, test,
-                            info.splits["train"].num_examples)
+        raise ValueError(
+            f"{name} has the splits {', '.join(info.splits)}; train is needed, and "
+            f"one of {', '.join(TEST_SPLITS)}"
+        )
+    return photographs_spec(
+        name, info.features["label"].num_classes, test, info.splits["train"].num_examples
+    )

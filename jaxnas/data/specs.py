@@ -17,7 +17,7 @@ class DatasetSpec:
         train_split: the split that weights and α share, without overlap.
         test_split: the split that accuracies are reported on.
         augmentation: applied to the images that weights are trained on, and to no others.
-        eval_fraction: side of the centred square that is evaluated, over the shorter side.
+        eval_fraction: side of the centerd square that is evaluated, over the shorter side.
         held_out: examples of the train split kept for α unless a run says otherwise.
         in_memory: decode every image once and keep it; for sets of a few megabytes.
     """

@@ -32,9 +32,11 @@ def in_processes(steps: grain.MapDataset, workers: int, batch_bytes: int) -> gra
         free = status.f_bavail * status.f_frsize
         # A worker that writes beyond it is killed without a word.
         if needed > free:
-            raise OSError(f"batches of {workers} workers take {needed / 1e6:.0f} MB of shared "
-                          f"memory, and {_SHARED_MEMORY} has {free / 1e6:.0f} MB left; give fewer "
-                          f"--data_workers, or a container more (docker run --shm-size)")
+            raise OSError(
+                f"batches of {workers} workers take {needed / 1e6:.0f} MB of shared "
+                f"memory, and {_SHARED_MEMORY} has {free / 1e6:.0f} MB left; give fewer "
+                f"--data_workers, or a container more (docker run --shm-size)"
+            )
     alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
     return steps.to_iter_dataset(alone).mp_prefetch(options, worker_init_fn=_begin)

@@ -6,31 +6,31 @@ batch, its statistics and the gradients are those of the whole batch, as in one 
 
     parallel.start(coordinator, processes, process)     before anything else of JAX
     layout = parallel.layout()
-    batch = layout.divide(next(batches))                of each process its shard
-    known = parallel.of_first(read)                     what one process alone may do or find out
+    batch = layout.shard(next(batches))                of each process its shard
+    known = parallel.from_process_0(read)                     what one process alone may do or find out
     parallel.end()                                      or the others take this one for dead
 """
 
 from jaxnas.parallel.agreement import (
-    FirstProcessFailed,
+    Process0Failed,
     ProcessesDiffer,
-    any_of,
+    any_across_processes,
     check_same,
-    is_first,
-    of_first,
+    is_process_0,
+    from_process_0,
 )
 from jaxnas.parallel.layout import Layout, layout
 from jaxnas.parallel.start import end, start
 
 __all__ = [
-    "FirstProcessFailed",
+    "Process0Failed",
     "Layout",
     "ProcessesDiffer",
-    "any_of",
+    "any_across_processes",
     "check_same",
     "end",
-    "is_first",
+    "is_process_0",
     "layout",
-    "of_first",
+    "from_process_0",
     "start",
 ]

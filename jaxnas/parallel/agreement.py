@@ -17,25 +17,25 @@ class ProcessesDiffer(RuntimeError):
     """The processes of a run do not agree in what must be the same; the message names them."""
 
 
-class FirstProcessFailed(RuntimeError):
+class Process0Failed(RuntimeError):
     """Process 0 could not do what the others wait for; the message is its own."""
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
-def of_first(work: Callable[[], Json]) -> Json:
+def from_process_0(work: Callable[[], Json]) -> Json:
     """What `work` gives in process 0, which alone does it; in JSON's types.
 
     Raises:
-      FirstProcessFailed: in the others, where `work` raised; in process 0, what it raised.
+      Process0Failed: in the others, where `work` raised; in process 0, what it raised.
     """
     if jax.process_count() == 1:
         return work()
     told, failure = None, None
-    if is_first():
+    if is_process_0():
         try:
             told = {"value": work()}
         except (Exception, SystemExit) as error:
@@ -44,7 +44,7 @@ def of_first(work: Callable[[], Json]) -> Json:
     if failure is not None:
         raise failure
     if "error" in told:
-        raise FirstProcessFailed(f"process 0 failed: {told['error']}")
+        raise Process0Failed(f"process 0 failed: {told['error']}")
     return told["value"]
 
 
@@ -52,12 +52,12 @@ def _broadcast(content: bytes) -> bytes:
     """Process 0's bytes."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     buffer = np.zeros(size, np.uint8)
-    if is_first():
+    if is_process_0():
         buffer[:] = np.frombuffer(content, np.uint8)
     return multihost_utils.broadcast_one_to_all(buffer).astype(np.uint8).tobytes()
 
 
-def any_of(*facts: bool) -> tuple[bool, ...]:
+def any_across_processes(*facts: bool) -> tuple[bool, ...]:
     """Of each fact, whether it holds in any process."""
     if jax.process_count() == 1:
         return facts
@@ -84,4 +84,5 @@ def check_same(what: str, tree: Tree) -> None:
     if others:
         raise ProcessesDiffer(
             f"{what}: process {', '.join(map(str, others))} has another than process 0; see that "
-            f"all have the same files, versions and flags")
+            f"all have the same files, versions and flags"
+        )

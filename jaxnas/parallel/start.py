@@ -16,8 +16,9 @@ _JOIN_S = 300  # the processes of a cluster's job begin minutes apart
 _watch: Watch | None = None
 
 
-def start(coordinator: str | None = None, processes: int | None = None,
-          process: int | None = None) -> None:
+def start(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
     """Joins the processes of this run; does nothing where the run is this process alone.
 
     To be called before anything else of JAX. What is not given is taken from the cluster's
@@ -35,17 +36,22 @@ def start(coordinator: str | None = None, processes: int | None = None,
     started = _started_together(os.environ)
     if processes is None:
         if coordinator is not None or process is not None:
-            raise ValueError("--coordinator and --process are of a run of several processes: give "
-                             "--processes with them")
+            raise ValueError(
+                "--coordinator and --process are of a run of several processes: give "
+                "--processes with them"
+            )
         processes = started or 1
     if started not in (None, processes):
-        raise ValueError(f"--processes={processes}: the cluster started {started} together; give "
-                         f"that many, or leave it out")
+        raise ValueError(
+            f"--processes={processes}: the cluster started {started} together; give "
+            f"that many, or leave it out"
+        )
     if processes == 1:
         return
     if process is not None and not 0 <= process < processes:
-        raise ValueError(f"--process={process} of --processes={processes}: give 0 to "
-                         f"{processes - 1}")
+        raise ValueError(
+            f"--process={process} of --processes={processes}: give 0 to {processes - 1}"
+        )
     logging.warning("waiting for all %d processes of this run, %d s at most", processes, _JOIN_S)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     # JAX by itself aborts, without saying what it waited for.
@@ -53,12 +59,18 @@ def start(coordinator: str | None = None, processes: int | None = None,
     in_vain.daemon = True
     in_vain.start()
     try:
-        jax.distributed.initialize(coordinator, processes, process,
-                                   initialization_timeout=2 * _JOIN_S,
-                                   heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=2 * _JOIN_S,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+        )
     except (ValueError, TypeError) as error:
-        raise ValueError(f"--processes={processes}: the environment does not tell the rest "
-                         f"({error}); give --coordinator=HOST:PORT and --process") from error
+        raise ValueError(
+            f"--processes={processes}: the environment does not tell the rest "
+            f"({error}); give --coordinator=HOST:PORT and --process"
+        ) from error
     finally:
         in_vain.cancel()
     if jax.process_count() != processes:
@@ -76,9 +88,13 @@ def end() -> None:
 
 
 def _give_up(processes: int) -> None:
-    print(f"error: {processes} processes were to join this run, and not all did in {_JOIN_S} s; "
-          f"see that each was started, with the same --processes, and reaches process 0 at "
-          f"--coordinator", file=sys.stderr, flush=True)
+    print(
+        f"error: {processes} processes were to join this run, and not all did in {_JOIN_S} s; "
+        f"see that each was started, with the same --processes, and reaches process 0 at "
+        f"--coordinator",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)
 
 

@@ -16,7 +16,7 @@ import threading
 
 import jax
 
-from jaxnas.parallel.agreement import of_first
+from jaxnas.parallel.agreement import from_process_0
 
 _NUMBER = struct.Struct("!i")
 _GOODBYE = -1
@@ -44,7 +44,7 @@ class Watch:
         listener = None
         if self._index == 0:
             listener = socket.create_server(("", 0), backlog=jax.process_count())
-        address = of_first(lambda: [host or socket.gethostname(), listener.getsockname()[1]])
+        address = from_process_0(lambda: [host or socket.gethostname(), listener.getsockname()[1]])
         if listener is not None:
             with listener:
                 for _ in range(jax.process_count() - 1):
@@ -87,12 +87,17 @@ class Watch:
         for index, connection in self._others.items():
             if index != dead:
                 _tell(connection, dead)
-        print(f"error: process {dead} of this run has died; its own output may say why. Run the "
-              f"same command again to go on from the last checkpoint", file=sys.stderr, flush=True)
+        print(
+            f"error: process {dead} of this run has died; its own output may say why. Run the "
+            f"same command again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(_FAILED)
 
     def _hear_abort(self) -> None:
         """Has the death of process 0 named where JAX hears of it first, and aborts."""
+
         def aborted(number: int) -> None:
             try:
                 gone = not self._others[0].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

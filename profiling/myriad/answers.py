@@ -59,8 +59,10 @@ class Inferences:
 def read_hello(answer: dict[str, Any]) -> dict[str, str]:
     """The versions in a hello's answer."""
     if answer.get("protocol") != PROTOCOL:
-        raise WorkerError(f"the MyriadX worker speaks protocol {answer.get('protocol')!r}, this "
-                          f"client {PROTOCOL}; use the worker.py that came with this client")
+        raise WorkerError(
+            f"the MyriadX worker speaks protocol {answer.get('protocol')!r}, this "
+            f"client {PROTOCOL}; use the worker.py that came with this client"
+        )
     return _read_versions(answer)
 
 
@@ -86,8 +88,10 @@ def read_compiled(answer: dict[str, Any]) -> Compiled:
     if not isinstance(graph, str):
         raise Fault(f"answered a graph of type {type(graph).__name__}")
     try:
-        layers = {name: [[int(size) for size in shape] for shape in shapes]
-                  for name, shapes in answer["layers"].items()}
+        layers = {
+            name: [[int(size) for size in shape] for shape in shapes]
+            for name, shapes in answer["layers"].items()
+        }
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise Fault(f"answered no layers: {error!r}") from error
     try:
@@ -116,8 +120,10 @@ def _time_ms(value: object) -> float:
 def read_inferences(answer: dict[str, Any]) -> Inferences:
     """The inferences in an answer."""
     try:
-        counters = tuple(LayerTime(str(counter["name"]), _time_ms(counter["ms"]))
-                         for counter in answer["counters"])
+        counters = tuple(
+            LayerTime(str(counter["name"]), _time_ms(counter["ms"]))
+            for counter in answer["counters"]
+        )
         before, after = answer["temperature_c"]
         temperature_c = None if before is None or after is None else (float(before), float(after))
         latency_ms = tuple(map(_time_ms, answer["latency_ms"]))

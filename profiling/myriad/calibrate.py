@@ -35,26 +35,34 @@ HOST_MS = 1.3
 
 SOURCES = {
     "counters": "Per-layer counters of Inception v1, v3, v4 and ResNet-50 on a Neural Compute "
-                "Stick 2, OpenVINO 2019: embedded-machine-learning/inference_modules.",
+    "Stick 2, OpenVINO 2019: embedded-machine-learning/inference_modules.",
     "coefficients": "Non-negative least squares over those layers; `python -m "
-                    "profiling.myriad.calibrate` makes this file.",
+    "profiling.myriad.calibrate` makes this file.",
     "host_ms": "What host and USB added to tiny networks in public measurements of a Neural "
-               "Compute Stick 2. A larger input takes longer.",
+    "Compute Stick 2. A larger input takes longer.",
     "error_percent": "Student's t over the four networks, each estimated by the fit to the other "
-                     "three: p10 and p90 of the device's time.",
+    "three: p10 and p90 of the device's time.",
 }
 # The compiler of 2019 permuted before the softmax, today's does not.
-NO_LONGER_THERE = ("InceptionV1/Logits/Conv2d_0c_1x1/Conv2D/Transpose",
-                   "resnet_v1_50/logits/Conv2D/Transpose")
+NO_LONGER_THERE = (
+    "InceptionV1/Logits/Conv2d_0c_1x1/Conv2D/Transpose",
+    "resnet_v1_50/logits/Conv2D/Transpose",
+)
 # The only Relu behind an Add without a counter of its own, and that Add takes as much longer.
-COUNTED_WITH = {"resnet_v1_50/block4/unit_3/bottleneck_v1/Relu":
-                "resnet_v1_50/block4/unit_3/bottleneck_v1/add"}
-FULLY_CONNECTED = {"inception_v1": "InceptionV1/Logits/Conv2d_0c_1x1/Conv2D",
-                   "inception_v3": "classifier", "inception_v4": "classifier",
-                   "resnet_50": "resnet_v1_50/logits/Conv2D"}
+COUNTED_WITH = {
+    "resnet_v1_50/block4/unit_3/bottleneck_v1/Relu": "resnet_v1_50/block4/unit_3/bottleneck_v1/add"
+}
+FULLY_CONNECTED = {
+    "inception_v1": "InceptionV1/Logits/Conv2d_0c_1x1/Conv2D",
+    "inception_v3": "classifier",
+    "inception_v4": "classifier",
+    "resnet_50": "resnet_v1_50/logits/Conv2D",
+}
 # Depthwise convolutions on the stick, ms (ANNETTE): width, height, channels; by kernel.
-DEPTHWISE_MS = {(32, 16, 512): {1: 0.273, 3: 0.925, 5: 1.793, 7: 2.402},
-                (8, 8, 3): {1: 0.016, 3: 0.024, 5: 0.022, 7: 0.028}}
+DEPTHWISE_MS = {
+    (32, 16, 512): {1: 0.273, 3: 0.925, 5: 1.793, 7: 2.402},
+    (8, 8, 3): {1: 0.016, 3: 0.024, 5: 0.022, 7: 0.028},
+}
 # Whole networks, ms with host: the poster's, and for ResNet-18 what two sources frame.
 POSTER_MS = {"mobilenet_v2": 19.8, "proxyless_mobile": 24.1}
 RESNET_18_MS = (19.0, 22.5)
@@ -89,12 +97,21 @@ class Compiled:
 def counters() -> list[Counter]:
     """The public counters, as published, executed layers only."""
     with COUNTERS.open(newline="") as file:
-        return [Counter(row["network"], row["layer"], row["type"], row["execution"],
-                        float(row["measured_ms"])) for row in csv.DictReader(file)]
+        return [
+            Counter(
+                row["network"],
+                row["layer"],
+                row["type"],
+                row["execution"],
+                float(row["measured_ms"]),
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
 def compile_all(compiler: Worker) -> Compiled:
     """Compiles the four networks, the depthwise points and the whole networks."""
+
     def stages(name: str, model) -> list[Stage]:
         print(f"compiling {name}", file=sys.stderr)
         return parse(compiler.compile(model.SerializeToString()).graph)
@@ -104,51 +121,89 @@ def compile_all(compiler: Worker) -> Compiled:
 
     return Compiled(
         public={name: stages(name, make()[0]) for name, make in PUBLIC_NETWORKS.items()},
-        depthwise={(size, kernel): stages(f"depthwise {kernel}x{kernel}", depthwise(*size, kernel))
-                   for size, points in DEPTHWISE_MS.items() for kernel in points},
-        whole={"resnet_18": stages("resnet_18", resnet_18()[0]),
-               **{name: stages(name, ours(name)) for name in POSTER_MS}})
+        depthwise={
+            (size, kernel): stages(f"depthwise {kernel}x{kernel}", depthwise(*size, kernel))
+            for size, points in DEPTHWISE_MS.items()
+            for kernel in points
+        },
+        whole={
+            "resnet_18": stages("resnet_18", resnet_18()[0]),
+            **{name: stages(name, ours(name)) for name in POSTER_MS},
+        },
+    )
 
 
 def timed_networks(public: dict[str, list[Stage]]) -> dict[str, Timed]:
     """Stages beside counters; fully connected layers are held out."""
-    return {name: Timed(stages, {c.layer: c.measured_ms for c in counters()
-                                 if c.network == name and c.layer not in NO_LONGER_THERE},
-                        frozenset([FULLY_CONNECTED[name]]), COUNTED_WITH)
-            for name, stages in public.items()}
+    return {
+        name: Timed(
+            stages,
+            {
+                c.layer: c.measured_ms
+                for c in counters()
+                if c.network == name and c.layer not in NO_LONGER_THERE
+            },
+            frozenset([FULLY_CONNECTED[name]]),
+            COUNTED_WITH,
+        )
+        for name, stages in public.items()
+    }
 
 
 def calibrate(networks: dict[str, Timed], without: dict[str, Calibration]) -> Calibration:
     """The fit to all networks, with the interval that the fits without one each give."""
-    ratios = [sum(network.measured_ms.values())
-              / sum(network.estimated_ms(without[name]).values()) - 1
-              for name, network in networks.items()]
+    ratios = [
+        sum(network.measured_ms.values()) / sum(network.estimated_ms(without[name]).values()) - 1
+        for name, network in networks.items()
+    ]
     spread = float(np.sqrt(np.mean(np.square(ratios))))
     percent = 100 * spread * float(stats.t.ppf(0.9, len(ratios)))
     return Calibration(fit(list(networks.values())).coefficients, HOST_MS, (-percent, percent))
 
 
-def report(compiled: Compiled, networks: dict[str, Timed], without: dict[str, Calibration],
-           calibration: Calibration) -> calibration_report.Report:
+def report(
+    compiled: Compiled,
+    networks: dict[str, Timed],
+    without: dict[str, Calibration],
+    calibration: Calibration,
+) -> calibration_report.Report:
     """Everything that the document says, as numbers."""
     types = {(c.network, c.layer): c for c in counters()}
     layers = []
     for name, network in networks.items():
         fitted, unseen = network.estimated_ms(calibration), network.estimated_ms(without[name])
-        layers += [calibration_report.Layer(name, layer, types[name, layer].type, measured,
-                                            fitted[layer], unseen[layer],
-                                            layer in network.held_out)
-                   for layer, measured in network.measured_ms.items()]
-    points = [calibration_report.Point(
-        f"depthwise {kernel}×{kernel}, {width}×{height}, {channels} channels",
-        DEPTHWISE_MS[(width, height, channels)][kernel],
-        next(layer.ms for layer in estimate_stages(stages, calibration).layers
-             if layer.name == "depthwise"))
-        for ((width, height, channels), kernel), stages in compiled.depthwise.items()]
-    points += [calibration_report.Point(f"fully connected, {layer.network}", layer.measured_ms,
-                                        layer.fitted_ms) for layer in layers if layer.held_out]
-    whole = {name: estimate_stages(stages, calibration)
-             for name, stages in compiled.whole.items()}
+        layers += [
+            calibration_report.Layer(
+                name,
+                layer,
+                types[name, layer].type,
+                measured,
+                fitted[layer],
+                unseen[layer],
+                layer in network.held_out,
+            )
+            for layer, measured in network.measured_ms.items()
+        ]
+    points = [
+        calibration_report.Point(
+            f"depthwise {kernel}×{kernel}, {width}×{height}, {channels} channels",
+            DEPTHWISE_MS[(width, height, channels)][kernel],
+            next(
+                layer.ms
+                for layer in estimate_stages(stages, calibration).layers
+                if layer.name == "depthwise"
+            ),
+        )
+        for ((width, height, channels), kernel), stages in compiled.depthwise.items()
+    ]
+    points += [
+        calibration_report.Point(
+            f"fully connected, {layer.network}", layer.measured_ms, layer.fitted_ms
+        )
+        for layer in layers
+        if layer.held_out
+    ]
+    whole = {name: estimate_stages(stages, calibration) for name, stages in compiled.whole.items()}
     return calibration_report.Report(layers, points, whole, POSTER_MS, RESNET_18_MS, calibration)
 
 

@@ -60,12 +60,13 @@ class Calibration:
         content = json.loads(path.read_text())
         if content.get("schema") != SCHEMA:
             raise ValueError(
-                f"{path} has schema {content.get('schema')!r}; this program reads {SCHEMA}")
+                f"{path} has schema {content.get('schema')!r}; this program reads {SCHEMA}"
+            )
         values = {name: entry["value"] for name, entry in content["coefficients"].items()}
         if values.keys() != COEFFICIENTS.keys():
             raise ValueError(
-                f"{path} must have the coefficients {sorted(COEFFICIENTS)}, it has "
-                f"{sorted(values)}")
+                f"{path} must have the coefficients {sorted(COEFFICIENTS)}, it has {sorted(values)}"
+            )
         return cls(values, content["host_ms"]["value"], tuple(content["error_percent"]["value"]))
 
     def save(self, path: pathlib.Path, sources: Mapping[str, str]) -> None:
@@ -75,12 +76,20 @@ class Calibration:
           path: where to.
           sources: whence coefficients, host_ms and error_percent come, in words.
         """
-        path.write_text(json.dumps({
-            "schema": SCHEMA,
-            "device": "MyriadX, as in the Neural Compute Stick 2",
-            "sources": dict(sources),
-            "coefficients": {name: {"value": round(self.coefficients[name], 6), "what": what}
-                             for name, what in COEFFICIENTS.items()},
-            "host_ms": {"value": self.host_ms},
-            "error_percent": {"value": [round(value, 2) for value in self.error_percent]},
-        }, indent=1) + "\n")
+        path.write_text(
+            json.dumps(
+                {
+                    "schema": SCHEMA,
+                    "device": "MyriadX, as in the Neural Compute Stick 2",
+                    "sources": dict(sources),
+                    "coefficients": {
+                        name: {"value": round(self.coefficients[name], 6), "what": what}
+                        for name, what in COEFFICIENTS.items()
+                    },
+                    "host_ms": {"value": self.host_ms},
+                    "error_percent": {"value": [round(value, 2) for value in self.error_percent]},
+                },
+                indent=1,
+            )
+            + "\n"
+        )

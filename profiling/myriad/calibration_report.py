@@ -53,9 +53,12 @@ class Report:
 
     def network_errors(self) -> dict[str, float]:
         """Estimated over measured, less one, by the fit without the network."""
-        return {name: sum(layer.unseen_ms for layer in layers)
-                / sum(layer.measured_ms for layer in layers) - 1
-                for name, layers in _grouped(self.layers, "network").items()}
+        return {
+            name: sum(layer.unseen_ms for layer in layers)
+            / sum(layer.measured_ms for layer in layers)
+            - 1
+            for name, layers in _grouped(self.layers, "network").items()
+        }
 
 
 def _grouped(layers: Iterable[Layer], by: str) -> dict[str, list[Layer]]:
@@ -72,59 +75,95 @@ def _errors(layers: Iterable[Layer], which: str) -> np.ndarray:
 def markdown(report: Report, sources: Mapping[str, str]) -> str:
     """The document."""
     low, high = report.calibration.error_percent
-    lines = ["# Calibration of the MyriadX cost model", "",
-             "Made by `python -m profiling.myriad.calibrate`. Every stage that the compiler "
-             "schedules is costed by physical amounts; the coefficients below are fitted to "
-             f"{sum(not layer.held_out for layer in report.layers)} layers of four networks timed "
-             "on one Neural Compute Stick 2. *Unseen* is the fit to the other three networks.", "",
-             f"![Estimated against measured]({FIGURE})", "",
-             "## Whole networks, unseen", "",
-             "| network | layers | measured ms | estimated ms | error % | median layer error % of "
-             "convolutions |", "|---|---|---|---|---|---|"]
+    lines = [
+        "# Calibration of the MyriadX cost model",
+        "",
+        "Made by `python -m profiling.myriad.calibrate`. Every stage that the compiler "
+        "schedules is costed by physical amounts; the coefficients below are fitted to "
+        f"{sum(not layer.held_out for layer in report.layers)} layers of four networks timed "
+        "on one Neural Compute Stick 2. *Unseen* is the fit to the other three networks.",
+        "",
+        f"![Estimated against measured]({FIGURE})",
+        "",
+        "## Whole networks, unseen",
+        "",
+        "| network | layers | measured ms | estimated ms | error % | median layer error % of "
+        "convolutions |",
+        "|---|---|---|---|---|---|",
+    ]
     errors = report.network_errors()
     for name, layers in _grouped(report.layers, "network").items():
         convolutions = [layer for layer in layers if layer.type == "Convolution"]
         lines.append(
             f"| {name} | {len(layers)} | {sum(layer.measured_ms for layer in layers):.1f} | "
             f"{sum(layer.unseen_ms for layer in layers):.1f} | {100 * errors[name]:+.1f} | "
-            f"{100 * np.median(_errors(convolutions, 'unseen_ms')):.1f} |")
-    lines += ["", f"Interval of an estimate (p10 to p90 of the device's time): {low:+.1f} % to "
-              f"{high:+.1f} %, from these four errors.", "",
-              "## By kind of layer", "",
-              "| kind | layers | ms in all | median error %, fitted | unseen | nine in ten within "
-              "%, unseen |", "|---|---|---|---|---|---|"]
-    groups = sorted(_grouped(report.layers, "type").items(),
-                    key=lambda item: -sum(layer.measured_ms for layer in item[1]))
+            f"{100 * np.median(_errors(convolutions, 'unseen_ms')):.1f} |"
+        )
+    lines += [
+        "",
+        f"Interval of an estimate (p10 to p90 of the device's time): {low:+.1f} % to "
+        f"{high:+.1f} %, from these four errors.",
+        "",
+        "## By kind of layer",
+        "",
+        "| kind | layers | ms in all | median error %, fitted | unseen | nine in ten within "
+        "%, unseen |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = sorted(
+        _grouped(report.layers, "type").items(),
+        key=lambda item: -sum(layer.measured_ms for layer in item[1]),
+    )
     for kind, layers in groups:
         unseen = _errors(layers, "unseen_ms")
         lines.append(
             f"| {kind.strip('<>')} | {len(layers)} | "
             f"{sum(layer.measured_ms for layer in layers):.1f} | "
             f"{100 * np.median(_errors(layers, 'fitted_ms')):.1f} | {100 * np.median(unseen):.1f} "
-            f"| {100 * np.quantile(unseen, 0.9):.1f} |")
+            f"| {100 * np.quantile(unseen, 0.9):.1f} |"
+        )
     few = [kind.strip("<>") for kind, layers in groups if len(layers) < 10]
-    lines += ["", f"Of {', '.join(few)} there are fewer than ten layers: what is said of them, "
-              "and of vector stages of other kinds, rests on little.", "",
-              "## Layers that no fit saw", "",
-              "| layer | measured ms | estimated ms | error % |", "|---|---|---|---|"]
-    lines += [f"| {point.name} | {point.measured_ms:.3f} | {point.estimated_ms:.3f} | "
-              f"{100 * point.error:+.0f} |" for point in report.points]
-    lines += ["", "## Networks that no fit saw", "",
-              f"With the host's {report.calibration.host_ms} ms, which is not fitted either.", "",
-              "No coefficient is fitted to these or to the layers above. The model's form and the "
-              "host's part were chosen among some dozens of variants with these figures in view, "
-              "so they are no blind test.", "",
-              "| network | published ms | estimated ms | p10 | p90 | error % |",
-              "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        f"Of {', '.join(few)} there are fewer than ten layers: what is said of them, "
+        "and of vector stages of other kinds, rests on little.",
+        "",
+        "## Layers that no fit saw",
+        "",
+        "| layer | measured ms | estimated ms | error % |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {point.name} | {point.measured_ms:.3f} | {point.estimated_ms:.3f} | "
+        f"{100 * point.error:+.0f} |"
+        for point in report.points
+    ]
+    lines += [
+        "",
+        "## Networks that no fit saw",
+        "",
+        f"With the host's {report.calibration.host_ms} ms, which is not fitted either.",
+        "",
+        "No coefficient is fitted to these or to the layers above. The model's form and the "
+        "host's part were chosen among some dozens of variants with these figures in view, "
+        "so they are no blind test.",
+        "",
+        "| network | published ms | estimated ms | p10 | p90 | error % |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, one in report.whole.items():
         published = report.published_ms.get(name)
         shown = f"{published:.1f}" if published else "{:.1f} to {:.1f}".format(*report.resnet_18_ms)
         error = f"{100 * (one.latency_ms / published - 1):+.1f}" if published else ""
-        lines.append(f"| {name} | {shown} | {one.latency_ms:.2f} | {one.interval_ms[0]:.1f} | "
-                     f"{one.interval_ms[1]:.1f} | {error} |")
+        lines.append(
+            f"| {name} | {shown} | {one.latency_ms:.2f} | {one.interval_ms[0]:.1f} | "
+            f"{one.interval_ms[1]:.1f} | {error} |"
+        )
     lines += ["", "## Coefficients", "", "| coefficient | value | |", "|---|---|---|"]
-    lines += [f"| {name} | {report.calibration.coefficients[name]:.4g} | {what} |"
-              for name, what in COEFFICIENTS.items()]
+    lines += [
+        f"| {name} | {report.calibration.coefficients[name]:.4g} | {what} |"
+        for name, what in COEFFICIENTS.items()
+    ]
     lines += ["", "## Sources", "", *(f"- {name}: {text}" for name, text in sources.items()), ""]
     return "\n".join(lines)
 
@@ -134,17 +173,31 @@ def figure(report: Report) -> Figure:
     drawing = Figure(figsize=(7, 6), layout="constrained")
     axes = drawing.subplots()
     for kind, layers in _grouped(report.layers, "type").items():
-        axes.scatter([layer.measured_ms for layer in layers],
-                     [layer.unseen_ms for layer in layers], s=14, alpha=0.6,
-                     label=f"{kind.strip('<>')} ({len(layers)})")
-    axes.scatter([point.measured_ms for point in report.points],
-                 [point.estimated_ms for point in report.points], marker="x", color="black",
-                 label=f"held out ({len(report.points)})")
+        axes.scatter(
+            [layer.measured_ms for layer in layers],
+            [layer.unseen_ms for layer in layers],
+            s=14,
+            alpha=0.6,
+            label=f"{kind.strip('<>')} ({len(layers)})",
+        )
+    axes.scatter(
+        [point.measured_ms for point in report.points],
+        [point.estimated_ms for point in report.points],
+        marker="x",
+        color="black",
+        label=f"held out ({len(report.points)})",
+    )
     ends = np.array([0.01, 12])
     axes.plot(ends, ends, color="black", linewidth=0.8)
     axes.fill_between(ends, 0.8 * ends, 1.2 * ends, color="black", alpha=0.08, label="±20 %")
-    axes.set(xscale="log", yscale="log", xlabel="measured on the stick, ms",
-             ylabel="estimated without having seen the network, ms", xlim=ends, ylim=ends,
-             title="MyriadX cost model: layers of four public networks")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="measured on the stick, ms",
+        ylabel="estimated without having seen the network, ms",
+        xlim=ends,
+        ylim=ends,
+        title="MyriadX cost model: layers of four public networks",
+    )
     axes.legend(fontsize=8)
     return drawing

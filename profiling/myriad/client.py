@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from profiling.device import MAX_SHAVES
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
-from profiling.measurement import MAX_SHAVES
 from profiling.myriad import reading, remote
 from profiling.myriad.answers import (
     Compiled,
@@ -36,8 +36,9 @@ OPENVINO = "2021.4.2"
 # Seconds that an answer may take. hello's also bounds the start of a worker, on another host the
 # connection; infer's comes on top of the time that is asked for, and holds a stick's start and the
 # compilation: nn-Meter, which does the same, gives 30 s and two retries.
-DEADLINES_S = MappingProxyType({"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0,
-                                "scores": 60.0})
+DEADLINES_S = MappingProxyType(
+    {"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0, "scores": 60.0}
+)
 
 _IMAGE_S = 0.5  # that one image may take on top of the start
 
@@ -133,12 +134,21 @@ class Worker:
         sent = reading.prepared(model)
         compiled = self._request(
             {"method": "compile", "model": _encoded(sent.model), "shaves": _checked(shaves)},
-            read_compiled)
+            read_compiled,
+        )
         reading.check(sent, compiled.layers, compiled.graph)
         return compiled
 
-    def infer(self, model: bytes, device: str, *, shaves: int | None = None, count: int = 100,
-              seconds: float = 10.0, wait_s: float = 15.0) -> Inferences:
+    def infer(
+        self,
+        model: bytes,
+        device: str,
+        *,
+        shaves: int | None = None,
+        count: int = 100,
+        seconds: float = 10.0,
+        wait_s: float = 15.0,
+    ) -> Inferences:
         """Times a network on a device.
 
         Args:
@@ -158,13 +168,28 @@ class Worker:
         if count < 1:
             raise ValueError(f"count is {count}; it must be 1 or more")
         return self._request(
-            {"method": "infer", "model": _encoded(reading.prepared(model).model),
-             "shaves": _checked(shaves), "device": device, "count": count, "seconds": seconds,
-             "wait_s": wait_s},
-            read_inferences, more_s=seconds + wait_s)
+            {
+                "method": "infer",
+                "model": _encoded(reading.prepared(model).model),
+                "shaves": _checked(shaves),
+                "device": device,
+                "count": count,
+                "seconds": seconds,
+                "wait_s": wait_s,
+            },
+            read_inferences,
+            more_s=seconds + wait_s,
+        )
 
-    def scores(self, model: bytes, device: str, images: np.ndarray, *, shaves: int | None = None,
-               wait_s: float = 15.0) -> np.ndarray:
+    def scores(
+        self,
+        model: bytes,
+        device: str,
+        images: np.ndarray,
+        *,
+        shaves: int | None = None,
+        wait_s: float = 15.0,
+    ) -> np.ndarray:
         """Runs a network of one input and one output on images, one after the other.
 
         Args:
@@ -178,10 +203,18 @@ class Worker:
           CompileError, DeviceUnavailable: as for infer.
         """
         return self._request(
-            {"method": "scores", "model": _encoded(reading.prepared(model).model),
-             "shaves": _checked(shaves), "device": device, "images": _encoded(images.tobytes()),
-             "dtype": str(images.dtype), "wait_s": wait_s},
-            read_scores, more_s=wait_s + len(images) * _IMAGE_S)
+            {
+                "method": "scores",
+                "model": _encoded(reading.prepared(model).model),
+                "shaves": _checked(shaves),
+                "device": device,
+                "images": _encoded(images.tobytes()),
+                "dtype": str(images.dtype),
+                "wait_s": wait_s,
+            },
+            read_scores,
+            more_s=wait_s + len(images) * _IMAGE_S,
+        )
 
     def close(self) -> None:
         """Ends the worker; it ends by itself when its input does, or is killed."""
@@ -190,8 +223,9 @@ class Worker:
             if process is not None:
                 process.end()
 
-    def _request(self, request: dict[str, Any], read: Callable[[dict[str, Any]], _Read],
-                 more_s: float = 0.0) -> _Read:
+    def _request(
+        self, request: dict[str, Any], read: Callable[[dict[str, Any]], _Read], more_s: float = 0.0
+    ) -> _Read:
         """Sends a request until it is answered, within the bounds; returns read(answer)."""
         faults: list[Fault] = []
         with self._lock:
@@ -214,7 +248,8 @@ class Worker:
             raise DeviceUnavailable(f"{request['device']} failed {len(faults)} times: {told}")
         raise WorkerError(
             f"the MyriadX worker failed {len(faults)} times ({' '.join(self._command)}): {told}. "
-            f"{self._remedy()}")
+            f"{self._remedy()}"
+        )
 
     def _start(self) -> None:
         """Starts a worker and checks that it is one, and of the version that is spoken here."""
@@ -229,9 +264,11 @@ class Worker:
         versions = read_hello(self._exchange({"method": "hello"}))
         openvino = versions.get("openvino", "")
         if not openvino.startswith(OPENVINO):
-            raise WorkerError(f"the MyriadX worker ({' '.join(self._command)}) has OpenVINO "
-                              f"{openvino or 'of no version'}, this client needs {OPENVINO}. "
-                              f"{self._remedy()}")
+            raise WorkerError(
+                f"the MyriadX worker ({' '.join(self._command)}) has OpenVINO "
+                f"{openvino or 'of no version'}, this client needs {OPENVINO}. "
+                f"{self._remedy()}"
+            )
 
     def _remedy(self) -> str:
         prefix = "" if self._prefix is None else f" --worker_prefix={self._prefix!r}"
@@ -264,8 +301,9 @@ class Worker:
             case "model" | "compile":
                 raise CompileError(_plain(error["message"]), error.get("layer"))
             case "library":
-                raise WorkerError(f"{error['message']} ({' '.join(self._command)}). "
-                                  f"{self._remedy()}")
+                raise WorkerError(
+                    f"{error['message']} ({' '.join(self._command)}). {self._remedy()}"
+                )
             case "device":
                 raise _DeviceFault(error["message"])
         raise Fault(f"answered with the error {error.get('kind')!r}: {error['message']}")

@@ -4,8 +4,9 @@ import hashlib
 import pathlib
 from typing import Self
 
+from profiling.device import Options
 from profiling.errors import CompileError
-from profiling.measurement import Measurement, Options, Setup
+from profiling.measurement import Measurement, Setup
 from profiling.myriad.calibration import CALIBRATION
 from profiling.myriad.client import Worker
 from profiling.myriad.cost import estimate
@@ -17,7 +18,7 @@ PRECISION = "FP16"
 class MyriadXCompiler:
     """The device MYRIADX_COMPILER."""
 
-    passes = 1
+    repeats = 1
 
     def __init__(self, name: str, options: Options):
         """Starts the compiler's process; installs its environment at first use.
@@ -29,8 +30,14 @@ class MyriadXCompiler:
         self._shaves = options.shaves
         self._compiler = Worker(prefix=options.worker_prefix)
         versions = {**self._compiler.hello(), "cost_model": _digest(CALIBRATION)}
-        self.setup = Setup(name, "estimated", "MyriadX, as in the Neural Compute Stick 2",
-                           PRECISION, versions, {"shaves": options.shaves})
+        self.setup = Setup(
+            name,
+            "estimated",
+            "MyriadX, as in the Neural Compute Stick 2",
+            PRECISION,
+            versions,
+            {"shaves": options.shaves},
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -43,10 +50,18 @@ class MyriadXCompiler:
         try:
             result = estimate(compiled.graph)
         except ValueError as error:
-            raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
-                               f"model: {error}") from error
-        return Measurement(self.setup, result.latency_ms, *result.interval_ms, 0, result.layers,
-                           host_ms=result.host_ms, blob=compiled.blob)
+            raise CompileError(
+                f"the compiler's stage graph of this network is beyond the cost model: {error}"
+            ) from error
+        return Measurement(
+            self.setup,
+            result.latency_ms,
+            *result.interval_ms,
+            0,
+            result.layers,
+            host_ms=result.host_ms,
+            blob=compiled.blob,
+        )
 
 
 def _digest(file: pathlib.Path) -> str:

@@ -58,8 +58,10 @@ def estimate(graph_text: str, calibration: Calibration | None = None) -> Estimat
 
 def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estimate:
     """Estimates the latency of stages that are parsed already."""
-    layers = tuple(LayerTime(name, total(amounts, calibration))
-                   for name, amounts in layer_amounts(stages, calibration).items())
+    layers = tuple(
+        LayerTime(name, total(amounts, calibration))
+        for name, amounts in layer_amounts(stages, calibration).items()
+    )
     device_ms = sum(layer.ms for layer in layers)
     low, high = (device_ms * (1 + percent / 100) for percent in calibration.error_percent)
     host_ms = calibration.host_ms
@@ -106,8 +108,10 @@ def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
     million_elements = sum(datum.elements for datum in stage.outputs) / 1e6
     moved = sum(datum.bytes for datum in (*stage.inputs, *stage.outputs) if not datum.on_chip)
     vector = "sum_ms_per_million" if stage.type == "Sum" else "vector_ms_per_million"
-    amounts = _longest([{vector: million_elements / max(stage.shaves, 1)},
-                        {"vector_ms_per_mb": moved / 1e6}], calibration)
+    amounts = _longest(
+        [{vector: million_elements / max(stage.shaves, 1)}, {"vector_ms_per_mb": moved / 1e6}],
+        calibration,
+    )
     return {**amounts, "vector_stage_ms": 1.0}
 
 
@@ -115,8 +119,9 @@ def dram_share(stage: Stage, calibration: Calibration) -> float:
     """The share of an engine stage's time in which it reads DRAM; 0 for other stages."""
     if stage.hardware is None:
         return 0.0
-    *work, reading = (total(amounts, calibration)
-                      for amounts in _engine_alternatives(stage, calibration))
+    *work, reading = (
+        total(amounts, calibration) for amounts in _engine_alternatives(stage, calibration)
+    )
     return min(1.0, reading / max(*work, reading)) if reading else 0.0
 
 
@@ -129,27 +134,39 @@ def _engine_alternatives(stage: Stage, calibration: Calibration) -> list[Amounts
     off_chip = [datum for datum in stage.inputs if not datum.on_chip]
     # Each part of the output channels of a convolution reads the whole input again.
     passes = 1 if hardware.operation == "POOL" else hardware.descriptors
-    reading = {"read_ms_per_mb": passes * sum(d.padded_bytes for d in off_chip) / 1e6,
-               "read_ms_per_thousand_runs": passes * sum(d.runs for d in off_chip) / 1e3}
+    reading = {
+        "read_ms_per_mb": passes * sum(d.padded_bytes for d in off_chip) / 1e6,
+        "read_ms_per_thousand_runs": passes * sum(d.runs for d in off_chip) / 1e3,
+    }
     if hardware.operation == "POOL":
         in_width, in_height, _ = stage.inputs[0].size
         scanned = in_width * in_height * hardware.descriptors / CLOCK_KHZ
-        return [{f"{hardware.pooling.lower()}_pool_clocks": pixels},
-                {"pool_scan_clocks": scanned}, reading]
+        return [
+            {f"{hardware.pooling.lower()}_pool_clocks": pixels},
+            {"pool_scan_clocks": scanned},
+            reading,
+        ]
     channels = min(hardware.outputs, output.size[2])
-    return [{"multiplication_clocks": pixels * hardware.multiplications,
-             f"{hardware.mode.lower()}_clocks": pixels},
-            {"output_channel_clocks": pixels * channels}, reading]
+    return [
+        {
+            "multiplication_clocks": pixels * hardware.multiplications,
+            f"{hardware.mode.lower()}_clocks": pixels,
+        },
+        {"output_channel_clocks": pixels * channels},
+        reading,
+    ]
 
 
 def _copy_amounts(stage: Stage) -> Amounts:
     source, target = stage.inputs[0], stage.outputs[0]
     if source.on_chip and target.on_chip:
-        return {"copy_stage_ms": 1.0,
-                "chip_copy_ms_per_thousand_rows": target.filled_rows / 1e3}
+        return {"copy_stage_ms": 1.0, "chip_copy_ms_per_thousand_rows": target.filled_rows / 1e3}
     outside: Datum = source if target.on_chip else target
-    return {"copy_stage_ms": 1.0, "copy_ms_per_mb": outside.bytes / 1e6,
-            "copy_ms_per_thousand_rows": outside.filled_rows / 1e3}
+    return {
+        "copy_stage_ms": 1.0,
+        "copy_ms_per_mb": outside.bytes / 1e6,
+        "copy_ms_per_thousand_rows": outside.filled_rows / 1e3,
+    }
 
 
 def _longest(alternatives: list[Amounts], calibration: Calibration) -> Amounts:

@@ -69,8 +69,9 @@ def environment_dir() -> pathlib.Path:
     try:
         return cache_folder() / "myriad-2021.4.2"
     except OSError as error:
-        raise DeviceUnavailable(f"there is no place for the MyriadX compiler: {error}, or "
-                                f"JAXNAS_MYRIAD_ENV") from error
+        raise DeviceUnavailable(
+            f"there is no place for the MyriadX compiler: {error}, or JAXNAS_MYRIAD_ENV"
+        ) from error
 
 
 def ensure_environment(

@@ -21,14 +21,30 @@ LARGE = 0.02  # a relative error beyond this counts linearly
 NO_LAYER = "<Extra>"  # the counters' name for conversions of input and output
 
 _START = {
-    "multiplication_clocks": 1.0, "mode_1_256_clocks": 5.0, "mode_2_128_clocks": 15.0,
-    "mode_4_64_clocks": 28.0, "mode_8_32_clocks": 38.0, "mode_16_16_clocks": 60.0,
-    "output_channel_clocks": 0.7, "max_pool_clocks": 14.0, "average_pool_clocks": 20.0,
-    "pool_scan_clocks": 3.0, "read_ms_per_mb": 0.25, "read_ms_per_thousand_runs": 0.02,
-    "weight_ms_per_mb": 0.1, "engine_stage_ms": 0.006, "copy_stage_ms": 0.005,
-    "copy_ms_per_mb": 0.12, "copy_ms_per_thousand_rows": 0.01,
-    "chip_copy_ms_per_thousand_rows": 0.01, "vector_stage_ms": 0.01, "sum_ms_per_million": 2.5,
-    "vector_ms_per_million": 2.0, "vector_ms_per_mb": 0.14, "softmax_ms": 0.03}
+    "multiplication_clocks": 1.0,
+    "mode_1_256_clocks": 5.0,
+    "mode_2_128_clocks": 15.0,
+    "mode_4_64_clocks": 28.0,
+    "mode_8_32_clocks": 38.0,
+    "mode_16_16_clocks": 60.0,
+    "output_channel_clocks": 0.7,
+    "max_pool_clocks": 14.0,
+    "average_pool_clocks": 20.0,
+    "pool_scan_clocks": 3.0,
+    "read_ms_per_mb": 0.25,
+    "read_ms_per_thousand_runs": 0.02,
+    "weight_ms_per_mb": 0.1,
+    "engine_stage_ms": 0.006,
+    "copy_stage_ms": 0.005,
+    "copy_ms_per_mb": 0.12,
+    "copy_ms_per_thousand_rows": 0.01,
+    "chip_copy_ms_per_thousand_rows": 0.01,
+    "vector_stage_ms": 0.01,
+    "sum_ms_per_million": 2.5,
+    "vector_ms_per_million": 2.0,
+    "vector_ms_per_mb": 0.14,
+    "softmax_ms": 0.03,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +77,17 @@ class Timed:
             for coefficient, amount in amounts.items():
                 layer[coefficient] = layer.get(coefficient, 0.0) + amount
         if layers.keys() != self.measured_ms.keys():
-            raise ValueError(f"layers and counters differ by "
-                             f"{sorted(layers.keys() ^ self.measured_ms.keys())}")
+            raise ValueError(
+                f"layers and counters differ by {sorted(layers.keys() ^ self.measured_ms.keys())}"
+            )
         return layers
 
     def estimated_ms(self, calibration: Calibration) -> dict[str, float]:
         """The device's time by layer."""
-        return {layer: total(amounts, calibration)
-                for layer, amounts in self.amounts(calibration).items()}
+        return {
+            layer: total(amounts, calibration)
+            for layer, amounts in self.amounts(calibration).items()
+        }
 
 
 def fit(networks: Sequence[Timed]) -> Calibration:
@@ -77,9 +96,12 @@ def fit(networks: Sequence[Timed]) -> Calibration:
     values = np.array([_START[name] for name in names])
     for _ in range(ROUNDS):
         calibration = Calibration(dict(zip(names, values.tolist(), strict=True)))
-        rows = [(amounts, network.measured_ms[layer]) for network in networks
-                for layer, amounts in network.amounts(calibration).items()
-                if layer not in network.held_out]
+        rows = [
+            (amounts, network.measured_ms[layer])
+            for network in networks
+            for layer, amounts in network.amounts(calibration).items()
+            if layer not in network.held_out
+        ]
         matrix = np.array([[amounts.get(name, 0.0) for name in names] for amounts, _ in rows])
         measured = np.array([ms for _, ms in rows])
         error = np.abs(matrix @ values - measured) / (measured + FLOOR_MS)
@@ -93,5 +115,6 @@ def fit(networks: Sequence[Timed]) -> Calibration:
 
 def left_out(networks: Mapping[str, Timed]) -> dict[str, Calibration]:
     """For each network the fit to all the others."""
-    return {name: fit([one for other, one in networks.items() if other != name])
-            for name in networks}
+    return {
+        name: fit([one for other, one in networks.items() if other != name]) for name in networks
+    }

@@ -33,8 +33,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if _PYTHON.value and _WORKER_PREFIX.value:
-        raise app.UsageError("--python chooses an interpreter of this host; without "
-                             "--worker_prefix, please")
+        raise app.UsageError(
+            "--python chooses an interpreter of this host; without --worker_prefix, please"
+        )
     try:
         if _WORKER_PREFIX.value is None:
             print(f"ready: {ensure_environment(_PYTHON.value, log=print).python}")

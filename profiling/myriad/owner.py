@@ -54,9 +54,11 @@ def owned(host: str) -> list[str]:
 
 
 def _told(owner: dict[str, str | int]) -> str:
-    return (f"{owner['device']} of {owner['host']} belongs to process {owner['pid']}, and a stick "
-            f"to one process at a time: wait until that one has ended, end it (kill "
-            f"{owner['pid']}), or plug a second stick in")
+    return (
+        f"{owner['device']} of {owner['host']} belongs to process {owner['pid']}, and a stick "
+        f"to one process at a time: wait until that one has ended, end it (kill "
+        f"{owner['pid']}), or plug a second stick in"
+    )
 
 
 def _owner(file: TextIO) -> dict[str, str | int]:
@@ -72,6 +74,8 @@ def _folder() -> pathlib.Path:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise DeviceUnavailable(f"cannot lock a device in {folder}: {error}. Set XDG_RUNTIME_DIR "
-                                f"to a folder that can be written") from error
+        raise DeviceUnavailable(
+            f"cannot lock a device in {folder}: {error}. Set XDG_RUNTIME_DIR "
+            f"to a folder that can be written"
+        ) from error
     return folder

@@ -26,17 +26,34 @@ class _Builder:
         self._weights: list[onnx.TensorProto] = []
         self._rng = np.random.default_rng(0)
 
-    def conv(self, name: str, source: str, channels: int, kernel: int | tuple[int, int] = 1,
-             stride: int = 1, padding: str | int = "same", *, relu: bool = True,
-             depthwise: bool = False) -> str:
+    def conv(
+        self,
+        name: str,
+        source: str,
+        channels: int,
+        kernel: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: str | int = "same",
+        *,
+        relu: bool = True,
+        depthwise: bool = False,
+    ) -> str:
         """A convolution; kernel is (height, width), padding `same` (TensorFlow's) or pixels."""
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         inputs, (out_h, out_w), pads = self._window(source, kernel, stride, padding)
         group = channels if depthwise else 1
         self._parameter(f"{name}/weights", (channels, inputs // group, *kernel))
         self._parameter(f"{name}/biases", (channels,))
-        self._node("Conv", [source, f"{name}/weights", f"{name}/biases"], name, name, group=group,
-                   kernel_shape=kernel, strides=(stride, stride), pads=pads)
+        self._node(
+            "Conv",
+            [source, f"{name}/weights", f"{name}/biases"],
+            name,
+            name,
+            group=group,
+            kernel_shape=kernel,
+            strides=(stride, stride),
+            pads=pads,
+        )
         output = f"{name}/relu" if relu else name
         if relu:
             self._node("Relu", [name], output, output)
@@ -44,13 +61,28 @@ class _Builder:
         self.macs += channels * inputs // group * kernel[0] * kernel[1] * out_h * out_w
         return output
 
-    def pool(self, name: str, source: str, kind: str, kernel: int, stride: int,
-             padding: str | int = "same") -> str:
+    def pool(
+        self,
+        name: str,
+        source: str,
+        kind: str,
+        kernel: int,
+        stride: int,
+        padding: str | int = "same",
+    ) -> str:
         """Max or average pooling; the average counts padding, as Caffe's does."""
         channels, (out_h, out_w), pads = self._window(source, (kernel, kernel), stride, padding)
         extra = {"count_include_pad": 1} if kind == "average" else {}
-        self._node({"max": "MaxPool", "average": "AveragePool"}[kind], [source], name, name,
-                   kernel_shape=(kernel, kernel), strides=(stride, stride), pads=pads, **extra)
+        self._node(
+            {"max": "MaxPool", "average": "AveragePool"}[kind],
+            [source],
+            name,
+            name,
+            kernel_shape=(kernel, kernel),
+            strides=(stride, stride),
+            pads=pads,
+            **extra,
+        )
         self.sizes[name] = (channels, out_h, out_w)
         return name
 
@@ -71,8 +103,9 @@ class _Builder:
         self._node("Flatten", [source], f"{name}/flat", f"{name}/flat", axis=1)
         self._parameter(f"{name}/weights", (classes, self.sizes[source][0]))
         self._parameter(f"{name}/biases", (classes,))
-        self._node("Gemm", [f"{name}/flat", f"{name}/weights", f"{name}/biases"], name, name,
-                   transB=1)
+        self._node(
+            "Gemm", [f"{name}/flat", f"{name}/weights", f"{name}/biases"], name, name, transB=1
+        )
         self.sizes[name] = (classes, 1, 1)
         self.macs += classes * self.sizes[source][0]
         return name
@@ -86,18 +119,25 @@ class _Builder:
         """The network that ends in `output`, float32, one image."""
         channels, height, width = self.sizes["data"]
         flat = self._nodes[-1].op_type in ("Softmax", "Gemm")
-        shape = [1, *self.sizes[output][:1 if flat else 3]]
+        shape = [1, *self.sizes[output][: 1 if flat else 3]]
         graph = helper.make_graph(
-            self._nodes, "public",
-            [helper.make_tensor_value_info("data", TensorProto.FLOAT,
-                                           [1, channels, height, width])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], self._weights)
+            self._nodes,
+            "public",
+            [
+                helper.make_tensor_value_info(
+                    "data", TensorProto.FLOAT, [1, channels, height, width]
+                )
+            ],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+            self._weights,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = IR_VERSION
         return model
 
-    def _window(self, source: str, kernel: tuple[int, int], stride: int,
-                padding: str | int) -> tuple[int, list[int], list[int]]:
+    def _window(
+        self, source: str, kernel: tuple[int, int], stride: int, padding: str | int
+    ) -> tuple[int, list[int], list[int]]:
         channels, *size = self.sizes[source]
         outs, before, after = [], [], []
         for extent, window in zip(size, kernel, strict=True):
@@ -131,12 +171,17 @@ def inception_v1() -> tuple[onnx.ModelProto, int]:
     x = net.pool(f"{scope}/MaxPool_3a_3x3/MaxPool", x, "max", 3, 2)
     pools = {"4b": ("MaxPool_4a_3x3", 3), "5b": ("MaxPool_5a_2x2", 2)}
     # Channels of branch 0; of branch 1's two; of branch 2's two; of branch 3's projection.
-    for block, widths in (("3b", (64, 96, 128, 16, 32, 32)), ("3c", (128, 128, 192, 32, 96, 64)),
-                          ("4b", (192, 96, 208, 16, 48, 64)), ("4c", (160, 112, 224, 24, 64, 64)),
-                          ("4d", (128, 128, 256, 24, 64, 64)), ("4e", (112, 144, 288, 32, 64, 64)),
-                          ("4f", (256, 160, 320, 32, 128, 128)),
-                          ("5b", (256, 160, 320, 32, 128, 128)),
-                          ("5c", (384, 192, 384, 48, 128, 128))):
+    for block, widths in (
+        ("3b", (64, 96, 128, 16, 32, 32)),
+        ("3c", (128, 128, 192, 32, 96, 64)),
+        ("4b", (192, 96, 208, 16, 48, 64)),
+        ("4c", (160, 112, 224, 24, 64, 64)),
+        ("4d", (128, 128, 256, 24, 64, 64)),
+        ("4e", (112, 144, 288, 32, 64, 64)),
+        ("4f", (256, 160, 320, 32, 128, 128)),
+        ("5b", (256, 160, 320, 32, 128, 128)),
+        ("5c", (384, 192, 384, 48, 128, 128)),
+    ):
         if block in pools:
             name, size = pools[block]
             x = net.pool(f"{scope}/{name}/MaxPool", x, "max", size, 2)
@@ -202,27 +247,38 @@ def inception_v3() -> tuple[onnx.ModelProto, int]:
         one = net.conv(f"{name}_1x1", x, 64)
         five = _factored(net, name, x, ("5x5_reduce", 48), ("5x5", 64))
         three = _factored(net, name, x, ("3x3_reduce", 64), ("3x3_1", 96), ("3x3_2", 96))
-        pooled = net.conv(f"{name}_pool_proj", net.pool(f"{name}_pool", x, "average", 3, 1, 1),
-                          projected)
+        pooled = net.conv(
+            f"{name}_pool_proj", net.pool(f"{name}_pool", x, "average", 3, 1, 1), projected
+        )
         x = net.concat(f"{name}_output", one, five, three, pooled)
     three = net.conv("reduction_a_3x3", x, 384, 3, 2, 0)
     twice = _factored(net, "reduction_a", x, ("3x3_2_reduce", 64), ("3x3_2", 96))
     twice = net.conv("reduction_a_3x3_3", twice, 96, 3, 2, 0)
-    x = net.concat("reduction_a_concat", three, twice,
-                   net.pool("reduction_a_pool", x, "max", 3, 2, 0))
+    x = net.concat(
+        "reduction_a_concat", three, twice, net.pool("reduction_a_pool", x, "max", 3, 2, 0)
+    )
     for index, width in enumerate((128, 160, 160, 192), start=1):
         name = f"inception_b{index}"
         one = net.conv(f"{name}_1x1_2", x, 192)
         seven = _factored(net, name, x, ("1x7_reduce", width), ("1x7", width), ("7x1", 192))
-        twice = _factored(net, name, x, ("7x1_reduce", width), ("7x1_2", width), ("1x7_2", width),
-                          ("7x1_3", width), ("1x7_3", 192))
+        twice = _factored(
+            net,
+            name,
+            x,
+            ("7x1_reduce", width),
+            ("7x1_2", width),
+            ("1x7_2", width),
+            ("7x1_3", width),
+            ("1x7_3", 192),
+        )
         pooled = net.conv(f"{name}_1x1", net.pool(f"{name}_pool_ave", x, "average", 3, 1, 1), 192)
         x = net.concat(f"{name}_concat", one, seven, twice, pooled)
     three = net.conv("reduction_b_3x3", net.conv("reduction_b_3x3_reduce", x, 192), 320, 3, 2, 0)
     seven = _factored(net, "reduction_b", x, ("1x7_reduce", 192), ("1x7", 192), ("7x1", 192))
     seven = net.conv("reduction_b_3x3_2", seven, 192, 3, 2, 0)
-    x = net.concat("reduction_b_concat", three, seven,
-                   net.pool("reduction_b_pool", x, "max", 3, 2, 0))
+    x = net.concat(
+        "reduction_b_concat", three, seven, net.pool("reduction_b_pool", x, "max", 3, 2, 0)
+    )
     for index, kind in enumerate(("average", "max"), start=1):
         name = f"inception_c{index}"
         one = net.conv(f"{name}_1x1_2", x, 320)
@@ -242,15 +298,21 @@ def inception_v4() -> tuple[onnx.ModelProto, int]:
     x = net.conv("conv1_3x3_s2", "data", 32, 3, 2, 0)
     x = net.conv("conv2_3x3_s1", x, 32, 3, 1, 0)
     x = net.conv("conv3_3x3_s1", x, 64, 3, 1, 1)
-    x = net.concat("inception_stem1", net.conv("inception_stem1_3x3_s2", x, 96, 3, 2, 0),
-                   net.pool("inception_stem1_pool", x, "max", 3, 2, 0))
-    three = net.conv("inception_stem2_3x3",
-                     net.conv("inception_stem2_3x3_reduce", x, 64), 96, 3, 1, 0)
+    x = net.concat(
+        "inception_stem1",
+        net.conv("inception_stem1_3x3_s2", x, 96, 3, 2, 0),
+        net.pool("inception_stem1_pool", x, "max", 3, 2, 0),
+    )
+    three = net.conv(
+        "inception_stem2_3x3", net.conv("inception_stem2_3x3_reduce", x, 64), 96, 3, 1, 0
+    )
     seven = _factored(net, "inception_stem2", x, ("1x7_reduce", 64), ("1x7", 64), ("7x1", 64))
-    x = net.concat("inception_stem2", three,
-                   net.conv("inception_stem2_3x3_2", seven, 96, 3, 1, 0))
-    x = net.concat("inception_stem3", net.conv("inception_stem3_3x3_s2", x, 192, 3, 2, 0),
-                   net.pool("inception_stem3_pool", x, "max", 3, 2, 0))
+    x = net.concat("inception_stem2", three, net.conv("inception_stem2_3x3_2", seven, 96, 3, 1, 0))
+    x = net.concat(
+        "inception_stem3",
+        net.conv("inception_stem3_3x3_s2", x, 192, 3, 2, 0),
+        net.pool("inception_stem3_pool", x, "max", 3, 2, 0),
+    )
     for index in range(1, 5):
         name = f"inception_a{index}"
         one = net.conv(f"{name}_1x1_2", x, 96)
@@ -261,21 +323,31 @@ def inception_v4() -> tuple[onnx.ModelProto, int]:
     three = net.conv("reduction_a_3x3", x, 384, 3, 2, 0)
     twice = _factored(net, "reduction_a", x, ("3x3_2_reduce", 192), ("3x3_2", 224))
     twice = net.conv("reduction_a_3x3_3", twice, 256, 3, 2, 0)
-    x = net.concat("reduction_a_concat", three, twice,
-                   net.pool("reduction_a_pool", x, "max", 3, 2, 0))
+    x = net.concat(
+        "reduction_a_concat", three, twice, net.pool("reduction_a_pool", x, "max", 3, 2, 0)
+    )
     for index in range(1, 8):
         name = f"inception_b{index}"
         one = net.conv(f"{name}_1x1_2", x, 384)
         seven = _factored(net, name, x, ("1x7_reduce", 192), ("1x7", 224), ("7x1", 256))
-        twice = _factored(net, name, x, ("7x1_2_reduce", 192), ("7x1_2", 192), ("1x7_2", 224),
-                          ("7x1_3", 224), ("1x7_3", 256))
+        twice = _factored(
+            net,
+            name,
+            x,
+            ("7x1_2_reduce", 192),
+            ("7x1_2", 192),
+            ("1x7_2", 224),
+            ("7x1_3", 224),
+            ("1x7_3", 256),
+        )
         pooled = net.conv(f"{name}_1x1", net.pool(f"{name}_pool_ave", x, "average", 3, 1, 1), 128)
         x = net.concat(f"{name}_concat", one, seven, twice, pooled)
     three = net.conv("reduction_b_3x3", net.conv("reduction_b_3x3_reduce", x, 192), 192, 3, 2, 0)
     seven = _factored(net, "reduction_b", x, ("1x7_reduce", 256), ("1x7", 256), ("7x1", 320))
     seven = net.conv("reduction_b_3x3_2", seven, 320, 3, 2, 0)
-    x = net.concat("reduction_b_concat", three, seven,
-                   net.pool("reduction_b_pool", x, "max", 3, 2, 0))
+    x = net.concat(
+        "reduction_b_concat", three, seven, net.pool("reduction_b_pool", x, "max", 3, 2, 0)
+    )
     for index in range(1, 4):
         name = f"inception_c{index}"
         one = net.conv(f"{name}_1x1_2", x, 256)
@@ -298,8 +370,11 @@ def resnet_18() -> tuple[onnx.ModelProto, int]:
         for unit in (1, 2):
             name = f"layer{stage}/{unit}"
             stride = 2 if unit == 1 and stage > 1 else 1
-            shortcut = (net.conv(f"{name}/shortcut", x, width, 1, stride, 0, relu=False)
-                        if stride == 2 else x)
+            shortcut = (
+                net.conv(f"{name}/shortcut", x, width, 1, stride, 0, relu=False)
+                if stride == 2
+                else x
+            )
             y = net.conv(f"{name}/conv1", x, width, 3, stride, 1)
             y = net.conv(f"{name}/conv2", y, width, 3, 1, 1, relu=False)
             x = net.add_relu(f"{name}/add", f"{name}/relu", shortcut, y)
@@ -314,5 +389,9 @@ def depthwise(width: int, height: int, channels: int, kernel: int) -> onnx.Model
     return net.model(net.conv("depthwise", "data", channels, kernel, relu=False, depthwise=True))
 
 
-PUBLIC_NETWORKS = {"inception_v1": inception_v1, "inception_v3": inception_v3,
-                   "inception_v4": inception_v4, "resnet_50": resnet_50}
+PUBLIC_NETWORKS = {
+    "inception_v1": inception_v1,
+    "inception_v3": inception_v3,
+    "inception_v4": inception_v4,
+    "resnet_50": resnet_50,
+}

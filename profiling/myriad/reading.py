@@ -72,8 +72,9 @@ def prepared(model: bytes) -> Sent:
     try:
         network = onnx.shape_inference.infer_shapes(network, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx's own, which has no class in common with protobuf's
-        raise CompileError(f"the network's shapes do not fit together: {one_line(error)}"
-                           ) from error
+        raise CompileError(
+            f"the network's shapes do not fit together: {one_line(error)}"
+        ) from error
     return Sent(network.SerializeToString(), tuple(_layers(network.graph)))
 
 
@@ -89,28 +90,37 @@ def check(sent: Sent, read: Mapping[str, Sequence[Sequence[int]]], graph_text: s
     """
     batch = re.search(r"batchSize = (\d+)", graph_text)
     if batch is not None and int(batch[1]) > 1:
-        raise CompileError(f"the network takes {batch[1]} pictures at once, and the MyriadX runs "
-                           f"them one after the other; give it with a batch of 1")
+        raise CompileError(
+            f"the network takes {batch[1]} pictures at once, and the MyriadX runs "
+            f"them one after the other; give it with a batch of 1"
+        )
     for layer in sent.layers:
         found = next((read[name] for name in layer.names if name in read), None)
         if found is None:
-            raise CompileError(f"the compiler lost the layer {layer.names[0]}; {_REMEDY}",
-                               layer.names[0])
+            raise CompileError(
+                f"the compiler lost the layer {layer.names[0]}; {_REMEDY}", layer.names[0]
+            )
         shapes = tuple(map(tuple, found))
         if not _agree(layer.shapes, shapes):
             raise CompileError(
                 f"the compiler misread the layer {layer.names[0]}, whose output is "
-                f"{_form(layer.shapes)} and not {_form(shapes)}; {_REMEDY}", layer.names[0])
+                f"{_form(layer.shapes)} and not {_form(shapes)}; {_REMEDY}",
+                layer.names[0],
+            )
 
 
-_REMEDY = ("export the network by torch.onnx.export(..., dynamo=False, opset_version=13), or "
-           "without this layer")
+_REMEDY = (
+    "export the network by torch.onnx.export(..., dynamo=False, opset_version=13), or "
+    "without this layer"
+)
 
 
 def _in_older_opset(network: onnx.ModelProto) -> onnx.ModelProto:
     """The network in opset 13, which computes the same."""
-    refusal = (f"the network is of opset {opset_of(network)}, the compiler reads {OPSET}, and it "
-               f"cannot be written in that")
+    refusal = (
+        f"the network is of opset {opset_of(network)}, the compiler reads {OPSET}, and it "
+        f"cannot be written in that"
+    )
     older = onnx.ModelProto()
     older.CopyFrom(network)
     try:
@@ -134,8 +144,9 @@ def _write_older(network: onnx.ModelProto) -> None:
     constants = {tensor.name: tensor for tensor in network.graph.initializer}
     for node in network.graph.node:
         if node.op_type == "Constant":
-            constants.update((node.output[0], one.t) for one in node.attribute
-                             if one.name == "value")
+            constants.update(
+                (node.output[0], one.t) for one in node.attribute if one.name == "value"
+            )
     for node in network.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -148,8 +159,9 @@ def _write_older(network: onnx.ModelProto) -> None:
     network.ir_version = min(network.ir_version, _IR_VERSION)
 
 
-def _write_node_older(node: onnx.NodeProto, newer: onnx.defs.OpSchema,
-                      constants: Mapping[str, onnx.TensorProto]) -> None:
+def _write_node_older(
+    node: onnx.NodeProto, newer: onnx.defs.OpSchema, constants: Mapping[str, onnx.TensorProto]
+) -> None:
     name = f"{node.op_type} {node.name or node.output[0]}"
     if not onnx.defs.has(node.op_type, OPSET):
         raise ValueError(f"{name} is new in opset {newer.since_version}")
@@ -168,7 +180,8 @@ def _write_node_older(node: onnx.NodeProto, newer: onnx.defs.OpSchema,
         default = newer.attributes[attribute.name].default_value
         # Without it, opset 13 splits into equal parts, too.
         if attribute.name != "num_outputs" and attribute.SerializeToString() != (
-                default.SerializeToString()):
+            default.SerializeToString()
+        ):
             raise ValueError(f"{name}: its {attribute.name} is new in opset {newer.since_version}")
         node.attribute.remove(attribute)
 
@@ -176,26 +189,36 @@ def _write_node_older(node: onnx.NodeProto, newer: onnx.defs.OpSchema,
 def _outputs_differ(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
     """Whether two networks give other outputs for the same random inputs."""
     rng = np.random.default_rng(0)
-    given = {value.name: rng.random([dim.dim_value for dim in value.type.tensor_type.shape.dim])
-             .astype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-             for value in inputs_of(one)}
+    given = {
+        value.name: rng.random([dim.dim_value for dim in value.type.tensor_type.shape.dim]).astype(
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        )
+        for value in inputs_of(one)
+    }
     outputs = []
     for network in (one, other):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal; what fails is raised
-        session = onnxruntime.InferenceSession(network.SerializeToString(), options,
-                                               providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            network.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         outputs.append(session.run(None, given))
-    return any(left.shape != right.shape or not np.allclose(
-        left, right, rtol=0, atol=_CLOSE * max(1e-6, float(np.abs(left).max(initial=0))))
-        for left, right in zip(*outputs, strict=True))
+    return any(
+        left.shape != right.shape
+        or not np.allclose(
+            left, right, rtol=0, atol=_CLOSE * max(1e-6, float(np.abs(left).max(initial=0)))
+        )
+        for left, right in zip(*outputs, strict=True)
+    )
 
 
 def _layers(graph: onnx.GraphProto) -> list[Layer]:
     """The nodes that compute something from the inputs, and have shapes."""
-    shapes = {value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
-              for value in (*graph.value_info, *graph.output)
-              if value.type.tensor_type.HasField("shape")}
+    shapes = {
+        value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
     computed = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     layers = []
     for node in graph.node:
@@ -210,13 +233,17 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
 
 def _agree(expected: Shapes, found: Shapes) -> bool:
     """Whether all sizes that are known are those that were found."""
+
     def same(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
         return len(wanted) == len(shape) and all(
-            size in (None, other) for size, other in zip(wanted, shape, strict=True))
+            size in (None, other) for size, other in zip(wanted, shape, strict=True)
+        )
 
     return len(expected) == len(found) and all(map(same, expected, found))
 
 
 def _form(shapes: Shapes) -> str:
-    return " and ".join("x".join("?" if size is None else str(size) for size in shape)
-                        or "a number" for shape in shapes)
+    return " and ".join(
+        "x".join("?" if size is None else str(size) for size in shape) or "a number"
+        for shape in shapes
+    )

@@ -77,8 +77,9 @@ def command(prefix: str) -> list[str]:
     try:
         words = shlex.split(prefix)
     except ValueError as error:
-        raise ValueError(f"worker_prefix is {prefix!r}: {error}; give a command such as "
-                         f"'ssh lab-pi'") from error
+        raise ValueError(
+            f"worker_prefix is {prefix!r}: {error}; give a command such as 'ssh lab-pi'"
+        ) from error
     if not words:
         raise ValueError("worker_prefix is empty; give a command such as 'ssh lab-pi', or none")
     return [*words, "sh"]
@@ -107,15 +108,20 @@ def install(prefix: str, log: Callable[[str], None]) -> None:
     words = command(prefix)
     log(f"installing {', '.join(PINS)} by {prefix}")
     try:
-        done = subprocess.run(words, input=_script(f"pins={shlex.quote(' '.join(PINS))}", _INSTALL),
-                              capture_output=True, timeout=_INSTALL_LIMIT_S)
+        done = subprocess.run(
+            words,
+            input=_script(f"pins={shlex.quote(' '.join(PINS))}", _INSTALL),
+            capture_output=True,
+            timeout=_INSTALL_LIMIT_S,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceUnavailable(f"installing by {prefix} failed: {error}") from error
     if done.returncode:
         raise DeviceUnavailable(
             f"installing by {prefix} ended with status {done.returncode}: "
             f"{done.stderr.decode(errors='replace').strip()[-_STDERR_TAIL:]}. It needs CPython 3.9 "
-            f"or 3.8 for x86-64 there, a login without a password, and PyPI")
+            f"or 3.8 for x86-64 there, a login without a password, and PyPI"
+        )
     log(f"there: {done.stdout.decode(errors='replace').strip()}")
 
 

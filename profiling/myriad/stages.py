@@ -148,9 +148,9 @@ def parse(graph_text: str) -> list[Stage]:
         injected = [other for other in graph.successors(node) if other not in data]
         theirs = {other for stage in injected for other in nx.all_neighbors(graph, stage)}
         sides = []
-        for neighbours in (list(graph.predecessors(node)), list(graph.successors(node))):
-            used = [data[other] for other in neighbours if other in data]
-            own = [data[other] for other in neighbours if other in data and other not in theirs]
+        for neighbors in (list(graph.predecessors(node)), list(graph.successors(node))):
+            used = [data[other] for other in neighbors if other in data]
+            own = [data[other] for other in neighbors if other in data and other not in theirs]
             sides.append(own if any(one.datum for one in own) else used)
         hosts = [other for other in graph.predecessors(node) if other not in data]
         stages.append(_read_stage(label, *sides, injected=bool(hosts)))
@@ -171,9 +171,12 @@ class _Node:
         usage = _field(label, "usage", r"\w+")
         type_ = _field(label, "type", r"\w+")
         dims, strides = (
-            {name: int(size)
-             for name, size in re.findall(r"(\w+) : (\d+)", _field(label, field, r"\[[^\]]*\]"))}
-            for field in ("dims", "strides"))
+            {
+                name: int(size)
+                for name, size in re.findall(r"(\w+) : (\d+)", _field(label, field, r"\[[^\]]*\]"))
+            }
+            for field in ("dims", "strides")
+        )
         if type_ not in _TYPE_BYTES:
             raise ValueError(f"data type {type_!r}; known: {sorted(_TYPE_BYTES)}, in {label!r}")
         bytes_ = math.prod(dims.values()) * _TYPE_BYTES[type_]
@@ -183,14 +186,20 @@ class _Node:
             return cls(None, bytes_)
         channels_first = strides.get("C", 0) > _TYPE_BYTES[type_]
         rows = channels_first and "H" in strides
-        return cls(Datum(_field(label, "dataLocation", r"\w+"),
-                         (dims.get("W", 1), dims.get("H", 1), dims.get("C", 1)), bytes_,
-                         strides["H"] if rows else 0, strides["C"] if rows else 0), 0)
+        return cls(
+            Datum(
+                _field(label, "dataLocation", r"\w+"),
+                (dims.get("W", 1), dims.get("H", 1), dims.get("C", 1)),
+                bytes_,
+                strides["H"] if rows else 0,
+                strides["C"] if rows else 0,
+            ),
+            0,
+        )
 
 
-def _read_stage(label: str, inputs: list[_Node], outputs: list[_Node], *,
-                injected: bool) -> Stage:
-    """Returns the stage that a label and its neighbours describe."""
+def _read_stage(label: str, inputs: list[_Node], outputs: list[_Node], *, injected: bool) -> Stage:
+    """Returns the stage that a label and its neighbors describe."""
     head = re.match(r"\[(-?\d+) / (\d+)\] Stage (.*)\n", label)
     if head is None:
         raise ValueError(f"expected a label '[order / index] Stage name', not {label[:200]!r}")
@@ -217,8 +226,10 @@ def _read_hardware(label: str) -> Hardware:
     mode = _field(label, "mode", r"MODE_\d+_\d+")
     kernel, stride = (1, 1), 1
     if operation != "FC":
-        kernel = (int(_field(label, "kernelSizeX", r"\d+")),
-                  int(_field(label, "kernelSizeY", r"\d+")))
+        kernel = (
+            int(_field(label, "kernelSizeX", r"\d+")),
+            int(_field(label, "kernelSizeY", r"\d+")),
+        )
         stride = int(_field(label, "kernelStride", r"\d+"))
     multiplications, outputs, pooling = 0, 0, ""
     if operation == "POOL":
@@ -227,8 +238,16 @@ def _read_hardware(label: str) -> Hardware:
         inputs = int(_field(label, "extendedInputDimC", r"\d+"))
         multiplications = kernel[0] * kernel[1] * math.ceil(inputs / int(mode.split("_")[1]))
         outputs = int(_field(label, "outChansPerDescr", r"\d+"))
-    return Hardware(operation, kernel, stride, mode, int(_field(label, "numDescr", r"\d+")),
-                    outputs, multiplications, pooling)
+    return Hardware(
+        operation,
+        kernel,
+        stride,
+        mode,
+        int(_field(label, "numDescr", r"\d+")),
+        outputs,
+        multiplications,
+        pooling,
+    )
 
 
 def _field(label: str, name: str, pattern: str) -> str:

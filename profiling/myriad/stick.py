@@ -14,9 +14,10 @@ from typing import Self
 import numpy as np
 import onnx
 
+from profiling.device import Options
 from profiling.errors import DeviceUnavailable, WorkerError
 from profiling.execution import batched, onnx_bytes
-from profiling.measurement import LayerTime, Measurement, Options, Setup
+from profiling.measurement import LayerTime, Measurement, Setup
 from profiling.myriad import owner
 from profiling.myriad.answers import Inferences
 from profiling.myriad.client import Worker
@@ -33,7 +34,8 @@ NO_STICK = (
     f"trigger`, then plug it in again (a container needs /dev/bus/usb too). If it shows "
     f"03e7:f63b, another program has it, or one left it so: end that, or plug it in again. A port "
     f"of USB 2 will do, but adds ms to every inference. Without a stick, "
-    f"--device=MYRIADX_COMPILER estimates")
+    f"--device=MYRIADX_COMPILER estimates"
+)
 
 
 class Stick:
@@ -43,7 +45,7 @@ class Stick:
     load, but a pass that met a hot stick should be outvoted.
     """
 
-    passes = 3
+    repeats = 3
 
     def __init__(self, name: str, options: Options):
         """Takes the stick, for this process alone, until close.
@@ -71,16 +73,26 @@ class Stick:
         stick = plugin == NAME
         hardware = f"{full_name} {port}".strip()
         self.setup = Setup(
-            NAME if stick else f"MYRIAD's worker on {plugin}", "measured",
+            NAME if stick else f"MYRIAD's worker on {plugin}",
+            "measured",
             hardware if options.worker_prefix is None else f"{hardware} by {self._host}",
-            "FP16" if stick else "chosen by the plugin", versions, {"shaves": options.shaves})
+            "FP16" if stick else "chosen by the plugin",
+            versions,
+            {"shaves": options.shaves},
+        )
 
     def _take(self, name: str) -> str:
         """Becomes the owner of a device that answers to a name; returns its model."""
-        present = {device: model for device, model in self._worker.devices().items()
-                   if device == name or device.startswith(f"{name}.")}
-        reasons = [] if present else [f"{name} is not to be seen from {self._host}",
-                                      *owner.owned(self._host), NO_STICK]
+        present = {
+            device: model
+            for device, model in self._worker.devices().items()
+            if device == name or device.startswith(f"{name}.")
+        }
+        reasons = (
+            []
+            if present
+            else [f"{name} is not to be seen from {self._host}", *owner.owned(self._host), NO_STICK]
+        )
         for device, model in present.items():
             try:
                 self._claim = owner.claim(device, self._host)
@@ -118,20 +130,30 @@ class Stick:
         except WorkerError:
             raise
         except DeviceUnavailable as error:
-            raise DeviceUnavailable(f"{error}. Unplug it from {self._host}, plug it in again and "
-                                    f"start anew") from error
+            raise DeviceUnavailable(
+                f"{error}. Unplug it from {self._host}, plug it in again and start anew"
+            ) from error
 
     def measure(self, model: bytes) -> Measurement:
         compiled = self._worker.compile(model, shaves=self._shaves)
         with self._remedy():
             inferences = self._worker.infer(model, self._device, shaves=self._shaves)
         latency_ms, p10_ms, p90_ms = np.percentile(inferences.latency_ms, (50, 10, 90)).tolist()
-        layers = by_node(inferences, {
-            output for node in onnx.load_from_string(model).graph.node for output in node.output})
+        layers = by_node(
+            inferences,
+            {output for node in onnx.load_from_string(model).graph.node for output in node.output},
+        )
         return Measurement(
-            self.setup, latency_ms, p10_ms, p90_ms, len(inferences.latency_ms), layers,
+            self.setup,
+            latency_ms,
+            p10_ms,
+            p90_ms,
+            len(inferences.latency_ms),
+            layers,
             host_ms=latency_ms - sum(layer.ms for layer in layers),
-            temperature_c=inferences.temperature_c, blob=compiled.blob)
+            temperature_c=inferences.temperature_c,
+            blob=compiled.blob,
+        )
 
 
 def by_node(inferences: Inferences, nodes: Container[str]) -> tuple[LayerTime, ...]:
@@ -149,8 +171,10 @@ def by_node(inferences: Inferences, nodes: Container[str]) -> tuple[LayerTime, .
     if inferences.graph is not None:
         names = {stage.name: stage.layer or stage.name for stage in parse(inferences.graph)}
     else:
-        names = {name: next((layer for layer in layers if layer in nodes), name)
-                 for name, layers in inferences.originals.items()}
+        names = {
+            name: next((layer for layer in layers if layer in nodes), name)
+            for name, layers in inferences.originals.items()
+        }
     times: dict[str, float] = {}
     for counter in inferences.counters:
         name = names.get(counter.name, counter.name)

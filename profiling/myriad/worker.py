@@ -116,29 +116,41 @@ def compile_model(request):
         os.mkdir(cache_folder)
         engine.set_config({"CACHE_DIR": cache_folder}, "")
         try:
-            engine.load_network(network, "MYRIAD", {
-                **schedule_config(folder, shaves),
-                "VPU_MYRIAD_PLATFORM": "VPU_MYRIAD_2480",
-                # Before compiling, the plugin looks for a device: 5 s, busy, holding a lock of the
-                # whole system. It sets this timeout first and gives the device up at once if it is
-                # refused, as a negative one is. The blob is the same byte for byte, the graph but
-                # for addresses in its names. A stick that is plugged in stays untouched.
-                "MYRIAD_DEVICE_CONNECT_TIMEOUT": "-1",
-            })
+            engine.load_network(
+                network,
+                "MYRIAD",
+                {
+                    **schedule_config(folder, shaves),
+                    "VPU_MYRIAD_PLATFORM": "VPU_MYRIAD_2480",
+                    # Before compiling, the plugin looks for a device: 5 s, busy, holding a lock of
+                    # the whole system. It sets this timeout first and gives the device up at once
+                    # if it is refused, as a negative one is. The blob is the same byte for byte,
+                    # the graph but for addresses in its names. A stick that is plugged in stays
+                    # untouched.
+                    "MYRIAD_DEVICE_CONNECT_TIMEOUT": "-1",
+                },
+            )
         except RuntimeError as error:
             if COMPILED_WITHOUT_DEVICE not in str(error) or not os.path.exists(graph_path(folder)):
                 words = str(error).strip()
                 raise Refused("compile", words, layer_named(words)) from error
         blob = read_blob(cache_folder)
-        return {"graph": read_graph(folder), "layers": layers, "versions": found,
-                "blob": base64.b64encode(blob).decode("ascii")}
+        return {
+            "graph": read_graph(folder),
+            "layers": layers,
+            "versions": found,
+            "blob": base64.b64encode(blob).decode("ascii"),
+        }
 
 
 def devices(request):
     """Returns the devices by name, each stick under a name of its own, with their full names."""
     engine = load_engine()
-    return {"devices": {name: engine.get_metric(name, "FULL_DEVICE_NAME")
-                        for name in device_names(engine)}}
+    return {
+        "devices": {
+            name: engine.get_metric(name, "FULL_DEVICE_NAME") for name in device_names(engine)
+        }
+    }
 
 
 def infer(request):
@@ -163,8 +175,9 @@ def infer(request):
         config = {"PERF_COUNT": "YES"}
         if on_stick:
             # By stage, since by layer the plugin puts conversions of input and output together.
-            config.update(schedule_config(folder, shaves),
-                          MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE")
+            config.update(
+                schedule_config(folder, shaves), MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE"
+            )
             give_fp16(network)
         take_pixels(network)
         executable = loaded(engine, network, device, config)
@@ -174,9 +187,13 @@ def infer(request):
             after = temperature_c(executable)
         except RuntimeError as error:
             raise Refused("device", str(error).strip()) from error
-        return {"latency_ms": latency_ms, "counters": counters, "temperature_c": [before, after],
-                "graph": read_graph(folder) if on_stick else None,
-                "originals": {} if on_stick else original_layers(executable, folder)}
+        return {
+            "latency_ms": latency_ms,
+            "counters": counters,
+            "temperature_c": [before, after],
+            "graph": read_graph(folder) if on_stick else None,
+            "originals": {} if on_stick else original_layers(executable, folder),
+        }
 
 
 def scores(request):
@@ -194,22 +211,30 @@ def scores(request):
         raise Refused("request", f"dtype is {request.get('dtype')!r}; allowed: uint8 and float32")
     with prepared(request) as (engine, network, folder):
         if len(network.input_info) != 1 or len(network.outputs) != 1:
-            raise Refused("compile", f"the network has {len(network.input_info)} inputs and "
-                          f"{len(network.outputs)} outputs; give one with one of each")
-        (name, info), = network.input_info.items()
+            raise Refused(
+                "compile",
+                f"the network has {len(network.input_info)} inputs and "
+                f"{len(network.outputs)} outputs; give one with one of each",
+            )
+        ((name, info),) = network.input_info.items()
         shape = info.input_data.shape
         images = numpy.frombuffer(decode(request, "images"), request["dtype"])
         if images.size % numpy.prod(shape):
-            raise Refused("request", f"the images have {images.size} elements, no multiple of the "
-                          f"input's shape {shape}")
+            raise Refused(
+                "request",
+                f"the images have {images.size} elements, no multiple of the input's shape {shape}",
+            )
         info.precision = "U8" if request["dtype"] == "uint8" else "FP32"
         wait_for(engine, device, wait_s)
         on_stick = device.split(".")[0] == "MYRIAD"
-        executable = loaded(engine, network, device,
-                            schedule_config(folder, shaves) if on_stick else {})
+        executable = loaded(
+            engine, network, device, schedule_config(folder, shaves) if on_stick else {}
+        )
         try:
-            outputs = [list(executable.infer({name: image}).values())[0].ravel()
-                       for image in images.reshape(-1, *shape)]
+            outputs = [
+                list(executable.infer({name: image}).values())[0].ravel()
+                for image in images.reshape(-1, *shape)
+            ]
         except RuntimeError as error:
             raise Refused("device", str(error).strip()) from error
         content = numpy.float32(outputs).tobytes()
@@ -259,17 +284,26 @@ def time_inferences(request, count, seconds):
                 times_us.setdefault(name, []).append(counter["real_time"])
                 told[name] = counter
     order = sorted(told, key=lambda name: told[name]["execution_index"])
-    return latency_ms, [{"name": name, "type": told[name]["layer_type"],
-                         "ms": statistics.median(times_us[name]) / 1000} for name in order]
+    return latency_ms, [
+        {
+            "name": name,
+            "type": told[name]["layer_type"],
+            "ms": statistics.median(times_us[name]) / 1000,
+        }
+        for name in order
+    ]
 
 
 def layers_read(network, folder):
     """Returns the shapes of every layer's outputs as the network was read; {name: [shapes]}."""
     path = os.path.join(folder, "read.xml")
     network.serialize(path, os.path.join(folder, "read.bin"))
-    return {layer.get("name"): [[int(dim.text) for dim in port.iter("dim")]
-                                for port in layer.findall("output/port")]
-            for layer in xml.etree.ElementTree.parse(path).getroot().iter("layer")}
+    return {
+        layer.get("name"): [
+            [int(dim.text) for dim in port.iter("dim")] for port in layer.findall("output/port")
+        ]
+        for layer in xml.etree.ElementTree.parse(path).getroot().iter("layer")
+    }
 
 
 def original_layers(executable, folder):
@@ -282,8 +316,10 @@ def original_layers(executable, folder):
     executable.get_exec_graph_info().serialize(path, os.path.join(folder, "execution.bin"))
     graph = xml.etree.ElementTree.parse(path).getroot()
     names = {layer.get("id"): layer.get("name") for layer in graph.iter("layer")}
-    originals = {layer.get("id"): layer.find("data").get("originalLayersNames", "")
-                 for layer in graph.iter("layer")}
+    originals = {
+        layer.get("id"): layer.find("data").get("originalLayersNames", "")
+        for layer in graph.iter("layer")
+    }
     feeds = {edge.get("from-layer"): edge.get("to-layer") for edge in graph.iter("edge")}
     found = {}
     for layer, name in names.items():
@@ -304,8 +340,9 @@ def temperature_c(executable):
 def device_names(engine):
     """Returns the names of the sticks that can be opened, and CPU."""
     try:
-        return [f"MYRIAD.{stick}" for stick in engine.get_metric("MYRIAD", "AVAILABLE_DEVICES")
-                ] + ["CPU"]
+        return [f"MYRIAD.{stick}" for stick in engine.get_metric("MYRIAD", "AVAILABLE_DEVICES")] + [
+            "CPU"
+        ]
     except RuntimeError as error:
         raise Refused("library", f"cannot load the MYRIAD plugin: {error}") from error
 
@@ -424,8 +461,13 @@ def read_blob(cache_folder):
     return blob
 
 
-METHODS = {"hello": hello, "compile": compile_model, "devices": devices, "infer": infer,
-           "scores": scores}
+METHODS = {
+    "hello": hello,
+    "compile": compile_model,
+    "devices": devices,
+    "infer": infer,
+    "scores": scores,
+}
 
 
 def answer(line):

@@ -9,8 +9,6 @@ import math
 import pathlib
 import zlib
 
-from experiments.network_training import Training
-from experiments.networks import Architecture, find_architecture
 from experiments.runs.config import (
     RunConfig,
     check_epochs,
@@ -20,6 +18,8 @@ from experiments.runs.config import (
     flag_values,
     option,
 )
+from experiments.runs.networks import Architecture, find_architecture
+from experiments.train.fit import Training
 from jaxnas.space import SPACES
 from jaxnas.zoo import ZOO
 
@@ -31,24 +31,42 @@ class TrainConfig(RunConfig):
     `architecture` and `space` are what --network and --space came to when the run began.
     """
 
-    network: str = option(None, f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
-                          f"architecture, one token a block of --space.", required=True)
+    network: str = option(
+        None,
+        f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
+        f"architecture, one token a block of --space.",
+        required=True,
+    )
     architecture: str
     space: str | None = option(
-        None, f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that describes one; "
-        f"unset is proxyless. A folder knows its own.")
-    start: str = option("scratch", "scratch: weights drawn anew. supernet: those of the search in "
-                        "the folder that --network names.", choices=("scratch", "supernet"))
+        None,
+        f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that describes one; "
+        f"unset is proxyless. A folder knows its own.",
+    )
+    start: str = option(
+        "scratch",
+        "scratch: weights drawn anew. supernet: those of the search in "
+        "the folder that --network names.",
+        choices=("scratch", "supernet"),
+    )
     epochs: int = option(20, "Epochs in all, each followed by an evaluation on held-out data.", 1)
     warmup_epochs: int = option(
-        0, "Of these, the first, with a linear learning rate up to its peak; the published recipe "
-        "has none.", 0)
+        0,
+        "Of these, the first, with a linear learning rate up to its peak; the published recipe "
+        "has none.",
+        0,
+    )
     learning_rate: float = option(0.05, "Peak of the cosine, not scaled by batch size.", 0)
-    dropout: float = option(0.1, "Rate at which features before the classifier are dropped.", 0,
-                            0.9)
+    dropout: float = option(
+        0.1, "Rate at which features before the classifier are dropped.", 0, 0.9
+    )
     ema_decay: float = option(
-        0.0, "Decay per step of the moving average of weights and statistics that is evaluated and "
-        "delivered, such as 0.9999; 0 takes the weights as they are.", 0, 0.999999)
+        0.0,
+        "Decay per step of the moving average of weights and statistics that is evaluated and "
+        "delivered, such as 0.9999; 0 takes the weights as they are.",
+        0,
+        0.999999,
+    )
 
     @property
     def chosen(self) -> Architecture:
@@ -78,10 +96,14 @@ def config_from_flags() -> TrainConfig:
     """
     values = flag_values(TrainConfig)
     chosen = find_architecture(values["network"], values["space"])
-    name = chosen.text if chosen.space is None else (
-        f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}")
+    name = (
+        chosen.text
+        if chosen.space is None
+        else (f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}")
+    )
     values["workdir"] = values["workdir"] or default_workdir(
-        "train", name, values["dataset"], f"seed{values['seed']}")
+        "train", name, values["dataset"], f"seed{values['seed']}"
+    )
     config = TrainConfig(**{**values, "architecture": chosen.text, "space": chosen.space})
     check(config)
     return config
@@ -90,14 +112,22 @@ def config_from_flags() -> TrainConfig:
 def check(config: TrainConfig) -> None:
     """Refuses what cannot work, before any work; raises ValueError."""
     if config.start == "supernet" and not pathlib.Path(config.network).is_dir():
-        raise ValueError(f"--start=supernet: --network={config.network} is no folder; give that of "
-                         f"a search, whose supernet has the weights")
+        raise ValueError(
+            f"--start=supernet: --network={config.network} is no folder; give that of "
+            f"a search, whose supernet has the weights"
+        )
     spec = config.chosen.spec(2)
-    check_run(config, {name: getattr(config, name) for name in ("image_size", "train_image_size")},
-              2 * math.prod(block.stride for block in spec.blocks), "the network")
+    check_run(
+        config,
+        {name: getattr(config, name) for name in ("image_size", "train_image_size")},
+        2 * math.prod(block.stride for block in spec.blocks),
+        "the network",
+    )
     check_epochs(config, config.epochs, "epochs")
     first, *rest = config.training.phases()
     if config.warmup_epochs >= first[1]:
         before = " before the last --deployment_epochs" if rest else ""
-        raise ValueError(f"--warmup_epochs={config.warmup_epochs}: give fewer than the {first[1]} "
-                         f"of --epochs{before}")
+        raise ValueError(
+            f"--warmup_epochs={config.warmup_epochs}: give fewer than the {first[1]} "
+            f"of --epochs{before}"
+        )

@@ -25,8 +25,9 @@ import openvino
 from openvino import opset13
 
 from profiling.attribution import Attribution
+from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.measurement import LayerTime, Measurement, Options, Setup
+from profiling.measurement import LayerTime, Measurement, Setup
 
 NAMES = ("CPU", "GPU", "NPU")
 
@@ -39,9 +40,10 @@ MAX_COMPILED = 32  # more than a table's networks; about 35 MB each
 _REMEDY = {
     "CPU": "OpenVINO has it for x86-64 and 64-bit Arm",
     "GPU": "an Intel GPU needs Intel's compute runtime (packages intel-opencl-icd and "
-           "libze-intel-gpu1) and its user in the group render",
+    "libze-intel-gpu1) and its user in the group render",
     "NPU": "it needs an Intel Core Ultra, Intel's NPU driver (linux-npu-driver) and its user in "
-           "the group render"}
+    "the group render",
+}
 _PRECISION = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 
 
@@ -66,7 +68,7 @@ class OpenVinoDevice:
     Static shapes, one request at a time. Not for several threads at once.
     """
 
-    passes = PASSES
+    repeats = PASSES
 
     def __init__(self, name: str, options: Options, precision: str | None = None):
         """Looks for the device and lets it infer once.
@@ -83,11 +85,13 @@ class OpenVinoDevice:
         self._kind = name.split(".")[0]
         self._core = openvino.Core()
         available = self._core.available_devices
-        if not any(name in (device, f"{device}.0") or device.startswith(f"{name}.")
-                   for device in available):
+        if not any(
+            name in (device, f"{device}.0") or device.startswith(f"{name}.") for device in available
+        ):
             raise DeviceUnavailable(
                 f"OpenVINO {openvino.get_version()} finds no {name}, it finds "
-                f"{', '.join(available) or 'none'}. For {self._kind}: {_REMEDY[self._kind]}.")
+                f"{', '.join(available) or 'none'}. For {self._kind}: {_REMEDY[self._kind]}."
+            )
         self._config = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
         if options.threads is not None and self._kind == "CPU":
             self._config["INFERENCE_NUM_THREADS"] = options.threads
@@ -97,11 +101,14 @@ class OpenVinoDevice:
         image = opset13.parameter([1, 3, 32, 32], np.float32)
         try:
             compiled = self._core.compile_model(
-                openvino.Model([opset13.relu(image)], [image]), name, self._config)
+                openvino.Model([opset13.relu(image)], [image]), name, self._config
+            )
             compiled.create_infer_request().infer()
         except RuntimeError as error:
-            raise DeviceUnavailable(f"{name} is there and does not infer: {_words(error)}. For "
-                                    f"{self._kind}: {_REMEDY[self._kind]}.") from error
+            raise DeviceUnavailable(
+                f"{name} is there and does not infer: {_words(error)}. For "
+                f"{self._kind}: {_REMEDY[self._kind]}."
+            ) from error
         self.setup = self._setup(compiled)
 
     def __enter__(self) -> Self:
@@ -125,8 +132,9 @@ class OpenVinoDevice:
             times_ms = _time(network.request)
             steps = network.request.profiling_info
         except RuntimeError as error:
-            raise DeviceUnavailable(f"{self._name} fails while it infers: {_words(error)}") \
-                from error
+            raise DeviceUnavailable(
+                f"{self._name} fails while it infers: {_words(error)}"
+            ) from error
         network.executed.update(_executed(steps))
         counters = collections.defaultdict(float)
         for step in steps:
@@ -136,9 +144,14 @@ class OpenVinoDevice:
         latency_ms, p10_ms, p90_ms = np.percentile(times_ms, [50, 10, 90]).tolist()
         factor = latency_ms / sum(layer.ms for layer in layers) if layers else 0.0
         return Measurement(
-            network.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
+            network.setup,
+            latency_ms,
+            p10_ms,
+            p90_ms,
+            len(times_ms),
             tuple(LayerTime(layer.name, layer.ms * factor) for layer in layers),
-            host_ms=0.0 if layers else latency_ms)
+            host_ms=0.0 if layers else latency_ms,
+        )
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
         """As `Executor.scores`; several requests at once, as many as OpenVINO chooses."""
@@ -164,8 +177,9 @@ class OpenVinoDevice:
                 queue.start_async([image[None]], index)
             queue.wait_all()
         except RuntimeError as error:
-            raise DeviceUnavailable(f"{self._name} fails while it infers: {_words(error)}") \
-                from error
+            raise DeviceUnavailable(
+                f"{self._name} fails while it infers: {_words(error)}"
+            ) from error
         return np.stack([found[index] for index in range(len(found))])
 
     def _network(self, model: bytes) -> _Compiled:
@@ -183,16 +197,26 @@ class OpenVinoDevice:
             network = self._core.read_model(model)
         except RuntimeError as error:
             raise CompileError(f"OpenVINO cannot read the network: {_words(error)}") from error
-        dynamic = [f"{value.get_any_name()} {value.get_partial_shape()}"
-                   for value in network.inputs if value.get_partial_shape().is_dynamic]
+        dynamic = [
+            f"{value.get_any_name()} {value.get_partial_shape()}"
+            for value in network.inputs
+            if value.get_partial_shape().is_dynamic
+        ]
         if dynamic:
-            raise CompileError(f"the network has inputs of dynamic shape: {', '.join(dynamic)}; "
-                               f"export it with the sizes it is to run at, batch 1")
-        text = [value.get_any_name() for value in network.inputs
-                if value.get_element_type() == openvino.Type.string]
+            raise CompileError(
+                f"the network has inputs of dynamic shape: {', '.join(dynamic)}; "
+                f"export it with the sizes it is to run at, batch 1"
+            )
+        text = [
+            value.get_any_name()
+            for value in network.inputs
+            if value.get_element_type() == openvino.Type.string
+        ]
         if text:
-            raise CompileError(f"the network has inputs of text: {', '.join(text)}; give one whose "
-                               f"inputs are numbers")
+            raise CompileError(
+                f"the network has inputs of text: {', '.join(text)}; give one whose "
+                f"inputs are numbers"
+            )
         try:
             compiled = self._core.compile_model(network, self._name, self._config)
             request = compiled.create_infer_request()
@@ -202,8 +226,12 @@ class OpenVinoDevice:
             runtime = compiled.get_runtime_model()
         except RuntimeError as error:
             raise CompileError(f"{self._name} refuses the network: {_words(error)}") from error
-        return _Compiled(request, Attribution(onnx.load_model_from_string(model), runtime),
-                         self._setup(compiled), _executed(request.profiling_info))
+        return _Compiled(
+            request,
+            Attribution(onnx.load_model_from_string(model), runtime),
+            self._setup(compiled),
+            _executed(request.profiling_info),
+        )
 
     def _setup(self, compiled: openvino.CompiledModel) -> Setup:
         versions = {"openvino": openvino.get_version()}
@@ -214,11 +242,19 @@ class OpenVinoDevice:
         if "INFERENCE_PRECISION_HINT" in compiled.get_property("SUPPORTED_PROPERTIES"):
             type_name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             precision = _PRECISION.get(type_name, type_name)
-        threads = ({"threads": compiled.get_property("INFERENCE_NUM_THREADS")}
-                   if self._kind == "CPU" else {})
-        return Setup(self._kind, "measured",
-                     self._core.get_property(self._name, "FULL_DEVICE_NAME"), precision, versions,
-                     threads)
+        threads = (
+            {"threads": compiled.get_property("INFERENCE_NUM_THREADS")}
+            if self._kind == "CPU"
+            else {}
+        )
+        return Setup(
+            self._kind,
+            "measured",
+            self._core.get_property(self._name, "FULL_DEVICE_NAME"),
+            precision,
+            versions,
+            threads,
+        )
 
 
 def _fill(request: openvino.InferRequest) -> None:
@@ -252,5 +288,6 @@ def _executed(steps: Sequence[openvino.ProfilingInfo]) -> set[str]:
 def _words(error: RuntimeError) -> str:
     """What OpenVINO says, on one line, without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(
-        ("Exception from src/", "Check '"))) or " ".join(lines)
+    return " ".join(
+        line for line in lines if line and not line.startswith(("Exception from src/", "Check '"))
+    ) or " ".join(lines)

@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 import jax
 from flax import nnx
 
-from experiments.compilation import compiled_steps, readiness
-from experiments.feeding import BatchSizes, Feed, batch_shapes, count_top1
-from experiments.runs.loop import Loop, Phase, checkpoint_folder
-from experiments.workdir import Workdir
-from jaxnas import data, network_steps, parallel
+from experiments.runs.compilation import compiled_steps, readiness
+from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.folder import Workdir
+from experiments.runs.loop import BEST, TRAIN, Loop, Phase, checkpoint_folder
+from jaxnas import data, parallel, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network
 from profiling import command
 from profiling.progress import Progress
-
-CHECKPOINTS, BEST = "train", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Training:
     label_smoothing: float
     dropout: float
     ema_decay: float
-    precision: network_steps.Precision
+    precision: train_steps.Precision
     seed: int
     checkpoint_seconds: int
 
@@ -48,27 +46,35 @@ class Training:
         """(image size in px, epochs) of each part of the training; the last is the deployment's."""
         if self.train_image_size == self.image_size:
             return [(self.image_size, self.epochs)]
-        phases = [(self.train_image_size, self.epochs - self.deployment_epochs),
-                  (self.image_size, self.deployment_epochs)]
+        phases = [
+            (self.train_image_size, self.epochs - self.deployment_epochs),
+            (self.image_size, self.deployment_epochs),
+        ]
         return [phase for phase in phases if phase[1]]
 
     def epoch_steps(self, examples: int, dataset: str, flag: str = "batch_size") -> int:
         """Steps of an epoch; raises ValueError where the batch is larger than the part."""
         if self.batch_size > examples:
-            raise ValueError(f"--{flag}={self.batch_size}: {dataset} has {examples} examples to "
-                             f"train on; give at most that many")
+            raise ValueError(
+                f"--{flag}={self.batch_size}: {dataset} has {examples} examples to "
+                f"train on; give at most that many"
+            )
         return examples // self.batch_size
 
-    def recipe(self, epoch_steps: int) -> network_steps.Recipe:
+    def recipe(self, epoch_steps: int) -> train_steps.Recipe:
         """The recipe with its epochs in steps."""
         *before, (_, last_epochs) = self.phases()
-        return network_steps.Recipe(
+        return train_steps.Recipe(
             steps=self.epochs * epoch_steps,
             last_steps=last_epochs * epoch_steps if before else 0,
             warmup_steps=self.warmup_epochs * epoch_steps,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay,
-            label_smoothing=self.label_smoothing, dropout=self.dropout, ema_decay=self.ema_decay,
-            precision=self.precision)
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            dropout=self.dropout,
+            ema_decay=self.ema_decay,
+            precision=self.precision,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Best:
 
     epoch: int
     top1: float
-    params: network_steps.Tree
-    stats: network_steps.Tree
+    params: train_steps.Tree
+    stats: train_steps.Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +106,15 @@ class Fitted:
     held_out: dict[str, object]
 
 
-def fit(training: Training, identity: Mapping[str, object], network: Network, parts: data.Parts,
-        workdir: Workdir, progress: Progress, first_step: int = 0) -> Fitted:
+def fit(
+    training: Training,
+    identity: Mapping[str, object],
+    network: Network,
+    parts: data.Parts,
+    workdir: Workdir,
+    progress: Progress,
+    first_step: int = 0,
+) -> Fitted:
     """Trains a network, which is left with the weights to deliver; arguments are the trainer's.
 
     Raises:
@@ -115,21 +128,36 @@ def fit(training: Training, identity: Mapping[str, object], network: Network, pa
     top1 = trainer.test(best)
     trainer.close()
     nnx.update(network, *map(nnx.State, jax.device_get((best.params, best.stats))))
-    return Fitted(top1, {"top1": best.top1, "examples": len(parts.alpha), "epoch": best.epoch,
-                         "epochs": training.epochs})
+    return Fitted(
+        top1,
+        {
+            "top1": best.top1,
+            "examples": len(parts.alpha),
+            "epoch": best.epoch,
+            "epochs": training.epochs,
+        },
+    )
 
 
 def has_begun(workdir: Workdir) -> bool:
     """Whether the run's folder has a checkpoint of a network's training."""
-    folder = checkpoint_folder(workdir.path, CHECKPOINTS)
-    return parallel.of_first(lambda: folder.is_dir() and any(folder.iterdir()))
+    folder = checkpoint_folder(workdir.path, TRAIN)
+    return parallel.from_process_0(lambda: folder.is_dir() and any(folder.iterdir()))
 
 
 class NetworkTrainer:
     """Holds the state of a training and takes it to its end."""
 
-    def __init__(self, training: Training, identity: Mapping[str, object], network: Network,
-                 parts: data.Parts, workdir: Workdir, progress: Progress, first_step: int = 0):
+    def __init__(
+        self,
+        training: Training,
+        identity: Mapping[str, object],
+        network: Network,
+        parts: data.Parts,
+        workdir: Workdir,
+        progress: Progress,
+        first_step: int = 0,
+    ):
         """Starts at the workdir's newest checkpoint, or at the network's weights.
 
         Args:
@@ -145,12 +173,19 @@ class NetworkTrainer:
         self.epoch_steps = training.epoch_steps(len(parts.weights), parts.weights.spec.name)
         recipe = training.recipe(self.epoch_steps)
         self._layout = parallel.layout()
-        self._jitted = network_steps.make_steps(network, recipe, self._layout.replicated)
+        self._jitted = train_steps.make_steps(network, recipe, self._layout.replicated)
         self._steps = {size: self._jitted for size, _ in training.phases()}
         self._made_of = (network.spec, recipe)
-        state = self._layout.replicate(network_steps.init_state(network, recipe, training.seed))
-        self.loop = Loop(state, identity, workdir, progress, name=CHECKPOINTS,
-                         first_step=first_step, checkpoint_seconds=training.checkpoint_seconds)
+        state = self._layout.replicate(train_steps.init_state(network, recipe, training.seed))
+        self.loop = Loop(
+            state,
+            identity,
+            workdir,
+            progress,
+            name=TRAIN,
+            first_step=first_step,
+            checkpoint_seconds=training.checkpoint_seconds,
+        )
         self._best = Checkpoints(checkpoint_folder(workdir.path, BEST), identity)
         # A kill may have come between the best and its run's checkpoint. The steps up to it are
         # then taken again, to the same weights.
@@ -159,9 +194,11 @@ class NetworkTrainer:
         deployment_start = recipe.steps - training.phases()[-1][1] * self.epoch_steps
         taken = self.loop.step - first_step
         if taken >= deployment_start + self.epoch_steps and self._best.latest_step() is None:
-            raise ValueError(f"{checkpoint_folder(workdir.path, BEST)} is empty, though step "
-                             f"{self.loop.step} is past the first epoch at the deployment size; "
-                             f"begin again in an empty folder")
+            raise ValueError(
+                f"{checkpoint_folder(workdir.path, BEST)} is empty, though step "
+                f"{self.loop.step} is past the first epoch at the deployment size; "
+                f"begin again in an empty folder"
+            )
 
     def run(self) -> None:
         """Takes the steps that are still to be taken; ends with a checkpoint.
@@ -188,16 +225,22 @@ class NetworkTrainer:
         """
         like = {"params": self.loop.state.params, "stats": self.loop.state.stats}
         weights, facts = self._best.restore(like)
-        return Best(facts["step"] // self.epoch_steps, facts["metadata"]["top1"],
-                    weights["params"], weights["stats"])
+        return Best(
+            facts["step"] // self.epoch_steps,
+            facts["metadata"]["top1"],
+            weights["params"],
+            weights["stats"],
+        )
 
     def test(self, best: Best) -> float:
         """JAX's own top-1 on the test part at the deployment size, a fraction."""
         sizes = self._sizes(self._training.image_size)
         with self._progress.phase("test", total=1) as phase:
             top1 = self._top1(best.params, best.stats, self.parts.test, sizes, phase.update)
-            phase.end(f"top-1 {top1:.4f} in JAX on {len(self.parts.test)} examples, with the "
-                      f"weights of epoch {best.epoch}")
+            phase.end(
+                f"top-1 {top1:.4f} in JAX on {len(self.parts.test)} examples, with the "
+                f"weights of epoch {best.epoch}"
+            )
         return top1
 
     def close(self) -> None:
@@ -214,23 +257,29 @@ class NetworkTrainer:
         sizes, steps = self._sizes(image_size), self._steps[image_size]
         feed = Feed(self.parts.weights, sizes, self._layout, self.loop.step - self._first_step)
 
-        def take(state: network_steps.NetworkState, done: int):
+        def take(state: train_steps.NetworkState, done: int):
             return steps.train(state, next(feed))
 
-        def end_epoch(state: network_steps.NetworkState) -> str:
+        def end_epoch(state: train_steps.NetworkState) -> str:
             step = int(state.step)
             params, stats = steps.delivered(state)
             top1 = self._top1(params, stats, self.parts.alpha, sizes)
-            self._workdir.log(self._first_step + step, "evaluate", epoch=step // self.epoch_steps,
-                              image_size=image_size, held_out_top1=top1)
+            self._workdir.log(
+                self._first_step + step,
+                "evaluate",
+                epoch=step // self.epoch_steps,
+                image_size=image_size,
+                held_out_top1=top1,
+            )
             if is_last and top1 >= self._best_top1:
                 self._keep(step, params, stats, top1)
             return f"held out {top1:.4f} at {image_size} px"
 
         self.loop.run(Phase("train", start, end, take, [feed], self.epoch_steps, end_epoch))
 
-    def _keep(self, step: int, params: network_steps.Tree, stats: network_steps.Tree,
-              top1: float) -> None:
+    def _keep(
+        self, step: int, params: train_steps.Tree, stats: train_steps.Tree, top1: float
+    ) -> None:
         self._best_top1 = top1
         known = self._best.latest_step()
         if known is None or known < step:
@@ -243,17 +292,25 @@ class NetworkTrainer:
         for size in image_sizes:
             batch, masked = batch_shapes(self._sizes(size), self._layout)
             programs[f"train-{size}px"] = self._jitted.train, (state, batch)
-            programs[f"evaluate-{size}px"] = (self._jitted.evaluate,
-                                              (state.params, state.stats, masked))
+            programs[f"evaluate-{size}px"] = (
+                self._jitted.evaluate,
+                (state.params, state.stats, masked),
+            )
         with self._progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, self._made_of, phase.update)
             phase.end(readiness(compiled))
         for size in image_sizes:
             self._steps[size] = dataclasses.replace(
-                self._jitted, train=compiled[f"train-{size}px"],
-                evaluate=compiled[f"evaluate-{size}px"])
+                self._jitted,
+                train=compiled[f"train-{size}px"],
+                evaluate=compiled[f"evaluate-{size}px"],
+            )
 
     def _top1(self, params, stats, part, sizes, tick=lambda done, note: None) -> float:
         return count_top1(
-            lambda batch: self._steps[sizes.image_size].evaluate(params, stats, batch), part, sizes,
-            self._layout, tick)
+            lambda batch: self._steps[sizes.image_size].evaluate(params, stats, batch),
+            part,
+            sizes,
+            self._layout,
+            tick,
+        )

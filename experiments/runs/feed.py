@@ -41,13 +41,20 @@ class Feed:
         a batch lost time: the loop runs ahead of the devices.
     """
 
-    def __init__(self, part: data.Part, sizes: BatchSizes, layout: parallel.Layout,
-                 start_step: int):
+    def __init__(
+        self, part: data.Part, sizes: BatchSizes, layout: parallel.Layout, start_step: int
+    ):
         self._layout = layout
         self._batches = data.batches(
-            part, batch_size=sizes.batch_size, image_size=sizes.image_size,
-            seed=sizes.seed, start_step=start_step, shard_index=jax.process_index(),
-            shard_count=jax.process_count(), workers=sizes.data_workers)
+            part,
+            batch_size=sizes.batch_size,
+            image_size=sizes.image_size,
+            seed=sizes.seed,
+            start_step=start_step,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+            workers=sizes.data_workers,
+        )
         self._in_memory = part.spec.in_memory
         self._waits_s: list[float] = []
         self.idle = False
@@ -57,14 +64,17 @@ class Feed:
         batch = next(self._batches)
         if self.idle:
             self._waits_s.append(time.monotonic() - asked)
-        return self._layout.divide(batch)
+        return self._layout.shard(batch)
 
     def tell_waiting(self, progress: Progress, step_s: float) -> None:
         """Says what share of a step is spent waiting for data, where that is worth mending."""
         share = float(np.mean(self._waits_s or [0.0])) / step_s
         if share > _WORTH_MENDING and not self._in_memory:
-            progress.print(f"{share:.0%} of the time was spent waiting for data; --data_workers=N "
-                           f"makes the batches in N processes", "yellow")
+            progress.print(
+                f"{share:.0%} of the time was spent waiting for data; --data_workers=N "
+                f"makes the batches in N processes",
+                "yellow",
+            )
 
     def close(self) -> None:
         """Ends the threads or processes that read ahead."""
@@ -74,17 +84,25 @@ class Feed:
 def evaluation(part: data.Part, sizes: BatchSizes, layout: parallel.Layout) -> Iterator[data.Batch]:
     """Every example of a part once, in batches divided among the devices; see `data`."""
     batches = data.evaluation_batches(
-        part, batch_size=sizes.batch_size, image_size=sizes.image_size,
-        shard_index=jax.process_index(), shard_count=jax.process_count(),
-        workers=sizes.data_workers)
+        part,
+        batch_size=sizes.batch_size,
+        image_size=sizes.image_size,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+        workers=sizes.data_workers,
+    )
     with contextlib.closing(batches):
         for batch in batches:
-            yield layout.divide(batch)
+            yield layout.shard(batch)
 
 
-def count_top1(evaluate: Callable[[data.Batch], dict[str, jax.Array]], part: data.Part,
-               sizes: BatchSizes, layout: parallel.Layout,
-               tick: Callable[[float, str], None] = lambda done, note: None) -> float:
+def count_top1(
+    evaluate: Callable[[data.Batch], dict[str, jax.Array]],
+    part: data.Part,
+    sizes: BatchSizes,
+    layout: parallel.Layout,
+    tick: Callable[[float, str], None] = lambda done, note: None,
+) -> float:
     """Top-1 on a part, a fraction.
 
     Args:
@@ -102,7 +120,9 @@ def count_top1(evaluate: Callable[[data.Batch], dict[str, jax.Array]], part: dat
 def batch_shapes(sizes: BatchSizes, layout: parallel.Layout) -> tuple[Shapes, Shapes]:
     """Shapes of a training batch and of an evaluation's, which has a mask."""
     size, count = sizes.image_size, sizes.batch_size
-    batch = {"image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
-             "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    batch = {
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32),
+    }
     masked = batch | {"mask": jax.ShapeDtypeStruct((count,), jnp.float32)}
-    return layout.divided_shapes(batch), layout.divided_shapes(masked)
+    return layout.sharded_shapes(batch), layout.sharded_shapes(masked)

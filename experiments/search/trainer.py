@@ -12,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.compilation import Step, compiled_steps, readiness
-from experiments.config import Config
-from experiments.feeding import BatchSizes, Feed, batch_shapes, count_top1
-from experiments.network_training import has_begun
-from experiments.runs.loop import Loop, Phase
-from experiments.workdir import Workdir
-from jaxnas import data, parallel, steps, supernet
+from experiments.runs.compilation import Step, compiled_steps, readiness
+from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.folder import Workdir
+from experiments.runs.loop import SEARCH, Loop, Phase
+from experiments.search.config import Config
+from experiments.train.fit import has_begun
+from jaxnas import data, parallel, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
 
 Tree = Any  # nested dicts of arrays
-CHECKPOINTS = "search"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +44,10 @@ class Schedule:
     def of(cls, config: Config, examples: int) -> "Schedule":
         """Raises ValueError where the batch is larger than the part for the weights."""
         if config.batch_size > examples:
-            raise ValueError(f"--batch_size={config.batch_size}: {config.dataset} has {examples} "
-                             f"examples for the weights; give at most that many")
+            raise ValueError(
+                f"--batch_size={config.batch_size}: {config.dataset} has {examples} "
+                f"examples for the weights; give at most that many"
+            )
         epoch = examples // config.batch_size
         warmup = config.warmup_epochs * epoch
         return cls(epoch, warmup, warmup + config.search_epochs * epoch)
@@ -71,24 +72,37 @@ class Trainer:
         self.num_classes = data.dataset(config.dataset).num_classes
         self.schedule = Schedule.of(config, len(parts.weights))
         self._layout = parallel.layout()
-        self._sizes = BatchSizes(config.batch_size, config.search_image_size, config.data_workers,
-                                 config.seed)
-        hyper = self._hyper = steps.Hyperparameters(
-            weight_decay=config.weight_decay, label_smoothing=config.label_smoothing,
+        self._sizes = BatchSizes(
+            config.batch_size, config.search_image_size, config.data_workers, config.seed
+        )
+        hyper = self._hyper = search_steps.Hyperparameters(
+            weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
-            initialisation=config.initialisation, estimator=config.estimator,
-            gumbel_temperature=config.gumbel_temperature or steps.GUMBEL_TEMPERATURE,
-            latency_control=config.latency_control, precision=config.precision)
-        self.steps = steps.make_steps(self.space, hyper, self._layout.replicated)
+            initialisation=config.initialisation,
+            estimator=config.estimator,
+            gumbel_temperature=config.gumbel_temperature or search_steps.GUMBEL_TEMPERATURE,
+            latency_control=config.latency_control,
+            precision=config.precision,
+        )
+        self.steps = search_steps.make_steps(self.space, hyper, self._layout.replicated)
         state = self._layout.replicate(
-            steps.init_state(self.space, self.num_classes, hyper, config.seed))
-        self.loop = Loop(state, config.identity(), workdir, progress, name=CHECKPOINTS,
-                         first_step=0, checkpoint_seconds=config.checkpoint_seconds)
+            search_steps.init_state(self.space, self.num_classes, hyper, config.seed)
+        )
+        self.loop = Loop(
+            state,
+            config.identity(),
+            workdir,
+            progress,
+            name=SEARCH,
+            first_step=0,
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
         if not has_begun(workdir):  # the network's training has lines of later steps
             workdir.open_metrics(self.step)
 
     @property
-    def state(self) -> steps.SearchState:
+    def state(self) -> search_steps.SearchState:
         return self.loop.state
 
     @property
@@ -111,8 +125,7 @@ class Trainer:
         if not self.is_over:
             programs["arch"] = (self.steps.arch, (state, batch, latency, scalar, scalar))
         if self.config.finalists > 1 or self.config.pareto_ms:  # which paths are scored for
-            programs["evaluate"] = (self.steps.evaluate,
-                                    (state.params, state.stats, path, masked))
+            programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
             phase.end(readiness(compiled))
@@ -128,11 +141,19 @@ class Trainer:
             return
         schedule, config = self.schedule, self.config
         if self.step < schedule.warmup_end:
-            self.loop.run(self._phase("warm-up", 0, schedule.warmup_end,
-                                      config.warmup_learning_rate, None))
+            self.loop.run(
+                self._phase("warm-up", 0, schedule.warmup_end, config.warmup_learning_rate, None)
+            )
         self._await_arch_step()
-        self.loop.run(self._phase("search", schedule.warmup_end, schedule.end,
-                                  config.search_learning_rate, self._layout.replicate(latency)))
+        self.loop.run(
+            self._phase(
+                "search",
+                schedule.warmup_end,
+                schedule.end,
+                config.search_learning_rate,
+                self._layout.replicate(latency),
+            )
+        )
         self.loop.save(wait=True)
 
     def inherited_top1(self, path: np.ndarray) -> float:
@@ -147,7 +168,11 @@ class Trainer:
         with self.progress.phase("held out", total=1.0) as phase:
             return count_top1(
                 lambda batch: self.steps.evaluate(self.state.params, stats, np.int32(path), batch),
-                self.parts.alpha, self._sizes, self._layout, phase.update)
+                self.parts.alpha,
+                self._sizes,
+                self._layout,
+                phase.update,
+            )
 
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Running statistics with a path's set to the mean over batches of what its batches have.
@@ -159,15 +184,17 @@ class Trainer:
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
                 moving, _ = self.steps.weight(
-                    moving, next(feed), np.int32(path), np.float32(0), np.float32(i / (i + 1)))
+                    moving, next(feed), np.int32(path), np.float32(0), np.float32(i / (i + 1))
+                )
                 phase.update(i + 1)
         feed.close()
         return moving.stats
 
     def extract(self, path: np.ndarray) -> Network:
         """The network of a path, int32 [blocks], with the supernet's weights and statistics."""
-        return supernet.extract(self.space, self.state.params, self.state.stats, path,
-                                self.num_classes, name="jaxnas")
+        return supernet.extract(
+            self.space, self.state.params, self.state.stats, path, self.num_classes, name="jaxnas"
+        )
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -184,8 +211,9 @@ class Trainer:
     def _feed(self, part: data.Part, start_step: int) -> Feed:
         return Feed(part, self._sizes, self._layout, start_step)
 
-    def _phase(self, name: str, start: int, end: int, peak: float,
-               latency: LatencyModel | None) -> Phase[steps.SearchState]:
+    def _phase(
+        self, name: str, start: int, end: int, peak: float, latency: LatencyModel | None
+    ) -> Phase[search_steps.SearchState]:
         """Weight steps; with `latency` architecture steps between them, none in the first epoch."""
         schedule, every = self.schedule, self.config.alpha_every
         learning_rate = optax.cosine_decay_schedule(peak, end - start)
@@ -194,19 +222,30 @@ class Trainer:
         if latency is not None:
             taken = max(0, self.step // every - alpha_from // every)
             feeds.append(self._feed(self.parts.alpha, taken))
-        arch_metrics: steps.Metrics = {}
+        arch_metrics: search_steps.Metrics = {}
 
-        def take(state: steps.SearchState, done: int) -> tuple[steps.SearchState, steps.Metrics]:
+        def take(
+            state: search_steps.SearchState, done: int
+        ) -> tuple[search_steps.SearchState, search_steps.Metrics]:
             rate, step = np.float32(learning_rate(done)), start + done + 1
             takes_arch_step = latency is not None and step > alpha_from and step % every == 0
             # Before the state is given away: a picture may be unreadable.
             held_out = next(feeds[1]) if takes_arch_step else None
-            state, metrics = self.steps.weight(state, next(feeds[0]), self.steps.sample(state),
-                                               rate, np.float32(steps.STATISTICS_MOMENTUM))
+            state, metrics = self.steps.weight(
+                state,
+                next(feeds[0]),
+                self.steps.sample(state),
+                rate,
+                np.float32(search_steps.BN_MOMENTUM),
+            )
             if takes_arch_step:
                 changes, latest = self.steps.arch(
-                    state, held_out, latency, np.float32(self.config.target_ms),
-                    np.float32(self.config.latency_weight))
+                    state,
+                    held_out,
+                    latency,
+                    np.float32(self.config.target_ms),
+                    np.float32(self.config.latency_weight),
+                )
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}

@@ -12,25 +12,23 @@ stopped run was.
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import networks, program
-from experiments.network_training import fit
-from experiments.runs import summary
+from experiments.runs import program, summary
 from experiments.runs.delivery import deliver
+from experiments.runs.device import find_device
+from experiments.runs.folder import Workdir, finished
 from experiments.runs.pictures import check_pictures
-from experiments.train_config import TrainConfig, config_from_flags, define_flags
-from experiments.workdir import Workdir, finished
+from experiments.train.config import TrainConfig, config_from_flags, define_flags
+from experiments.train.fit import fit
+from experiments.train.supernet_weights import from_supernet
 from jaxnas import data, parallel
 from jaxnas.network import Network
 from profiling import command
 from profiling.database import Store
-from profiling.device import open_device
-from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
-from profiling.recording import Recording
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,26 +43,31 @@ def train() -> int:
     with command.usage_errors():
         config = config_from_flags()
         parallel.layout().check_batch_size(config.batch_size)
-        result = parallel.of_first(lambda: finished(config))
+        result = parallel.from_process_0(lambda: finished(config))
         if result is None:
-            parts = data.load(config.dataset, config.data_dir, seed=config.seed,
-                              held_out=config.held_out)
-            parallel.of_first(lambda: check_pictures(config.dataset))
+            parts = data.load(
+                config.dataset, config.data_dir, seed=config.seed, held_out=config.held_out
+            )
+            parallel.from_process_0(lambda: check_pictures(config.dataset))
             config.training.epoch_steps(len(parts.weights), config.dataset)
             network = starting_network(config)
-            store = command.open_store(config.store) if parallel.is_first() else None
+            store = command.open_store(config.store) if parallel.is_process_0() else None
             workdir = Workdir(config)
     if result is None:
-        with (store or contextlib.nullcontext(), workdir,
-              Progress(quiet=not parallel.is_first()) as progress):
+        with (
+            store or contextlib.nullcontext(),
+            workdir,
+            Progress(quiet=not parallel.is_process_0()) as progress,
+        ):
             result = run(config, network, parts, store, workdir, progress)
-    elif parallel.is_first():
+    elif parallel.is_process_0():
         print("this run is done; another --workdir or --seed makes another", file=sys.stderr)
     folder = pathlib.Path(config.workdir)
-    if parallel.is_first():
+    if parallel.is_process_0():
         with command.usage_errors(), summary.reading_result(folder):
-            summary.show(result, config.chosen.spec(result["num_classes"]), title_of(config),
-                         folder)
+            summary.show(
+                result, config.chosen.spec(result["num_classes"]), title_of(config), folder
+            )
     return 0
 
 
@@ -77,13 +80,19 @@ def starting_network(config: TrainConfig) -> Network:
     """
     num_classes = data.dataset(config.dataset).num_classes
     if config.start == "supernet":
-        return networks.from_supernet(pathlib.Path(config.network), num_classes)
+        return from_supernet(pathlib.Path(config.network), num_classes)
     spec = config.chosen.spec(num_classes, "jaxnas")
     return Network(spec, rng=np.random.default_rng(config.seed))
 
 
-def run(config: TrainConfig, network: Network, parts: data.Parts, store: Store | None,
-        workdir: Workdir, progress: Progress) -> dict[str, object]:
+def run(
+    config: TrainConfig,
+    network: Network,
+    parts: data.Parts,
+    store: Store | None,
+    workdir: Workdir,
+    progress: Progress,
+) -> dict[str, object]:
     """The whole training; returns the document of result.json.
 
     Args:
@@ -94,29 +103,31 @@ def run(config: TrainConfig, network: Network, parts: data.Parts, store: Store |
 
     def delivered() -> dict[str, object]:
         # Opened here and not before: a training takes days, and a stick serves one process.
-        with available_device(config, store, progress) as device:
-            return deliver(network, fitted.top1, parts.test, config.image_size, title_of(config),
-                           device, config.options, workdir.path, progress)
+        found = find_device(config, store, progress, "The network is not measured.")
+        with found or contextlib.nullcontext() as device:
+            return deliver(
+                network,
+                fitted.top1,
+                parts.test,
+                config.image_size,
+                title_of(config),
+                device,
+                config.options,
+                workdir.path,
+                progress,
+            )
 
-    result = {"schema": 2, **config.chosen.document(), "start": config.start,
-              "device": config.device, "settings": config.options.settings(),
-              **parallel.of_first(delivered), "held_out": fitted.held_out}
+    result = {
+        "schema": 2,
+        **config.chosen.document(),
+        "start": config.start,
+        "device": config.device,
+        "settings": config.options.settings(),
+        **parallel.from_process_0(delivered),
+        "held_out": fitted.held_out,
+    }
     workdir.write_json("result.json", result)
     return result
-
-
-@contextlib.contextmanager
-def available_device(config: TrainConfig, store: Store,
-                     progress: Progress) -> Iterator[Recording | None]:
-    """The device, recording; None, and said so, where it is not there."""
-    try:
-        device = open_device(config.device, config.options)
-    except DeviceUnavailable as error:
-        progress.print(f"the device is not there: {error}\nThe network is not measured.", "yellow")
-        yield None
-        return
-    with Recording(device, store) as recording:
-        yield recording
 
 
 def title_of(config: TrainConfig) -> str:

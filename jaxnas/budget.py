@@ -1,86 +1,30 @@
-"""Architecture parameters α and the paths drawn or derived from them.
+"""From α to paths, in NumPy: the paper's rule, and the most probable paths within a budget.
 
-α is float32 [blocks, candidates]; where a block may not skip, `allowed` is False and α is ignored.
 A path is int32 [blocks], the index of each block's candidate.
 """
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.latency import LatencyTable
 
-Array = jax.Array
 RESOLUTION_MS = 0.001
 
 
-def init_alpha(key: Array, allowed: np.ndarray) -> Array:
-    """α ~ N(0, 1e-3), as the official search starts."""
-    return 1e-3 * jax.random.normal(key, allowed.shape)
-
-
-def log_probabilities(alpha: Array, allowed: Array) -> Array:
-    """log softmax(α) over each block's allowed candidates; -inf where not allowed."""
-    return jax.nn.log_softmax(jnp.where(allowed, alpha, -jnp.inf), -1)
-
-
-def probabilities(alpha: Array, allowed: Array) -> Array:
-    """softmax(α) [blocks, candidates] over each block's allowed candidates; 0 where not allowed."""
-    return jax.nn.softmax(jnp.where(allowed, alpha, -jnp.inf), -1)
-
-
-def entropy(alpha: Array, allowed: Array) -> Array:
-    """Mean over blocks of the entropy of softmax(α), in nats."""
-    p = probabilities(alpha, allowed)
-    return -jnp.mean(jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)), -1))
-
-
-def sample_path(key: Array, alpha: Array, allowed: Array) -> Array:
-    """One path, each block's candidate drawn from softmax(α)."""
-    return jax.random.categorical(key, log_probabilities(alpha, allowed)).astype(jnp.int32)
-
-
-def sample_pair(key: Array, alpha: Array, allowed: Array) -> Array:
-    """Two different candidates a block, int32 [2, blocks]; the first is the active one.
-
-    The pair is drawn without replacement from softmax(α) (Gumbel top-2); then one of the pair is
-    made active with the probabilities that a softmax over the pair gives (ProxylessNAS, §3.2.1).
-    """
-    pair_key, active_key = jax.random.split(key)
-    noisy = (log_probabilities(alpha, allowed)
-             + jax.random.gumbel(pair_key, alpha.shape))
-    pair = jax.lax.top_k(noisy, 2)[1]
-    pair_alpha = jnp.take_along_axis(alpha, pair, 1)
-    active = jax.random.categorical(active_key, pair_alpha)
-    first = jnp.take_along_axis(pair, active[:, None], 1)[:, 0]
-    return jnp.stack([first, pair.sum(1) - first]).astype(jnp.int32)
-
-
-def all_candidates(active: Array, candidates: int) -> Array:
-    """Every candidate of each block, int32 [candidates, blocks]: the active one, then the others.
-
-    The others are in order, so that a skip that is not active stands last.
-
-    Args:
-      active: int32 [blocks].
-    """
-    index = jnp.arange(candidates)
-    return jnp.argsort(jnp.where(index[:, None] == active, -1, index[:, None]), 0).astype(jnp.int32)
-
-
-def likeliest_path(alpha: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def most_probable_path(alpha: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The paper's rule: each block's candidate of greatest α."""
     return np.where(allowed, alpha, -np.inf).argmax(1).astype(np.int32)
 
 
-def budgeted_path(log_p: np.ndarray, table: LatencyTable, max_ms: float,
-                  min_ms: float = 0.0) -> np.ndarray:
+def budgeted_path(
+    log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float = 0.0
+) -> np.ndarray:
     """The likeliest path between min_ms and max_ms, int32 [blocks]: `k_best_paths`, the first."""
     return k_best_paths(log_p, table, max_ms, min_ms, 1)[0]
 
 
-def k_best_paths(log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float,
-                 k: int) -> np.ndarray:
+def k_best_paths(
+    log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float, k: int
+) -> np.ndarray:
     """The k paths of greatest Σ log p whose latency lies between min_ms and max_ms.
 
     Dynamic programming over the latency spent, in steps of 1 µs: of the paths through the blocks so
@@ -120,18 +64,21 @@ def k_best_paths(log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: 
         if reached:
             return np.array([_traced(origins, steps, *end) for end in reached], np.int32)
     fastest, slowest = table.range_ms
-    raise ValueError(f"no path takes {min_ms:.3f} to {max_ms:.3f} ms: the space reaches from "
-                     f"{fastest:.3f} to {slowest:.3f} ms on {table.device}")
+    raise ValueError(
+        f"no path takes {min_ms:.3f} to {max_ms:.3f} ms: the space reaches from "
+        f"{fastest:.3f} to {slowest:.3f} ms on {table.device}"
+    )
 
 
-def _extended(best: np.ndarray, log_row: np.ndarray, step_row: np.ndarray,
-              k: int) -> tuple[np.ndarray, np.ndarray]:
+def _extended(
+    best: np.ndarray, log_row: np.ndarray, step_row: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """`best` with one more block, and of each entry candidate · ranks + rank that it came from."""
     ranks, length = best.shape
     reached = np.full((len(log_row), ranks, length), -np.inf)
     for index, (score, step) in enumerate(zip(log_row, step_row, strict=True)):
         if step < length and score > -np.inf:
-            reached[index, :, step:] = best[:, :length - step] + score
+            reached[index, :, step:] = best[:, : length - step] + score
     reached = reached.reshape(-1, length)
     # Stable, so that of equals the first candidate wins.
     origin = np.argsort(-reached, axis=0, kind="stable")[:k].astype(np.int32)

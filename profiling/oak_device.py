@@ -27,9 +27,10 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
+from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.execution import onnx_bytes
-from profiling.measurement import LayerTime, Measurement, Options, Setup
+from profiling.measurement import LayerTime, Measurement, Setup
 from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
 from profiling.myriad.cost import estimate
@@ -44,7 +45,8 @@ REMEDY = (
     f"Plug an OAK camera in (USB id 03e7). On Linux it needs a udev rule, once: "
     f"`echo '{UDEV_RULE}' | sudo tee /etc/udev/rules.d/80-movidius.rules && sudo udevadm control "
     f"--reload-rules && sudo udevadm trigger`. A container is given -v /dev/bus/usb:/dev/bus/usb "
-    f"--device-cgroup-rule='c 189:* rmw'. Without a camera, --device=MYRIADX_COMPILER estimates")
+    f"--device-cgroup-rule='c 189:* rmw'. Without a camera, --device=MYRIADX_COMPILER estimates"
+)
 
 _INSTALL = "`pip install depthai==3.12.0`"
 _SEARCH_S = 5.0
@@ -80,8 +82,10 @@ class Trace:
     def heard(self) -> str:
         """What to say of the log where it was not enough."""
         complaints = "; ".join(self._complaints) or "no complaint"
-        return (f"inference times in its log: {len(self.times_ms)}, in {self._lines} lines; "
-                f"{complaints}")
+        return (
+            f"inference times in its log: {len(self.times_ms)}, in {self._lines} lines; "
+            f"{complaints}"
+        )
 
 
 def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
@@ -100,22 +104,27 @@ def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
     try:
         blob = dai.OpenVINO.Blob(dai.VectorUInt8(compiled.blob))
     except (RuntimeError, ValueError) as error:
-        raise DeviceUnavailable(f"depthai {dai.__version__} cannot read the compiler's blob "
-                                f"({error}); {_INSTALL} can") from error
+        raise DeviceUnavailable(
+            f"depthai {dai.__version__} cannot read the compiler's blob ({error}); {_INSTALL} can"
+        ) from error
     if (blob.numShaves, blob.numSlices) != (shaves, shaves):
         raise DeviceUnavailable(
             f"the blob is for {blob.numShaves} SHAVEs and {blob.numSlices} CMX slices, asked for "
-            f"were {shaves} of each: `python -m profiling.myriad.install` renews the compiler")
+            f"were {shaves} of each: `python -m profiling.myriad.install` renews the compiler"
+        )
     expected = _inputs(model)
     found = {name: math.prod(info.dims) for name, info in blob.networkInputs.items()}
     if found != expected:
         raise DeviceUnavailable(
             f"the blob's inputs and their elements are {found}, the network's are {expected}: "
-            f"`python -m profiling.myriad.install` renews the compiler")
+            f"`python -m profiling.myriad.install` renews the compiler"
+        )
     for name, info in blob.networkInputs.items():
         if info.dataType.name not in _DTYPES:
-            raise CompileError(f"input {name!r} is {info.dataType.name}; an OAK is fed "
-                               f"{' or '.join(_DTYPES)} here, export the network with that")
+            raise CompileError(
+                f"input {name!r} is {info.dataType.name}; an OAK is fed "
+                f"{' or '.join(_DTYPES)} here, export the network with that"
+            )
     return blob
 
 
@@ -133,7 +142,7 @@ class Oak:
     has the same USB id before it boots: beside one, give the camera's id.
     """
 
-    passes = 3
+    repeats = 3
 
     def __init__(self, name: str, options: Options):
         """Opens the camera and starts the compiler, which is installed at first use.
@@ -151,13 +160,17 @@ class Oak:
             with _camera_errors(dai, "telling its name"):
                 self._id = self._camera.getDeviceId()
                 product = self._camera.getProductName() or self._camera.getDeviceName()
-            versions = {**self._compiler.hello(), "depthai": dai.__version__,
-                        "layers": "shares of the compiler's estimate, no counters"}
+            versions = {
+                **self._compiler.hello(),
+                "depthai": dai.__version__,
+                "layers": "shares of the compiler's estimate, no counters",
+            }
         except BaseException:
             self.__exit__()
             raise
-        self.setup = Setup(NAME, "measured", f"{product} {self._id}", "FP16", versions,
-                           {"shaves": options.shaves})
+        self.setup = Setup(
+            NAME, "measured", f"{product} {self._id}", "FP16", versions, {"shaves": options.shaves}
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -174,13 +187,21 @@ class Oak:
         try:
             estimated = estimate(compiled.graph).layers
         except ValueError as error:
-            raise CompileError(f"the compiler's stage graph of this network is beyond the cost "
-                               f"model: {error}") from error
+            raise CompileError(
+                f"the compiler's stage graph of this network is beyond the cost model: {error}"
+            ) from error
         times_ms, temperature_c = self._time(blob)
         latency_ms, p10_ms, p90_ms = map(float, np.percentile(times_ms, (50, 10, 90)))
-        return Measurement(self.setup, latency_ms, p10_ms, p90_ms, len(times_ms),
-                           divide(latency_ms, estimated), temperature_c=temperature_c,
-                           blob=compiled.blob)
+        return Measurement(
+            self.setup,
+            latency_ms,
+            p10_ms,
+            p90_ms,
+            len(times_ms),
+            divide(latency_ms, estimated),
+            temperature_c=temperature_c,
+            blob=compiled.blob,
+        )
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
         """As `Executor.scores`."""
@@ -208,7 +229,7 @@ class Oak:
                     raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
                 infer(data)
             after_c = camera.getChipTemperature().average
-        return trace.times_ms[UNTIMED:UNTIMED + TIMED], (before_c, after_c)
+        return trace.times_ms[UNTIMED : UNTIMED + TIMED], (before_c, after_c)
 
     @contextlib.contextmanager
     def _running(self, blob: Any, trace: Trace) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
@@ -218,8 +239,11 @@ class Oak:
         camera = self._camera or _open(dai, self._id, _REBOOT_S)
         self._camera = None
         with contextlib.closing(camera), _camera_errors(dai, "running a network", trace):
-            camera.addLogCallback(lambda message: trace.hear(
-                f"[{message.nodeIdName}] [{message.level.name.lower()}] {message.payload}"))
+            camera.addLogCallback(
+                lambda message: trace.hear(
+                    f"[{message.nodeIdName}] [{message.level.name.lower()}] {message.payload}"
+                )
+            )
             camera.setLogLevel(dai.LogLevel.TRACE)
             camera.setLogOutputLevel(dai.LogLevel.OFF)  # it would print to standard output
             with dai.Pipeline(camera) as pipeline:
@@ -248,11 +272,13 @@ def _depthai() -> ModuleType:
     try:
         import depthai
     except ImportError as error:
-        raise DeviceUnavailable(f"depthai, the library of OAK cameras, cannot be imported "
-                                f"({error}): {_INSTALL}") from error
+        raise DeviceUnavailable(
+            f"depthai, the library of OAK cameras, cannot be imported ({error}): {_INSTALL}"
+        ) from error
     if not depthai.__version__.startswith("3."):
-        raise DeviceUnavailable(f"depthai is {depthai.__version__}, this program speaks to "
-                                f"depthai 3: {_INSTALL}")
+        raise DeviceUnavailable(
+            f"depthai is {depthai.__version__}, this program speaks to depthai 3: {_INSTALL}"
+        )
     return depthai
 
 
@@ -263,18 +289,22 @@ def _open(dai: ModuleType, device_id: str, search_s: float) -> Any:
         with _camera_errors(dai, "being searched for"):
             # Also those that are in use or not allowed; each search takes half a second.
             seen = dai.XLinkConnection.getAllConnectedDevices(
-                dai.XLinkDeviceState.X_LINK_ANY_STATE, False)
+                dai.XLinkDeviceState.X_LINK_ANY_STATE, False
+            )
         obstacles = [_obstacle(dai, info, device_id) for info in seen]
         for info, obstacle in zip(seen, obstacles, strict=True):
             if obstacle is None:
                 with _camera_errors(dai, "being opened"):
                     return dai.Device(info)
         if time.monotonic() > end_s:
-            why = "; ".join(f"{info.deviceId or info.name} {obstacle}"
-                            for info, obstacle in zip(seen, obstacles, strict=True))
+            why = "; ".join(
+                f"{info.deviceId or info.name} {obstacle}"
+                for info, obstacle in zip(seen, obstacles, strict=True)
+            )
             wanted = f"OAK camera {device_id}" if device_id else "OAK camera"
-            raise DeviceUnavailable(f"no {wanted} was found in {search_s} s "
-                                    f"({why or 'nothing is connected'}). {REMEDY}")
+            raise DeviceUnavailable(
+                f"no {wanted} was found in {search_s} s ({why or 'nothing is connected'}). {REMEDY}"
+            )
 
 
 def _obstacle(dai: ModuleType, info: Any, device_id: str) -> str | None:
@@ -299,16 +329,21 @@ def _camera_errors(dai: ModuleType, doing: str, trace: Trace | None = None) -> I
         yield
     except (RuntimeError, TimeoutError, dai.MessageQueue.QueueException) as error:
         heard = f" ({trace.heard()})" if trace else ""
-        raise DeviceUnavailable(f"the OAK camera failed {doing}: {error}{heard}. Plug it out and "
-                                f"in, into a USB 3 port, and try again") from error
+        raise DeviceUnavailable(
+            f"the OAK camera failed {doing}: {error}{heard}. Plug it out and "
+            f"in, into a USB 3 port, and try again"
+        ) from error
 
 
 def _inputs(model: bytes) -> dict[str, int]:
     """Elements of each input of an ONNX network of static shapes, by name."""
     graph = onnx.load_from_string(model).graph
     weights = {tensor.name for tensor in graph.initializer}
-    return {value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in graph.input if value.name not in weights}
+    return {
+        value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in graph.input
+        if value.name not in weights
+    }
 
 
 def _data(dai: ModuleType, inputs: Mapping[str, Any]) -> Any:

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.config import Config
-from experiments.network_training import has_begun
-from experiments.training import Trainer
-from experiments.workdir import Workdir
-from jaxnas import export, parallel, paths
+from experiments.runs.folder import Workdir
+from experiments.search.config import Config
+from experiments.search.trainer import Trainer
+from experiments.train.fit import has_begun
+from jaxnas import budget, export, parallel, sampling
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
-from profiling.measurement import Device, measure_in_passes
+from profiling.device import Device, measure_repeatedly
 
 MAX_ROUNDS = 3
 Round = dict[str, object]
@@ -37,8 +37,9 @@ class Derived:
     rounds: list[Round]
 
 
-def candidate_paths(config: Config, alpha: np.ndarray, table: LatencyTable,
-                    allowed: np.ndarray) -> np.ndarray:
+def candidate_paths(
+    config: Config, alpha: np.ndarray, table: LatencyTable, allowed: np.ndarray
+) -> np.ndarray:
     """The paths that `--derive` and `--finalists` ask for, int32 [n, blocks], the likeliest first.
 
     A budget is there to be spent: the latency term pulls towards faster networks whether or not
@@ -49,13 +50,14 @@ def candidate_paths(config: Config, alpha: np.ndarray, table: LatencyTable,
       ValueError: no path is within the budget.
     """
     if config.derive == "argmax":
-        return paths.likeliest_path(alpha, allowed)[None]
-    log_p = np.asarray(paths.log_probabilities(alpha, allowed))
+        return budget.most_probable_path(alpha, allowed)[None]
+    log_p = np.asarray(sampling.log_probabilities(alpha, allowed))
     try:
-        return paths.k_best_paths(log_p, table, config.target_ms, least_ms(config),
-                                  config.finalists)
+        return budget.k_best_paths(
+            log_p, table, config.target_ms, least_ms(config), config.finalists
+        )
     except ValueError:
-        return paths.k_best_paths(log_p, table, config.target_ms, 0.0, config.finalists)
+        return budget.k_best_paths(log_p, table, config.target_ms, 0.0, config.finalists)
 
 
 def least_ms(config: Config) -> float:
@@ -65,11 +67,12 @@ def least_ms(config: Config) -> float:
 
 def measured_ms(trainer: Trainer, path: np.ndarray, device: Device) -> float:
     """The path's network, as it stands in the supernet, on the device at deployment size."""
+
     def measure() -> float:
         model = export.to_onnx(trainer.extract(path), trainer.config.image_size)
-        return measure_in_passes(device, model.SerializeToString()).latency_ms
+        return measure_repeatedly(device, model.SerializeToString()).latency_ms
 
-    return parallel.of_first(measure)
+    return parallel.from_process_0(measure)
 
 
 def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Derived:
@@ -90,8 +93,9 @@ def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Deri
         phase.end("; ".join(map(_note, rounds)))
     chosen = nearest(config, rounds)
     derived = Derived(chosen["architecture"], chosen["predicted_ms"], rounds)
-    workdir.write_json("architecture.json", {
-        "schema": 1, "space": config.space, **dataclasses.asdict(derived)})
+    workdir.write_json(
+        "architecture.json", {"schema": 1, "space": config.space, **dataclasses.asdict(derived)}
+    )
     return derived
 
 
@@ -112,8 +116,9 @@ def may_keep(workdir: Workdir, device_ms: float | None, has_device: bool) -> boo
     return device_ms is not None or not has_device or has_begun(workdir)
 
 
-def approach(config: Config, trainer: Trainer, table: LatencyTable,
-             device: Device | None) -> Iterator[Round]:
+def approach(
+    config: Config, trainer: Trainer, table: LatencyTable, device: Device | None
+) -> Iterator[Round]:
     """Derives, measures, rescales the table by what was measured, and derives again.
 
     The last round is one where device and prediction differ by at most the tolerance and, with
@@ -148,32 +153,48 @@ def approach(config: Config, trainer: Trainer, table: LatencyTable,
             path, scores["finalists"] = _most_accurate(trainer, candidates, table)
         predicted_ms = table.path_ms(path)
         device_ms = measured_ms(trainer, path, device) if device else None
-        yield {"architecture": format_arch(trainer.space.arch(path)), "table_scale": scale,
-               "predicted_ms": predicted_ms, "device_ms": device_ms, **scores}
+        yield {
+            "architecture": format_arch(trainer.space.arch(path)),
+            "table_scale": scale,
+            "predicted_ms": predicted_ms,
+            "device_ms": device_ms,
+            **scores,
+        }
         if device_ms is None or accepted(config, predicted_ms, device_ms):
             return
         table = table.scaled(device_ms, predicted_ms)
         scale *= device_ms / predicted_ms
 
 
-def _most_accurate(trainer: Trainer, candidates: np.ndarray,
-                   table: LatencyTable) -> tuple[np.ndarray, list[dict[str, object]]]:
+def _most_accurate(
+    trainer: Trainer, candidates: np.ndarray, table: LatencyTable
+) -> tuple[np.ndarray, list[dict[str, object]]]:
     """Of paths [n, blocks] the most accurate, of equals the first; and what a round says of all."""
     top1 = []
     with trainer.progress.phase("finalists", total=len(candidates)) as phase:
         for path in candidates:
             top1.append(trainer.inherited_top1(path))
             phase.update(len(top1), f"top-1 {top1[-1]:.4f}, inherited weights")
-    said = [{"architecture": format_arch(trainer.space.arch(path)),
-             "predicted_ms": table.path_ms(path), "inherited_top1": score}
-            for path, score in zip(candidates, top1, strict=True)]
+    said = [
+        {
+            "architecture": format_arch(trainer.space.arch(path)),
+            "predicted_ms": table.path_ms(path),
+            "inherited_top1": score,
+        }
+        for path, score in zip(candidates, top1, strict=True)
+    ]
     return candidates[int(np.argmax(top1))], said
 
 
 def nearest(config: Config, rounds: Sequence[Round]) -> Round:
     """Of rounds on a device towards a budget the nearest from below; else the last."""
-    met = [r for r in rounds if config.derive == "budget" and r["device_ms"] is not None
-           and r["device_ms"] <= config.target_ms]
+    met = [
+        r
+        for r in rounds
+        if config.derive == "budget"
+        and r["device_ms"] is not None
+        and r["device_ms"] <= config.target_ms
+    ]
     return max(met, key=lambda r: r["device_ms"], default=rounds[-1])
 
 

@@ -23,8 +23,14 @@ Tree = Any  # nested dicts of arrays
 
 def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
     """The candidate's layers, drawn at its true size."""
-    return MBConv(shape.in_channels, shape.out_channels, kernel=candidate.kernel,
-                  expansion=candidate.expansion, stride=shape.stride, rng=rng)
+    return MBConv(
+        shape.in_channels,
+        shape.out_channels,
+        kernel=candidate.kernel,
+        expansion=candidate.expansion,
+        stride=shape.stride,
+        rng=rng,
+    )
 
 
 def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -35,8 +41,9 @@ def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, T
 
 
 @functools.cache
-def split_of(shape: Block, candidate: Candidate,
-             train: bool = True) -> tuple[nnx.GraphDef, Tree, Tree]:
+def split_of(
+    shape: Block, candidate: Candidate, train: bool = True
+) -> tuple[nnx.GraphDef, Tree, Tree]:
     """`split` of some drawing of the candidate: for its graph and its true shapes."""
     return split(module(shape, candidate, np.random.default_rng(0)), train)
 
@@ -72,20 +79,32 @@ def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, 
     sizes: dict[int, list[int]] = {}
     for c in space.convolutions:
         sizes.setdefault(c.expansion, []).append(c.kernel)
-    places = [(list(sizes).index(c.expansion), sizes[c.expansion].index(c.kernel))
-              for c in space.convolutions]
+    places = [
+        (list(sizes).index(c.expansion), sizes[c.expansion].index(c.kernel))
+        for c in space.convolutions
+    ]
     skip = [(len(sizes), 0)] * shape.allows_skip
     return [(e, tuple(some)) for e, some in sizes.items()], np.array(places + skip, np.int32)
 
 
 def largest(space: Space, expansion: int | None = None) -> Candidate:
     """The largest kernel, of this expansion or the largest one."""
-    return Candidate(max(c.kernel for c in space.convolutions),
-                     expansion or max(c.expansion for c in space.convolutions))
+    return Candidate(
+        max(c.kernel for c in space.convolutions),
+        expansion or max(c.expansion for c in space.convolutions),
+    )
 
 
-def _forward(space: Space, shape: Block, train: bool, keeps: bool, params: Tree, stats: Tree,
-             choice: jax.Array, x: jax.Array) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
+def _forward(
+    space: Space,
+    shape: Block,
+    train: bool,
+    keeps: bool,
+    params: Tree,
+    stats: Tree,
+    choice: jax.Array,
+    x: jax.Array,
+) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
     """The output, the statistics after it, and if `keeps` the convolutions' outputs, padded."""
     expansions, places = _expansions(space, shape)
     like = _kept_shapes(space, shape, x.shape) if keeps else ()
@@ -95,18 +114,33 @@ def _forward(space: Space, shape: Block, train: bool, keeps: bool, params: Tree,
 
         def branch(params, stats, kernel, x):
             tape = Tape() if keeps else None
-            y, new = run(graph, crop(params, true_params), crop(stats, true_stats), x,
-                         KernelChoice(sizes, kernel), tape)
-            kept = [pad(leaf, size) for leaf, size in zip(tape.outputs, like, strict=True)
-                    ] if keeps else ()
+            y, new = run(
+                graph,
+                crop(params, true_params),
+                crop(stats, true_stats),
+                x,
+                KernelChoice(sizes, kernel),
+                tape,
+            )
+            kept = (
+                [pad(leaf, size) for leaf, size in zip(tape.outputs, like, strict=True)]
+                if keeps
+                else ()
+            )
             return y, jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats), (*kept,)
+
         return branch
 
     branches = [convolutions(*one) for one in expansions]
-    branches.append(lambda params, stats, kernel, x: (
-        x, stats, tuple(jnp.zeros(size, x.dtype) for size in like)))
+    branches.append(
+        lambda params, stats, kernel, x: (
+            x,
+            stats,
+            tuple(jnp.zeros(size, x.dtype) for size in like),
+        )
+    )
     branch, kernel = jnp.asarray(places)[choice]
-    return lax.switch(branch, branches[:places[:, 0].max() + 1], params, stats, kernel, x)
+    return lax.switch(branch, branches[: places[:, 0].max() + 1], params, stats, kernel, x)
 
 
 @functools.cache
@@ -118,45 +152,80 @@ def _kept_shapes(space: Space, shape: Block, x: tuple[int, ...]) -> list[tuple[i
         tape = Tape()
         run(graph, params, stats, x, None, tape)
         return tape.outputs
-    return [leaf.shape for leaf in jax.eval_shape(
-        outputs, params, stats, jax.ShapeDtypeStruct(x, jnp.float32))]
+
+    return [
+        leaf.shape
+        for leaf in jax.eval_shape(outputs, params, stats, jax.ShapeDtypeStruct(x, jnp.float32))
+    ]
 
 
-def _backward(space: Space, shape: Block, params: Tree, batch_stats: Tree, choice: jax.Array,
-              kept: tuple[jax.Array, ...], x: jax.Array, dy: jax.Array,
-              with_params: bool = True) -> tuple[Tree | None, jax.Array]:
+def _backward(
+    space: Space,
+    shape: Block,
+    params: Tree,
+    batch_stats: Tree,
+    choice: jax.Array,
+    kept: tuple[jax.Array, ...],
+    x: jax.Array,
+    dy: jax.Array,
+    with_params: bool = True,
+) -> tuple[Tree | None, jax.Array]:
     """The gradients of params, if asked for, and x, from what `_forward` returned."""
     expansions, places = _expansions(space, shape)
 
     def convolutions(expansion, sizes):
         graph, true_params, true_stats = split_of(shape, largest(space, expansion))
-        widths = [leaf.shape[-1] for leaf in (
-            true_params["expand"]["scale"], true_params["depthwise"]["scale"],
-            true_params["project"]["scale"])]
+        widths = [
+            leaf.shape[-1]
+            for leaf in (
+                true_params["expand"]["scale"],
+                true_params["depthwise"]["scale"],
+                true_params["project"]["scale"],
+            )
+        ]
 
         def branch(params, batch_stats, kernel, kept, x, dy):
             outputs = [leaf[..., :width] for leaf, width in zip(kept, widths, strict=True)]
 
             def output(params, x):
-                return run(graph, crop(params, true_params), crop(batch_stats, true_stats), x,
-                           KernelChoice(sizes, kernel), Tape(outputs))[0]
+                return run(
+                    graph,
+                    crop(params, true_params),
+                    crop(batch_stats, true_stats),
+                    x,
+                    KernelChoice(sizes, kernel),
+                    Tape(outputs),
+                )[0]
 
             if with_params:
                 return jax.vjp(output, params, x)[1](dy)
             return None, *jax.vjp(functools.partial(output, params), x)[1](dy)
+
         return branch
 
     branches = [convolutions(*one) for one in expansions]
-    branches.append(lambda params, batch_stats, kernel, kept, x, dy: (
-        jax.tree.map(jnp.zeros_like, params) if with_params else None, dy))
+    branches.append(
+        lambda params, batch_stats, kernel, kept, x, dy: (
+            jax.tree.map(jnp.zeros_like, params) if with_params else None,
+            dy,
+        )
+    )
     branch, kernel = jnp.asarray(places)[choice]
-    return lax.switch(branch, branches[:places[:, 0].max() + 1], params, batch_stats, kernel, kept,
-                      x, dy)
+    return lax.switch(
+        branch, branches[: places[:, 0].max() + 1], params, batch_stats, kernel, kept, x, dy
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def block(space: Space, shape: Block, train: bool, params: Tree, stats: Tree, choice: jax.Array,
-          x: jax.Array) -> tuple[jax.Array, Tree]:
+def block(
+    space: Space,
+    shape: Block,
+    train: bool,
+    params: Tree,
+    stats: Tree,
+    choice: jax.Array,
+    x: jax.Array,
+) -> tuple[jax.Array, Tree]:
     """The chosen candidate's output, and its statistics as `supernet.apply` has them.
 
     Gradients, which want `train`, are those of the output alone.
@@ -183,8 +252,14 @@ block.defvjp(_block_forward, _block_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def gated_block(space: Space, shape: Block, slices: tuple[Tree, Tree], choices: jax.Array,
-                gates: jax.Array, x: jax.Array) -> jax.Array:
+def gated_block(
+    space: Space,
+    shape: Block,
+    slices: tuple[Tree, Tree],
+    choices: jax.Array,
+    gates: jax.Array,
+    x: jax.Array,
+) -> jax.Array:
     """The active candidate's output, with gradients for the gates; see `supernet.apply_gated`.
 
     The candidates are computed one after the other. Their outputs, k times the block's, are kept
@@ -216,8 +291,10 @@ def _gated_backward(space, shape, saved, dy):
 
     def gradient(outputs):
         # In float32 whatever the blocks compute in: sums over a whole batch.
-        return jnp.sum(outputs.astype(jnp.float32) * dy.astype(jnp.float32),
-                       tuple(range(outputs.ndim - 4, outputs.ndim)))
+        return jnp.sum(
+            outputs.astype(jnp.float32) * dy.astype(jnp.float32),
+            tuple(range(outputs.ndim - 4, outputs.ndim)),
+        )
 
     dgates = jnp.concatenate([gradient(y)[None], gradient(others)])
     return jax.tree.map(jnp.zeros_like, slices), None, dgates, dx

@@ -69,12 +69,15 @@ def agreed(asked: StopRequests, due: bool, noted: bool) -> tuple[bool, bool]:
         return asked.stop, due
     if not noted:
         return False, False
-    asked.stop, asked.preempted, due = parallel.any_of(asked.stop, asked.preempted, due)
+    asked.stop, asked.preempted, due = parallel.any_across_processes(
+        asked.stop, asked.preempted, due
+    )
     return asked.stop, due
 
 
 def terminate_like_control_c() -> None:
     """Makes SIGTERM raise `Terminated` wherever `stop_requests` does not hear it."""
+
     def terminate(number: int, frame: object) -> None:
         raise Terminated
 

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments import derivation
+from experiments.runs.folder import Workdir
 from experiments.runs.published import PUBLISHED
-from experiments.training import Trainer
-from experiments.workdir import Workdir
+from experiments.search import derivation
+from experiments.search.trainer import Trainer
 from jaxnas import data, draw
 from jaxnas.latency import LatencyTable
-from profiling.measurement import Device
+from profiling.device import Device
 
 FILE = "pareto.json"
 _FIGURES = {"figure": "pareto.svg", "figure_png": "pareto.png"}
-_FOUND_COLOUR, _REFERENCE_COLOUR = "#2f6fb0", "#777777"
+_FOUND_COLOR, _REFERENCE_COLOR = "#2f6fb0", "#777777"
 
 
 def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) -> dict[str, object]:
@@ -46,21 +46,34 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
         for target_ms in config.pareto_ms:
             budget = dataclasses.replace(config, derive="budget", target_ms=target_ms)
             found = derivation.nearest(
-                budget, list(derivation.approach(budget, trainer, table, device)))
+                budget, list(derivation.approach(budget, trainer, table, device))
+            )
             path = trainer.space.path(trainer.space.parse(found["architecture"]))
-            networks.append({
-                "target_ms": target_ms, "architecture": found["architecture"],
-                "predicted_ms": found["predicted_ms"], "device_ms": found["device_ms"],
-                "kind": device.setup.kind if device else None,
-                "device": device.setup.device if device else table.device,
-                "inherited_top1": trainer.inherited_top1(path),
-                "split": f"held out of {train_split} for α",
-                "examples": len(trainer.parts.alpha)})
+            networks.append(
+                {
+                    "target_ms": target_ms,
+                    "architecture": found["architecture"],
+                    "predicted_ms": found["predicted_ms"],
+                    "device_ms": found["device_ms"],
+                    "kind": device.setup.kind if device else None,
+                    "device": device.setup.device if device else table.device,
+                    "inherited_top1": trainer.inherited_top1(path),
+                    "split": f"held out of {train_split} for α",
+                    "examples": len(trainer.parts.alpha),
+                }
+            )
             phase.update(len(networks), _note(networks[-1]))
         phase.end("; ".join(map(_note, networks)))
-    document = {"schema": 1, "space": config.space, "dataset": config.dataset,
-                "image_size": config.image_size, "search_image_size": config.search_image_size,
-                "settings": dict(table.settings), "networks": networks, "files": _FIGURES}
+    document = {
+        "schema": 1,
+        "space": config.space,
+        "dataset": config.dataset,
+        "image_size": config.image_size,
+        "search_image_size": config.search_image_size,
+        "settings": dict(table.settings),
+        "networks": networks,
+        "files": _FIGURES,
+    }
     workdir.write_json(FILE, document)
     return document
 
@@ -68,8 +81,9 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
 def known_front(workdir: Workdir, has_device: bool) -> dict[str, object] | None:
     """The document that this run has made before; None where there is none that stands."""
     known = workdir.read_json(FILE)
-    if known is None or not derivation.may_keep(workdir, known["networks"][0]["device_ms"],
-                                                has_device):
+    if known is None or not derivation.may_keep(
+        workdir, known["networks"][0]["device_ms"], has_device
+    ):
         return None
     return known
 
@@ -89,32 +103,58 @@ def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str,
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
-    axes.plot([one[latency] for one in networks], [100 * one["inherited_top1"] for one in networks],
-              marker="o", color=_FOUND_COLOUR)
+    axes.plot(
+        [one[latency] for one in networks],
+        [100 * one["inherited_top1"] for one in networks],
+        marker="o",
+        color=_FOUND_COLOR,
+    )
     for index, one in enumerate(networks):
         # Above and below in turn, so that near ones do not cover each other.
-        axes.annotate(f"≤ {one['target_ms']:g} ms", (one[latency], 100 * one["inherited_top1"]),
-                      xytext=(0, -16 if index % 2 else 9), textcoords="offset points",
-                      ha="center", fontsize=9, color=_FOUND_COLOUR,
-                      bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "linewidth": 0})
+        axes.annotate(
+            f"≤ {one['target_ms']:g} ms",
+            (one[latency], 100 * one["inherited_top1"]),
+            xytext=(0, -16 if index % 2 else 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=_FOUND_COLOR,
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "linewidth": 0},
+        )
     for name, reference in references.items():
-        axes.axvline(reference["device_ms"], color=_REFERENCE_COLOUR, linestyle="--", linewidth=1)
-        axes.annotate(f"{PUBLISHED[name].title}, {reference['device_ms']:.1f} ms",
-                      (reference["device_ms"], 0.03), xycoords=axes.get_xaxis_transform(),
-                      xytext=(-4, 0), textcoords="offset points", rotation=90, ha="right",
-                      va="bottom", fontsize=9, color=_REFERENCE_COLOUR)
+        axes.axvline(reference["device_ms"], color=_REFERENCE_COLOR, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"{PUBLISHED[name].title}, {reference['device_ms']:.1f} ms",
+            (reference["device_ms"], 0.03),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=_REFERENCE_COLOR,
+        )
     axes.margins(0.08, 0.15)
     axes.set_xlabel(f"latency at {document['image_size']} px, batch 1, ms ({said})")
-    axes.set_ylabel(f"top-1 for choosing, % ({first['examples']} examples {first['split']}, "
-                    f"{document['search_image_size']} px)")
-    axes.set_title(f"{document['space']} on {document['dataset']}: one search, each budget's "
-                   f"network with the supernet's weights", fontsize=11)
+    axes.set_ylabel(
+        f"top-1 for choosing, % ({first['examples']} examples {first['split']}, "
+        f"{document['search_image_size']} px)"
+    )
+    axes.set_title(
+        f"{document['space']} on {document['dataset']}: one search, each budget's "
+        f"network with the supernet's weights",
+        fontsize=11,
+    )
     axes.grid(alpha=0.3)
     return fig
 
 
-def save_figure(document: Mapping[str, object], references: Mapping[str, Mapping[str, float]],
-                folder: pathlib.Path) -> None:
+def save_figure(
+    document: Mapping[str, object],
+    references: Mapping[str, Mapping[str, float]],
+    folder: pathlib.Path,
+) -> None:
     """Writes `figure` as pareto.svg and pareto.png."""
     for name in _FIGURES.values():
         draw.save(figure(document, references), folder / name)

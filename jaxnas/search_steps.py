@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas import estimators, loss, paths, supernet
+from jaxnas import estimators, loss, sampling, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.space import Space
@@ -21,7 +21,7 @@ from jaxnas.space import Space
 Array = jax.Array
 Metrics = dict[str, Array]
 
-STATISTICS_MOMENTUM = 0.9
+BN_MOMENTUM = 0.9
 Precision = Literal["f32", "bf16"]
 PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 GUMBEL_TEMPERATURE = 1.0
@@ -57,9 +57,21 @@ class Hyperparameters:
     precision: Precision = "f32"
 
 
-@functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=["step", "key", "params", "stats", "momentum", "alpha",
-                                "alpha_adam", "multiplier", "baseline"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "step",
+        "key",
+        "params",
+        "stats",
+        "momentum",
+        "alpha",
+        "alpha_adam",
+        "multiplier",
+        "baseline",
+    ],
+    meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class SearchState:
     """All that a search carries from step to step, and all that its checkpoint holds.
@@ -109,8 +121,9 @@ class Steps:
 
 
 def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(hyper.weight_decay),
-                       optax.trace(hyper.momentum, nesterov=True))
+    return optax.chain(
+        optax.add_decayed_weights(hyper.weight_decay), optax.trace(hyper.momentum, nesterov=True)
+    )
 
 
 def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -121,30 +134,43 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
     """A fresh search."""
     key = jax.random.key(seed)
     params, stats = supernet.init(space, num_classes, seed, hyper.initialisation)
-    alpha = paths.init_alpha(key, space.allowed)
+    alpha = sampling.init_alpha(key, space.allowed)
     return SearchState(
-        step=jnp.int32(0), key=jax.random.key_data(key), params=params, stats=stats,
+        step=jnp.int32(0),
+        key=jax.random.key_data(key),
+        params=params,
+        stats=stats,
         # As one program: leaf by leaf each shape is compiled, which takes seconds.
-        momentum=jax.jit(_optimizer(hyper).init)(params), alpha=alpha,
-        alpha_adam=_alpha_optimizer(hyper).init(alpha), multiplier=jnp.float32(0),
-        baseline=jnp.float32(jnp.nan))
+        momentum=jax.jit(_optimizer(hyper).init)(params),
+        alpha=alpha,
+        alpha_adam=_alpha_optimizer(hyper).init(alpha),
+        multiplier=jnp.float32(0),
+        baseline=jnp.float32(jnp.nan),
+    )
 
 
 def _map_trace(function, *states):
     """`function` on the trace inside optax states, which is shaped like the weights."""
     return jax.tree.map(
-        lambda *s: s[0]._replace(trace=function(*(x.trace for x in s)))
-        if isinstance(s[0], optax.TraceState) else s[0],
-        *states, is_leaf=lambda s: isinstance(s, optax.TraceState))
+        lambda *s: (
+            s[0]._replace(trace=function(*(x.trace for x in s)))
+            if isinstance(s[0], optax.TraceState)
+            else s[0]
+        ),
+        *states,
+        is_leaf=lambda s: isinstance(s, optax.TraceState),
+    )
 
 
 def _key(state: SearchState, use: int) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), use),
-                              state.step)
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.wrap_key_data(state.key), use), state.step
+    )
 
 
-def make_steps(space: Space, hyper: Hyperparameters,
-               replicated: jax.sharding.Sharding | None = None) -> Steps:
+def make_steps(
+    space: Space, hyper: Hyperparameters, replicated: jax.sharding.Sharding | None = None
+) -> Steps:
     """The steps of a search of `space`, each of which compiles once for one batch shape.
 
     Args:
@@ -157,45 +183,60 @@ def make_steps(space: Space, hyper: Hyperparameters,
     optimizer, alpha_optimizer = _optimizer(hyper), _alpha_optimizer(hyper)
     allowed = jnp.asarray(space.allowed)
     dtype = PRECISIONS[hyper.precision]
-    estimate_gradient = estimators.make_estimator(hyper.estimator, space.allowed,
-                                                  hyper.gumbel_temperature)
+    estimate_gradient = estimators.make_estimator(
+        hyper.estimator, space.allowed, hyper.gumbel_temperature
+    )
     gather = functools.partial(supernet.gather, space)
     scatter = functools.partial(supernet.scatter, space)
 
     def sample(state: SearchState) -> Array:
-        return paths.sample_path(_key(state, 0), state.alpha, allowed)
+        return sampling.sample_path(_key(state, 0), state.alpha, allowed)
 
-    def weight(state: SearchState, batch: dict[str, Array], path: Array, learning_rate: Array,
-               statistics_momentum: Array) -> tuple[SearchState, Metrics]:
+    def weight(
+        state: SearchState,
+        batch: dict[str, Array],
+        path: Array,
+        learning_rate: Array,
+        statistics_momentum: Array,
+    ) -> tuple[SearchState, Metrics]:
         check_batch(batch)
         params, stats = gather(state.params, path), gather(state.stats, path)
         momentum = _map_trace(lambda trace: gather(trace, path), state.momentum)
 
         def objective(params):
-            logits, batch_stats = supernet.apply(space, params, stats, path,
-                                                 from_pixels(batch["image"], dtype), train=True)
+            logits, batch_stats = supernet.apply(
+                space, params, stats, path, from_pixels(batch["image"], dtype), train=True
+            )
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
             return ce, (logits, batch_stats)
 
-        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(
-            objective, has_aux=True)(params)
+        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, momentum = optimizer.update(gradient, momentum, params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
         stats = jax.tree.map(
             lambda running, new: statistics_momentum * running + (1 - statistics_momentum) * new,
-            stats, batch_stats)
+            stats,
+            batch_stats,
+        )
         state = dataclasses.replace(
-            state, step=state.step + 1, params=scatter(state.params, params, path),
+            state,
+            step=state.step + 1,
+            params=scatter(state.params, params, path),
             stats=scatter(state.stats, stats, path),
-            momentum=_map_trace(lambda old, new: scatter(old, new, path), state.momentum,
-                                momentum))
+            momentum=_map_trace(lambda old, new: scatter(old, new, path), state.momentum, momentum),
+        )
         return state, {"ce": ce, "top1": jnp.mean(logits.argmax(-1) == batch["label"])}
 
-    def arch(state: SearchState, batch: dict[str, Array], latency: LatencyModel,
-             target_ms: Array, latency_weight: Array) -> tuple[dict[str, Any], Metrics]:
+    def arch(
+        state: SearchState,
+        batch: dict[str, Array],
+        latency: LatencyModel,
+        target_ms: Array,
+        latency_weight: Array,
+    ) -> tuple[dict[str, Any], Metrics]:
         check_batch(batch)
         images = from_pixels(batch["image"], dtype)
-        before_ms = latency.expected_ms(paths.probabilities(state.alpha, allowed))
+        before_ms = latency.expected_ms(sampling.probabilities(state.alpha, allowed))
         weight = latency_weight
         if hyper.latency_control == "dual":
             weight = loss.dual_weight(state.multiplier, before_ms, target_ms, latency_weight)
@@ -214,28 +255,48 @@ def make_steps(space: Space, hyper: Hyperparameters,
             return ce, (1 + by_ce) * ce_gradients + by_ms * choices_ms
 
         def reward(path: Array) -> tuple[Array, Array]:
-            logits, _ = supernet.apply(space, gather(state.params, path),
-                                       gather(state.stats, path), path, images, train=True)
+            logits, _ = supernet.apply(
+                space,
+                gather(state.params, path),
+                gather(state.stats, path),
+                path,
+                images,
+                train=True,
+            )
             top1 = jnp.mean(logits.argmax(-1) == batch["label"])
-            return (loss.cross_entropy(logits, batch["label"]),
-                    loss.reward(top1, latency.path_ms(path), target_ms, weight))
+            return (
+                loss.cross_entropy(logits, batch["label"]),
+                loss.reward(top1, latency.path_ms(path), target_ms, weight),
+            )
 
-        estimate = estimate_gradient(_key(state, 1), state.alpha, state.baseline,
-                                     estimators.Problem(gates, reward))
-        updates, alpha_adam = alpha_optimizer.update(estimate.gradient, state.alpha_adam,
-                                                     state.alpha)
+        estimate = estimate_gradient(
+            _key(state, 1), state.alpha, state.baseline, estimators.Problem(gates, reward)
+        )
+        updates, alpha_adam = alpha_optimizer.update(
+            estimate.gradient, state.alpha_adam, state.alpha
+        )
         alpha = state.alpha + updates
         if estimate.pair is not None:
             alpha = estimators.rescale_pair(state.alpha, alpha, estimate.pair)
-        expected_ms = latency.expected_ms(paths.probabilities(alpha, allowed))
+        expected_ms = latency.expected_ms(sampling.probabilities(alpha, allowed))
         multiplier = state.multiplier
         if hyper.latency_control == "dual":
-            multiplier = loss.dual_ascent(multiplier, before_ms, expected_ms, target_ms,
-                                          hyper.alpha_learning_rate)
-        changes = {"alpha": alpha, "alpha_adam": alpha_adam, "multiplier": multiplier,
-                   "baseline": estimate.baseline}
-        metrics = {"arch_ce": estimate.ce, "expected_ms": expected_ms, "latency_weight": weight,
-                   "entropy": paths.entropy(alpha, allowed), **estimate.metrics}
+            multiplier = loss.dual_ascent(
+                multiplier, before_ms, expected_ms, target_ms, hyper.alpha_learning_rate
+            )
+        changes = {
+            "alpha": alpha,
+            "alpha_adam": alpha_adam,
+            "multiplier": multiplier,
+            "baseline": estimate.baseline,
+        }
+        metrics = {
+            "arch_ce": estimate.ce,
+            "expected_ms": expected_ms,
+            "latency_weight": weight,
+            "entropy": sampling.entropy(alpha, allowed),
+            **estimate.metrics,
+        }
         if hyper.estimator != "reinforce":  # which has latency in its reward
             metrics["latency_term"] = term(estimate.ce, expected_ms, target_ms, weight)
         return changes, metrics
@@ -243,8 +304,14 @@ def make_steps(space: Space, hyper: Hyperparameters,
     def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Metrics:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
-            logits, _ = supernet.apply(space, gather(params, path), gather(stats, path), path,
-                                       from_pixels(batch["image"]), train=False)
+            logits, _ = supernet.apply(
+                space,
+                gather(params, path),
+                gather(stats, path),
+                path,
+                from_pixels(batch["image"]),
+                train=False,
+            )
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 

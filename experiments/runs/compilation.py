@@ -80,8 +80,9 @@ class Step:
         return self._program.result()
 
 
-def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_of: object,
-                   tick: Tick) -> dict[str, Step]:
+def compiled_steps(
+    steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_of: object, tick: Tick
+) -> dict[str, Step]:
     """The steps, compiled: loaded, where equal ones are kept beside JAX's compiled programs.
 
     The first is ready. The others may be under way still, by other threads, where one process
@@ -109,8 +110,11 @@ def compiled_steps(steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_o
 
     def wait(name: str) -> None:
         doing = f"{'loading' if name in kept else 'compiling'} the {name} step"
-        compiled[name].wait(lambda: tick(
-            min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing))
+        compiled[name].wait(
+            lambda: tick(
+                min(0.98, (time.monotonic() - start) / expected_s) if expected_s else 0.0, doing
+            )
+        )
 
     alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
     compiled[first] = Step(pool.submit(making.step, *steps[first], files[first], lowered))
@@ -130,8 +134,13 @@ class _Making:
     tracing: threading.Lock
     compiling: threading.Lock
 
-    def step(self, function: jax.stages.Wrapped, arguments: tuple, file: pathlib.Path | None,
-             lowered: jax.stages.Lowered | None = None) -> jax.stages.Compiled:
+    def step(
+        self,
+        function: jax.stages.Wrapped,
+        arguments: tuple,
+        file: pathlib.Path | None,
+        lowered: jax.stages.Lowered | None = None,
+    ) -> jax.stages.Compiled:
         """The program: loaded, or made, from where that has come to."""
         program = _load(file) if lowered is None and file is not None and file.exists() else None
         if program is None:
@@ -176,16 +185,22 @@ def _file(name: str, arguments: tuple, made_of: object) -> pathlib.Path | None:
     leaves, structure = jax.tree.flatten(arguments)
     sources = pathlib.Path(jaxnas.__file__).parent
     what = (
-        name, repr(made_of), str(structure),
+        name,
+        repr(made_of),
+        str(structure),
         [(leaf.shape, str(leaf.dtype), str(getattr(leaf, "sharding", None))) for leaf in leaves],
         [(package, importlib.metadata.version(package)) for package in _PACKAGES],
-        [(str(path.relative_to(sources)), path.read_bytes())
-         for path in sorted(sources.rglob("*.py"))],
-        sorted((key, str(value)) for key, value in jax.config.values.items()
-               if "cache" not in key),
-        os.environ.get("XLA_FLAGS"), platform.python_version(), _processor(),
+        [
+            (str(path.relative_to(sources)), path.read_bytes())
+            for path in sorted(sources.rglob("*.py"))
+        ],
+        sorted((key, str(value)) for key, value in jax.config.values.items() if "cache" not in key),
+        os.environ.get("XLA_FLAGS"),
+        platform.python_version(),
+        _processor(),
         [(device.platform, device.device_kind, device.id) for device in jax.devices()],
-        jax.devices()[0].client.platform_version)
+        jax.devices()[0].client.platform_version,
+    )
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
     return pathlib.Path(folder) / _FOLDER / f"{name}-{key}"
 
@@ -195,8 +210,11 @@ def _processor() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
-    return "".join(line for line in info.read_text().split("\n\n")[0].splitlines()
-                   if line.startswith(("model name", "flags", "Features", "CPU part")))
+    return "".join(
+        line
+        for line in info.read_text().split("\n\n")[0].splitlines()
+        if line.startswith(("model name", "flags", "Features", "CPU part"))
+    )
 
 
 def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
@@ -208,10 +226,12 @@ def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
         for path in (file.parent, file):
             _check_owner(path)
         return serialize_executable.deserialize_and_load(
-            *pickle.loads(zlib.decompress(file.read_bytes())))
+            *pickle.loads(zlib.decompress(file.read_bytes()))
+        )
     except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
-        logging.warning("%s cannot be loaded and is compiled anew: %s: %s", file,
-                        type(error).__name__, error)
+        logging.warning(
+            "%s cannot be loaded and is compiled anew: %s: %s", file, type(error).__name__, error
+        )
         return None
 
 
@@ -219,8 +239,10 @@ def _check_owner(path: pathlib.Path) -> None:
     """Raises PermissionError where others may write: a pickle of theirs could run anything."""
     info = path.stat()
     if info.st_uid not in (0, os.getuid()) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"others than this user may write {path}; remove it, or take that "
-                              f"from them by chmod go-w")
+        raise PermissionError(
+            f"others than this user may write {path}; remove it, or take that "
+            f"from them by chmod go-w"
+        )
 
 
 def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxnas import blocks, loss
+from jaxnas import loss, supernet_block
 from jaxnas.network import Network
 from jaxnas.pixels import check_batch, from_pixels
-from jaxnas.steps import PRECISIONS, STATISTICS_MOMENTUM, Precision
+from jaxnas.search_steps import PRECISIONS, BN_MOMENTUM, Precision
 
 Array = jax.Array
 Tree = Any  # nested dicts of arrays
@@ -56,9 +56,11 @@ class Recipe:
     precision: Precision = "f32"
 
 
-@functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=["step", "key", "params", "stats", "optimizer", "average"],
-                   meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "key", "params", "stats", "optimizer", "average"],
+    meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class NetworkState:
     """All that a training carries from step to step, and all that its checkpoint holds.
@@ -101,11 +103,13 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
     if recipe.warmup_steps:
         # From one part of the way and not from 0, with which the first step would do nothing.
         first = optax.warmup_cosine_decay_schedule(
-            peak / (recipe.warmup_steps + 1), peak, recipe.warmup_steps, steps)
+            peak / (recipe.warmup_steps + 1), peak, recipe.warmup_steps, steps
+        )
     if not recipe.last_steps:
         return first
     return optax.join_schedules(
-        [first, optax.cosine_decay_schedule(peak, recipe.last_steps)], [steps])
+        [first, optax.cosine_decay_schedule(peak, recipe.last_steps)], [steps]
+    )
 
 
 def decayed(params: Tree) -> Tree:
@@ -121,30 +125,39 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """SGD of the recipe: masked weight decay, Nesterov momentum, scheduled learning rate."""
     return optax.chain(
         optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
-        optax.sgd(learning_rate(recipe), momentum=recipe.momentum, nesterov=True))
+        optax.sgd(learning_rate(recipe), momentum=recipe.momentum, nesterov=True),
+    )
 
 
 def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
     """A training that starts at the network's weights, of which it takes a copy."""
-    _, params, stats = blocks.split(network)
+    _, params, stats = supernet_block.split(network)
     params, stats = jax.tree.map(jnp.array, (params, stats))
     average = None
     if recipe.ema_decay:
         average = optax.ema(recipe.ema_decay).init({"params": params, "stats": stats})
-    return NetworkState(step=jnp.int32(0), key=jax.random.key_data(jax.random.key(seed)),
-                        params=params, stats=stats,
-                        optimizer=jax.jit(optimizer(recipe).init)(params),
-                        average=average)
+    return NetworkState(
+        step=jnp.int32(0),
+        key=jax.random.key_data(jax.random.key(seed)),
+        params=params,
+        stats=stats,
+        optimizer=jax.jit(optimizer(recipe).init)(params),
+        average=average,
+    )
 
 
-def make_steps(network: Network, recipe: Recipe,
-               replicated: jax.sharding.Sharding | None = None) -> NetworkSteps:
+def make_steps(
+    network: Network, recipe: Recipe, replicated: jax.sharding.Sharding | None = None
+) -> NetworkSteps:
     """The steps that train networks of this one's specification.
 
     Args:
       replicated: where all that the steps give is to lie; None leaves it to the arguments.
     """
-    train_graph, eval_graph = blocks.split(network, True)[0], blocks.split(network, False)[0]
+    train_graph, eval_graph = (
+        supernet_block.split(network, True)[0],
+        supernet_block.split(network, False)[0],
+    )
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
     dtype = PRECISIONS[recipe.precision]
 
@@ -158,32 +171,39 @@ def make_steps(network: Network, recipe: Recipe,
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
             return ce, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
-        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(
-            objective, has_aux=True)(state.params)
+        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
         updates, optimizer_state = update_weights(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        stats = optax.incremental_update(batch_stats, state.stats, 1 - STATISTICS_MOMENTUM)
+        stats = optax.incremental_update(batch_stats, state.stats, 1 - BN_MOMENTUM)
         average = state.average
         if average is not None:
             _, average = optax.ema(recipe.ema_decay).update(
-                {"params": params, "stats": stats}, average)
-        metrics = {"ce": ce, "top1": jnp.mean(logits.argmax(-1) == batch["label"]),
-                   "learning_rate": rate(state.step)}
-        return NetworkState(state.step + 1, state.key, params, stats, optimizer_state,
-                            average), metrics
+                {"params": params, "stats": stats}, average
+            )
+        metrics = {
+            "ce": ce,
+            "top1": jnp.mean(logits.argmax(-1) == batch["label"]),
+            "learning_rate": rate(state.step),
+        }
+        return NetworkState(
+            state.step + 1, state.key, params, stats, optimizer_state, average
+        ), metrics
 
     def delivered(state: NetworkState) -> tuple[Tree, Tree]:
         if state.average is None:
             return state.params, state.stats
         # EmaState holds the plain sum; optax corrects it in what `update` returns alone.
-        average = optax.tree.bias_correction(state.average.ema, recipe.ema_decay,
-                                             state.average.count)
+        average = optax.tree.bias_correction(
+            state.average.ema, recipe.ema_decay, state.average.count
+        )
         return average["params"], average["stats"]
 
     def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> dict[str, Array]:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
-            logits, _ = blocks.run(eval_graph, params, stats, from_pixels(batch["image"]))
+            logits, _ = supernet_block.run(eval_graph, params, stats, from_pixels(batch["image"]))
         hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 

@@ -17,19 +17,20 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import comparison
-from experiments.comparison import Comparison, Row
-from experiments.networks import find_architecture, read_accuracy, read_architecture
+from experiments.compare import report
+from experiments.compare.report import Comparison, Row
+from experiments.runs.networks import find_architecture, read_accuracy, read_architecture
 from experiments.runs.published import PUBLISHED
 from jaxnas import draw
 from jaxnas.zoo import ZOO
 from profiling import command, tables
 from profiling.database import Store
-from profiling.device import DEVICES, device_names, open_device
+from profiling.device import Options
 from profiling.errors import DeviceUnavailable
-from profiling.measurement import Measurement, Options
+from profiling.measurement import Measurement
 from profiling.progress import Progress
 from profiling.recording import Recording
+from profiling.registry import DEVICES, device_names, open_device
 
 NETWORKS = ("mobilenet_v2", "proxyless_mobile", "proxyless_cpu", "proxyless_gpu")
 
@@ -42,20 +43,22 @@ def main(argv: Sequence[str]) -> int:
         devices = distinct("--devices", device_names(args.devices))
         options = command.device_options()
         rows = network_rows(distinct("--networks", args.networks.split(",")), args.num_classes)
-        rows = with_found(rows, [pathlib.Path(folder) for folder in args.found or ()],
-                          args.num_classes)
+        rows = with_found(
+            rows, [pathlib.Path(folder) for folder in args.found or ()], args.num_classes
+        )
         check_size(rows, args.image_size)
         output = pathlib.Path(args.output)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--output={output} cannot be made ({error.strerror}); name another "
-                             f"folder") from error
+            raise ValueError(
+                f"--output={output} cannot be made ({error.strerror}); name another folder"
+            ) from error
     with command.device_errors(), command.open_store(args.store) as store, Progress() as progress:
         columns, left_out = measure(rows, devices, options, args.image_size, store, progress)
     result = Comparison(rows, columns, left_out, args.image_size, args.num_classes)
     write(result, output)
-    comparison.show(result)
+    report.show(result)
     print(f"files in {output}: compare.json, compare.md, compare.svg, compare.png")
     return 0
 
@@ -73,18 +76,22 @@ def network_rows(names: Sequence[str], num_classes: int) -> list[Row]:
     """A row for each published network; raises ValueError for a name that is none."""
     unknown = next((name for name in names if name not in ZOO), None)
     if unknown is not None:
-        raise ValueError(f"--networks: unknown network {unknown!r}, allowed are {', '.join(ZOO)}; "
-                         f"folders of runs go with --found")
+        raise ValueError(
+            f"--networks: unknown network {unknown!r}, allowed are {', '.join(ZOO)}; "
+            f"folders of runs go with --found"
+        )
     rows = []
     for name in names:
         architecture = find_architecture(name)
-        rows.append(Row(PUBLISHED[name].title, architecture, architecture.spec(num_classes),
-                        PUBLISHED[name]))
+        rows.append(
+            Row(
+                PUBLISHED[name].title, architecture, architecture.spec(num_classes), PUBLISHED[name]
+            )
+        )
     return rows
 
 
-def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path],
-               num_classes: int) -> list[Row]:
+def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path], num_classes: int) -> list[Row]:
     """The rows and those of the folders' networks; a trained network that has a row adds to it.
 
     Raises:
@@ -93,8 +100,7 @@ def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path],
     rows = list(rows)
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"--found: {folder} is no folder; give those of searches or "
-                             f"trainings")
+            raise ValueError(f"--found: {folder} is no folder; give those of searches or trainings")
         architecture = read_architecture(folder)
         accuracy = read_accuracy(folder)
         measured = () if accuracy is None else ({**accuracy, "folder": str(folder)},)
@@ -116,13 +122,20 @@ def check_size(rows: Sequence[Row], image_size: int) -> None:
     for row in rows:
         factor = 2 * math.prod(block.stride for block in row.spec.blocks)
         if image_size % factor:
-            raise ValueError(f"--image_size={image_size}: give a multiple of {factor} px, by which "
-                             f"{row.title} divides its input")
+            raise ValueError(
+                f"--image_size={image_size}: give a multiple of {factor} px, by which "
+                f"{row.title} divides its input"
+            )
 
 
-def measure(rows: Sequence[Row], devices: Sequence[str], options: Options, image_size: int,
-            store: Store, progress: Progress) -> tuple[dict[str, list[Measurement]],
-                                                       dict[str, str]]:
+def measure(
+    rows: Sequence[Row],
+    devices: Sequence[str],
+    options: Options,
+    image_size: int,
+    store: Store,
+    progress: Progress,
+) -> tuple[dict[str, list[Measurement]], dict[str, str]]:
     """Measurements of the rows by device, and why each device that is not there is left out.
 
     Raises:
@@ -140,14 +153,19 @@ def measure(rows: Sequence[Row], devices: Sequence[str], options: Options, image
                 left_out[name] = str(error)
                 progress.print(f"{name} is left out: {error}", "yellow")
         if not opened:
-            raise DeviceUnavailable(f"none of --devices={','.join(devices)} is there; the lines "
-                                    f"above say why")
+            raise DeviceUnavailable(
+                f"none of --devices={','.join(devices)} is there; the lines above say why"
+            )
         for name, device in opened.items():
             with progress.phase(name, total=1) as phase:
                 columns[name] = tables.measure_specs(
-                    device, [row.spec for row in rows], image_size,
+                    device,
+                    [row.spec for row in rows],
+                    image_size,
                     progress=lambda done, total, phase=phase: phase.update(
-                        done / total, f"{done} of {total} runs"))
+                        done / total, f"{done} of {total} runs"
+                    ),
+                )
                 phase.end(f"{len(rows)} networks, {device.setup.kind}")
     return columns, left_out
 
@@ -155,22 +173,28 @@ def measure(rows: Sequence[Row], devices: Sequence[str], options: Options, image
 def write(result: Comparison, output: pathlib.Path) -> None:
     """compare.json, compare.md, compare.svg and compare.png."""
     (output / "compare.json").write_text(
-        json.dumps(comparison.document(result), indent=1, ensure_ascii=False) + "\n")
-    (output / "compare.md").write_text(comparison.markdown(result))
-    figure = draw.figure([row.spec for row in result.rows], comparison.captions(result))
+        json.dumps(report.document(result), indent=1, ensure_ascii=False) + "\n"
+    )
+    (output / "compare.md").write_text(report.markdown(result))
+    figure = draw.figure([row.spec for row in result.rows], report.captions(result))
     for name in ("compare.svg", "compare.png"):
         draw.save(figure, output / name)
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("found", None, "Folders of searches or trainings, comma-separated.")
-    flags.DEFINE_string("networks", ",".join(NETWORKS), f"Published networks, comma-separated: "
-                        f"{', '.join(ZOO)}.")
-    flags.DEFINE_string("devices", "MYRIADX_COMPILER", f"Devices, comma-separated, a column each: "
-                        f"{', '.join(DEVICES)}.")
+    flags.DEFINE_string(
+        "networks", ",".join(NETWORKS), f"Published networks, comma-separated: {', '.join(ZOO)}."
+    )
+    flags.DEFINE_string(
+        "devices",
+        "MYRIADX_COMPILER",
+        f"Devices, comma-separated, a column each: {', '.join(DEVICES)}.",
+    )
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
-    flags.DEFINE_integer("num_classes", 1000, "Outputs of every network's classifier.",
-                         lower_bound=2)
+    flags.DEFINE_integer(
+        "num_classes", 1000, "Outputs of every network's classifier.", lower_bound=2
+    )
     flags.DEFINE_string("output", "runs/compare", "Folder to write to.")
     command.define_option_flags()
     command.define_store_flag()

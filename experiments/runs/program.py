@@ -9,10 +9,11 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
-from experiments.compilation import keep_compiled_programs
+from experiments.runs.compilation import keep_compiled_programs
 from experiments.runs.delivery import ParityBroken
 from experiments.runs.loop import NonFiniteLoss
-from experiments.stopping import Stopped, Terminated, terminate_like_control_c
+from experiments.runs.memory import keep_memory
+from experiments.runs.preemption import Stopped, Terminated, terminate_like_control_c
 from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.data import UnreadablePicture
@@ -20,21 +21,42 @@ from profiling import command
 from profiling.database import StoreError
 from profiling.errors import CompileError, DeviceUnavailable
 
-_FAILURES = (DeviceUnavailable, CompileError, StoreError, CheckpointUnreadable, NonFiniteLoss,
-             ParityBroken, UnreadablePicture, parallel.ProcessesDiffer,
-             parallel.FirstProcessFailed, OSError)
+_FAILURES = (
+    DeviceUnavailable,
+    CompileError,
+    StoreError,
+    CheckpointUnreadable,
+    NonFiniteLoss,
+    ParityBroken,
+    UnreadablePicture,
+    parallel.ProcessesDiffer,
+    parallel.Process0Failed,
+    OSError,
+)
 
 _NAMING_S = 10.0  # in which `parallel` names a process that has died, and ends this one
 
 
 def define_process_flags() -> None:
     """Defines the flags of a run of several processes, which all get the same others."""
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of a run of several "
-                        "processes; unset is what Slurm, Open MPI or a TPU pod tells.")
-    flags.DEFINE_integer("processes", None, "How many processes the run has; unset is what the "
-                         "cluster says it started together, or 1.", lower_bound=1)
-    flags.DEFINE_integer("process", None, "Which of them this one is, from 0; unset is what the "
-                         "cluster tells.", lower_bound=0)
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, of a run of several "
+        "processes; unset is what Slurm, Open MPI or a TPU pod tells.",
+    )
+    flags.DEFINE_integer(
+        "processes",
+        None,
+        "How many processes the run has; unset is what the cluster says it started together, or 1.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "process",
+        None,
+        "Which of them this one is, from 0; unset is what the cluster tells.",
+        lower_bound=0,
+    )
 
 
 def join_processes() -> None:
@@ -53,6 +75,7 @@ def run(work: Callable[[], int]) -> int:
     A failure that is known is one line and status 1. A run that was stopped says how it goes on;
     its status is 1 after Control-C and 0 after SIGTERM, by which clusters preempt.
     """
+    keep_memory()
     keep_compiled_programs()
     terminate_like_control_c()
     try:
@@ -62,7 +85,7 @@ def run(work: Callable[[], int]) -> int:
     except _FAILURES as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = command.FAILED
-        if isinstance(error, parallel.ProcessesDiffer | parallel.FirstProcessFailed):
+        if isinstance(error, parallel.ProcessesDiffer | parallel.Process0Failed):
             parallel.end()  # all of them know
         elif jax.process_count() > 1:
             time.sleep(_NAMING_S)  # it may be but the consequence of another's death

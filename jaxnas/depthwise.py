@@ -1,4 +1,4 @@
-"""Depthwise convolution and batch normalisation, with the gradients written out.
+"""Depthwise convolution, with its gradients written out.
 
 XLA's own depthwise convolution is slow on CPU, by one to two orders of magnitude in the gradient,
 so there it is a sum of shifted slices times taps. Elsewhere `lax.conv_general_dilated` stays, on
@@ -34,17 +34,20 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     """
     # Taps further out meet padding alone: of a 7x7 kernel on 2x2 pixels, all but the inner 3x3.
     far = max(0, kernel.shape[0] // 2 - max(x.shape[1:3]) + 1)
-    kernel = kernel[far:kernel.shape[0] - far, far:kernel.shape[1] - far]
+    kernel = kernel[far : kernel.shape[0] - far, far : kernel.shape[1] - far]
     return lax.platform_dependent(
-        x, kernel,
+        x,
+        kernel,
         cpu=functools.partial(depthwise_shifted, stride),
         cuda=functools.partial(depthwise_cudnn, stride),
-        default=functools.partial(depthwise_xla, stride))
+        default=functools.partial(depthwise_xla, stride),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def depthwise_conv_of(sizes: tuple[int, ...], stride: int, x: Array, kernel: Array,
-                      index: Array) -> Array:
+def depthwise_conv_of(
+    sizes: tuple[int, ...], stride: int, x: Array, kernel: Array, index: Array
+) -> Array:
     """`depthwise_conv` with a kernel whose size is known only when the program runs.
 
     Args:
@@ -55,8 +58,9 @@ def depthwise_conv_of(sizes: tuple[int, ...], stride: int, x: Array, kernel: Arr
         columns.
       index: int32 [], of the size.
     """
-    return lax.switch(index, [functools.partial(_corner_conv, size, stride) for size in sizes],
-                      x, kernel)
+    return lax.switch(
+        index, [functools.partial(_corner_conv, size, stride) for size in sizes], x, kernel
+    )
 
 
 def _corner_conv(size: int, stride: int, x: Array, kernel: Array) -> Array:
@@ -69,8 +73,12 @@ def _of_forward(sizes, stride, x, kernel, index):
 
 def _of_backward(sizes, stride, residuals, dy):
     x, kernel, index = residuals
-    pulls = [lambda x, kernel, dy, size=size: jax.vjp(
-        functools.partial(_corner_conv, size, stride), x, kernel)[1](dy) for size in sizes]
+    pulls = [
+        lambda x, kernel, dy, size=size: jax.vjp(
+            functools.partial(_corner_conv, size, stride), x, kernel
+        )[1](dy)
+        for size in sizes
+    ]
     return *lax.switch(index, pulls, x, kernel, dy), None
 
 
@@ -82,8 +90,13 @@ def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
     """`depthwise_conv` as XLA has it."""
     k, _, channels = kernel.shape
     return lax.conv_general_dilated(
-        x, kernel[:, :, None, :], (stride, stride), [(k // 2, k // 2)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels)
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        [(k // 2, k // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -101,8 +114,7 @@ def _cudnn_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[A
     return depthwise_xla(stride, x, kernel), (x, kernel)
 
 
-def _cudnn_backward(stride: int, residuals: tuple[Array, Array],
-                    dy: Array) -> tuple[Array, Array]:
+def _cudnn_backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     _, pull = jax.vjp(functools.partial(depthwise_xla, stride), x, kernel)
     dx, dkernel = pull(dy)
@@ -119,11 +131,19 @@ def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     batch, height, width, channels = dy.shape
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    taps = [jnp.sum(lax.slice(
-        padded, (0, i, j, 0),
-        (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
-        (1, stride, stride, 1)).astype(wide) * dy.astype(wide), (0, 1, 2))
-        for i, j in np.ndindex(k, k)]
+    taps = [
+        jnp.sum(
+            lax.slice(
+                padded,
+                (0, i, j, 0),
+                (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
+                (1, stride, stride, 1),
+            ).astype(wide)
+            * dy.astype(wide),
+            (0, 1, 2),
+        )
+        for i, j in np.ndindex(k, k)
+    ]
     return jnp.stack(taps).reshape(k, k, channels).astype(x.dtype)
 
 
@@ -138,10 +158,24 @@ def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) 
     total = jnp.zeros((batch, height, width, channels), x.dtype)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
-            total = lax.add(total, _scaled(kernel, (i, j), lax.slice(
-                x, (0, i, j, 0),
-                (batch, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
-                (1, stride, stride, 1))))
+            total = lax.add(
+                total,
+                _scaled(
+                    kernel,
+                    (i, j),
+                    lax.slice(
+                        x,
+                        (0, i, j, 0),
+                        (
+                            batch,
+                            i + (height - 1) * stride + 1,
+                            j + (width - 1) * stride + 1,
+                            channels,
+                        ),
+                        (1, stride, stride, 1),
+                    ),
+                ),
+            )
     return total
 
 
@@ -150,8 +184,9 @@ def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
     # Primitives and no operators: thousands of these are traced, and each operator of jax.numpy is
     # a small jit of its own on the way.
     end = tuple(i + 1 for i in at)
-    vector = lax.squeeze(lax.slice(vectors, (*at, 0), (*end, vectors.shape[-1])),
-                         tuple(range(len(at))))
+    vector = lax.squeeze(
+        lax.slice(vectors, (*at, 0), (*end, vectors.shape[-1])), tuple(range(len(at)))
+    )
     return lax.mul(lax.broadcast_in_dim(vector, x.shape, (x.ndim - 1,)), x)
 
 
@@ -169,11 +204,14 @@ def _depthwise_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tup
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _depthwise_backward(stride: int, residuals: tuple[Array, Array],
-                        dy: Array) -> tuple[Array, Array]:
+def _depthwise_backward(
+    stride: int, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
-    return (_input_gradient(stride, x.shape[1:3], kernel, dy),
-            _kernel_gradient(stride, kernel.shape[0], x, dy))
+    return (
+        _input_gradient(stride, x.shape[1:3], kernel, dy),
+        _kernel_gradient(stride, kernel.shape[0], x, dy),
+    )
 
 
 depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
@@ -188,25 +226,39 @@ def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, d
     k, pad = kernel.shape[0], kernel.shape[0] // 2
     batch, out_height, out_width, channels = dy.shape
     # Pixel u of phase p is made of dy's pixel u + (p + pad - tap) / stride, where that is whole.
-    taps = [[(tap, (p + pad - tap) // stride) for tap in range(k)
-             if (p + pad - tap) % stride == 0] for p in range(stride)]
+    taps = [
+        [(tap, (p + pad - tap) // stride) for tap in range(k) if (p + pad - tap) % stride == 0]
+        for p in range(stride)
+    ]
     margin = -(-(k - 1) // stride)
     padded = lax.optimization_barrier(
-        jnp.pad(dy, ((0, 0), (margin, margin), (margin, margin), (0, 0))))
+        jnp.pad(dy, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    )
 
     def phase(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
         total = jnp.zeros(dy.shape, dy.dtype)
         for (i, down), (j, right) in itertools.product(rows, columns):
-            total = lax.add(total, _scaled(kernel, (i, j), lax.slice(
-                padded, (0, margin + down, margin + right, 0),
-                (batch, margin + down + out_height, margin + right + out_width, channels))))
+            total = lax.add(
+                total,
+                _scaled(
+                    kernel,
+                    (i, j),
+                    lax.slice(
+                        padded,
+                        (0, margin + down, margin + right, 0),
+                        (batch, margin + down + out_height, margin + right + out_width, channels),
+                    ),
+                ),
+            )
         return lax.optimization_barrier(total)
 
-    phases = jnp.stack([jnp.stack([phase(rows, columns) for columns in taps], 3)
-                        for rows in taps], 2)
+    phases = jnp.stack(
+        [jnp.stack([phase(rows, columns) for columns in taps], 3) for rows in taps], 2
+    )
     height, width = height_width
-    return phases.reshape(batch, out_height * stride, out_width * stride,
-                          channels)[:, :height, :width]
+    return phases.reshape(batch, out_height * stride, out_width * stride, channels)[
+        :, :height, :width
+    ]
 
 
 def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
@@ -221,18 +273,24 @@ def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
     rows = _divisor(height, WINDOWS // columns) if columns == width else 1
     images = _divisor(batch, WINDOWS // (rows * columns)) if rows == height else 1
     padded = lax.optimization_barrier(
-        jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0))))
+        jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    )
     extent = (images, (rows - 1) * stride + k, (columns - 1) * stride + k, channels)
 
     def add(total: Array, start: tuple[Array, Array, Array]) -> tuple[Array, None]:
         image, row, column = start
-        pixels = lax.dynamic_slice(dy, (image, row, column, 0),
-                                   (images, rows, columns, channels)).astype(wide)
-        windows = lax.dynamic_slice(padded, (image, row * stride, column * stride, 0),
-                                    extent).astype(wide)
+        pixels = lax.dynamic_slice(
+            dy, (image, row, column, 0), (images, rows, columns, channels)
+        ).astype(wide)
+        windows = lax.dynamic_slice(
+            padded, (image, row * stride, column * stride, 0), extent
+        ).astype(wide)
         for i, r, c in np.ndindex(images, rows, columns):
-            window = lax.slice(windows, (i, r * stride, c * stride, 0),
-                               (i + 1, r * stride + k, c * stride + k, channels))
+            window = lax.slice(
+                windows,
+                (i, r * stride, c * stride, 0),
+                (i + 1, r * stride + k, c * stride + k, channels),
+            )
             total = lax.add(total, _scaled(pixels, (i, r, c), window))
         return total, None
 
@@ -244,78 +302,3 @@ def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
 def _divisor(number: int, most: int) -> int:
     """The largest divisor of a number that is at most `most`."""
     return max(d for d in range(1, max(1, most) + 1) if number % d == 0)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def batch_norm_train(epsilon: float, x: Array, scale: Array,
-                     bias: Array) -> tuple[Array, Array, Array]:
-    """Batch normalisation by the batch's own statistics (Ioffe and Szegedy 2015, algorithm 1).
-
-    Args:
-      epsilon: added to the variance.
-      x: [..., channels].
-      scale: float32 [channels].
-      bias: float32 [channels].
-
-    Returns:
-      The normalised x in x's dtype; the batch's mean and its variance, biased, float32 [channels].
-      No gradient flows through the two statistics.
-    """
-    return _batch_norm_forward(epsilon, x, scale, bias)[0]
-
-
-def _batch_norm_forward(epsilon, x, scale, bias):
-    axes = tuple(range(x.ndim - 1))
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axes)
-    # The shifted form: E[x²] − E[x]² cancels catastrophically for channels far from zero.
-    variance = jnp.mean(jnp.square(wide - mean), axes)
-    inverse = lax.rsqrt(variance + epsilon)
-    y = (wide - mean) * (inverse * scale) + bias
-    return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
-
-
-def _batch_norm_backward(epsilon, residuals, cotangents):
-    return _batch_norm_gradients(residuals, cotangents[0])
-
-
-def _batch_norm_gradients(residuals: tuple[Array, ...],
-                          dy: Array) -> tuple[Array, Array, Array]:
-    """Of x, scale and bias, through the batch's statistics too."""
-    x, scale, mean, inverse = residuals
-    axes = tuple(range(x.ndim - 1))
-    dy = dy.astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    dbias = jnp.sum(dy, axes)
-    dscale = jnp.sum(dy * normal, axes)
-    count = x.size // x.shape[-1]
-    dx = (scale * inverse) * (dy - dbias / count - normal * (dscale / count))
-    return dx.astype(x.dtype), dscale, dbias
-
-
-batch_norm_train.defvjp(_batch_norm_forward, _batch_norm_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def batch_norm_known(epsilon: float, x: Array, scale: Array, bias: Array, mean: Array,
-                     variance: Array) -> Array:
-    """The first of `batch_norm_train`, gradients and all, where x's statistics are known already.
-
-    Args:
-      epsilon, x, scale, bias: as there.
-      mean, variance: what it returned for this x.
-    """
-    return _known_forward(epsilon, x, scale, bias, mean, variance)[0]
-
-
-def _known_forward(epsilon, x, scale, bias, mean, variance):
-    inverse = lax.rsqrt(variance + epsilon)
-    y = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
-    return y.astype(x.dtype), (x, scale, mean, inverse)
-
-
-def _known_backward(epsilon, residuals, dy):
-    return *_batch_norm_gradients(residuals, dy), None, None
-
-
-batch_norm_known.defvjp(_known_forward, _known_backward)

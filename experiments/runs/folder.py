@@ -36,12 +36,13 @@ class Workdir:
             work; nothing in it is touched.
           ProcessesDiffer: they have other flags than the first.
         """
-        parallel.check_same("the configuration", np.frombuffer(
-            json.dumps(config.identity()).encode(), np.uint8))
+        parallel.check_same(
+            "the configuration", np.frombuffer(json.dumps(config.identity()).encode(), np.uint8)
+        )
         self.path = pathlib.Path(config.workdir)
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
-        parallel.of_first(lambda: self._open(config))
+        parallel.from_process_0(lambda: self._open(config))
 
     def _open(self, config: RunConfig) -> None:
         check_workdir(config)
@@ -49,15 +50,18 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--workdir={self.path} cannot be made ({error.strerror}); name "
-                             f"another folder") from error
+            raise ValueError(
+                f"--workdir={self.path} cannot be made ({error.strerror}); name another folder"
+            ) from error
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise WorkdirHeld(f"--workdir={self.path}: another process is at work in it; wait for "
-                              f"it or name another folder") from None
+            raise WorkdirHeld(
+                f"--workdir={self.path}: another process is at work in it; wait for "
+                f"it or name another folder"
+            ) from None
         if not file.exists():
             self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
 
@@ -71,7 +75,7 @@ class Workdir:
 
     def write_json(self, name: str, document: Mapping[str, object]) -> None:
         """Writes a file whole or not at all."""
-        if not parallel.is_first():
+        if not parallel.is_process_0():
             return
         partial = self.path / f"{name}.partial"
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -80,11 +84,13 @@ class Workdir:
     def read_json(self, name: str) -> dict[str, object] | None:
         """A file that this run wrote, or None where it has not yet."""
         file = self.path / name
-        return parallel.of_first(lambda: json.loads(file.read_text()) if file.exists() else None)
+        return parallel.from_process_0(
+            lambda: json.loads(file.read_text()) if file.exists() else None
+        )
 
     def withdraw(self) -> None:
         """Removes the folder of a run that is refused before it began, unless it holds more."""
-        if not parallel.is_first():
+        if not parallel.is_process_0():
             return
         for name in ("config.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
@@ -93,14 +99,17 @@ class Workdir:
 
     def open_metrics(self, step: int) -> None:
         """Starts or continues metrics.jsonl at a step; lines of what comes again are dropped."""
-        if not parallel.is_first():
+        if not parallel.is_process_0():
             return
         if self._metrics is not None:
             self._metrics.close()
         file = self.path / "metrics.jsonl"
         derived = (self.path / "architecture.json").exists()
-        kept = [text for text in _lines(file) if (line := json.loads(text))["step"] <= step
-                and (derived or line["phase"] != "derive")]
+        kept = [
+            text
+            for text in _lines(file)
+            if (line := json.loads(text))["step"] <= step and (derived or line["phase"] != "derive")
+        ]
         partial = file.with_name("metrics.jsonl.partial")
         partial.write_text("".join(kept))
         partial.replace(file)
@@ -108,7 +117,7 @@ class Workdir:
 
     def log(self, step: int, phase: str, **values: object) -> None:
         """Adds a line to metrics.jsonl."""
-        if not parallel.is_first():
+        if not parallel.is_process_0():
             return
         self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
         self._metrics.flush()
@@ -140,10 +149,12 @@ def check_workdir(config: RunConfig) -> None:
         raise ValueError(f"--workdir={path} is a file; name a folder")
     if (path / "config.json").exists():
         _check_same(path / "config.json", config)
-    elif path.exists() and any(f.name != ".lock" and f.suffix != ".partial"
-                               for f in path.iterdir()):
-        raise ValueError(f"--workdir={path} holds files of something else (no config.json); name "
-                         f"a new folder")
+    elif path.exists() and any(
+        f.name != ".lock" and f.suffix != ".partial" for f in path.iterdir()
+    ):
+        raise ValueError(
+            f"--workdir={path} holds files of something else (no config.json); name a new folder"
+        )
 
 
 def _lines(file: pathlib.Path) -> Iterator[str]:
@@ -155,12 +166,19 @@ def _lines(file: pathlib.Path) -> Iterator[str]:
 def _check_same(file: pathlib.Path, config: RunConfig) -> None:
     found = read_object(file, "name a new --workdir")
     wanted = json.loads(json.dumps(config.identity()))
-    other = [f"--{k}={found.get(k)!r} there, {v!r} now" for k, v in wanted.items()
-             if found.get(k) != v and k != "pictures"]
+    other = [
+        f"--{k}={found.get(k)!r} there, {v!r} now"
+        for k, v in wanted.items()
+        if found.get(k) != v and k != "pictures"
+    ]
     if not other and found.get("pictures") != wanted["pictures"]:
-        raise ValueError(f"--workdir={file.parent} holds a run on other pictures: files in "
-                         f"{config.dataset} were added, removed or changed since; name a new "
-                         f"folder, or restore them to go on with it")
+        raise ValueError(
+            f"--workdir={file.parent} holds a run on other pictures: files in "
+            f"{config.dataset} were added, removed or changed since; name a new "
+            f"folder, or restore them to go on with it"
+        )
     if other:
-        raise ValueError(f"--workdir={file.parent} holds another run ({'; '.join(other)}): name a "
-                         f"new folder, or give the flags of that run to go on with it")
+        raise ValueError(
+            f"--workdir={file.parent} holds another run ({'; '.join(other)}): name a "
+            f"new folder, or give the flags of that run to go on with it"
+        )

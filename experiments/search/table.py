@@ -1,0 +1,122 @@
+"""The latency table of a search: given, shipped or built, for this run's classifier."""
+
+import pathlib
+
+import numpy as np
+
+from experiments.runs.folder import Workdir
+from experiments.search.config import Config
+from jaxnas import budget, data, parallel
+from jaxnas.latency import LatencyTable
+from profiling import command, tables
+from profiling.progress import Progress
+from profiling.recording import Recording
+from profiling.registry import device_kind, device_names
+
+
+def given_table(config: Config) -> LatencyTable | None:
+    """The table that the flags name, or the one that ships; None where one must be built.
+
+    Raises:
+      ValueError: no table, one for something else, or a target outside of its range.
+    """
+    space = config.search_space
+    own = pathlib.Path(config.workdir) / "latency_table.json"
+    file = (
+        own
+        if own.exists()
+        else config.latency_table
+        or tables.shipped(config.device, space, config.image_size, config.options)
+    )
+    if file is None:
+        return None
+    table = LatencyTable.load(pathlib.Path(file), space)
+    table.check(
+        [device_kind(name) for name in device_names(config.device)],
+        config.image_size,
+        config.options.settings(),
+    )
+    # Another classifier than the table's takes another time, at least none.
+    same = table.num_classes == data.dataset(config.dataset).num_classes
+    check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
+    return table
+
+
+def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> None:
+    """Raises ValueError where no network of the space takes the target or another budget."""
+    fastest, slowest = table.range_ms
+    even = np.where(config.search_space.allowed, 0.0, -np.inf)
+    budgets = [
+        ("target_ms", config.target_ms),
+        *(("pareto_ms", budget_ms) for budget_ms in config.pareto_ms or ()),
+    ]
+    for name, budget_ms in budgets:
+        try:
+            budget.budgeted_path(even, table, budget_ms + slack_ms)
+            reachable = budget_ms <= slowest
+        except ValueError:
+            reachable = False
+        if not reachable:
+            raise ValueError(
+                f"--{name}={budget_ms:g}: on {table.device} at {table.image_size} px the fastest "
+                f"network of the {table.space} space takes {fastest:.2f} ms and the slowest "
+                f"{slowest:.2f} ms; give a target between them"
+            )
+    if config.latency_control == "mul_log" and fastest <= 1:
+        raise ValueError(
+            f"--latency_control=mul_log: the fastest network of the {table.space} space takes "
+            f"{fastest:.2f} ms on {table.device}, and the logarithm of what is not above 1 ms is "
+            f"no measure; give another control"
+        )
+
+
+def deployment_table(
+    config: Config,
+    table: LatencyTable | None,
+    device: Recording | None,
+    workdir: Workdir,
+    progress: Progress,
+) -> LatencyTable:
+    """The table for this run's classifier, as the workdir's latency_table.json."""
+    file, space = workdir.path / "latency_table.json", config.search_space
+
+    def make() -> None:
+        made = _fitting_table(config, table, device, progress)
+        try:
+            check_target(config, made)
+        except ValueError:
+            workdir.withdraw()
+            with command.usage_errors():
+                raise
+        made.save(file, space)
+
+    parallel.from_process_0(make)
+    return LatencyTable.load(file, space)
+
+
+def _fitting_table(
+    config: Config, table: LatencyTable | None, device: Recording | None, progress: Progress
+) -> LatencyTable:
+    """The table given, or one built, of this space and classifier."""
+    space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
+    if table is None or device is not None and table.device != device.setup.device:
+        with progress.phase("table", total=1) as phase:
+            table = tables.build(
+                device,
+                space,
+                config.image_size,
+                num_classes,
+                asked=config.options.settings(),
+                progress=lambda done, total: phase.update(done / total, f"{done} of {total} runs"),
+            )
+            phase.end(f"{table.device}, {table.kind}; {tables.additivity_note(table)}")
+    elif table.num_classes != num_classes and device is not None:
+        with progress.phase("table", total=1) as phase:
+            table = tables.with_classes(table, device, space, num_classes)
+            phase.end(f"{table.device}, {table.kind}; fixed layers anew for {num_classes} classes")
+    elif table.num_classes != num_classes:
+        progress.print(
+            f"the table's classifier has {table.num_classes} outputs, this network "
+            f"{num_classes}: predictions are a little high"
+        )
+    return table
