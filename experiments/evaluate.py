@@ -9,6 +9,7 @@ cropped, at the file's size. With `--json` one JSON object, and nothing else, on
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import rich.console
 import rich.table
@@ -22,7 +23,7 @@ from jaxnas import data
 from profiling import command
 from profiling.progress import Progress
 
-Document = dict[str, object]
+Document = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ Pictures are taken upright as their EXIF data say, center cropped, at the file's
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -67,7 +68,7 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, object]]:
+def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, Any]]:
     """The most probable classes of one picture, the first the most probable."""
     names = model.classifier.class_names or [str(index) for index in range(len(row))]
     return [
@@ -76,7 +77,7 @@ def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, object
     ]
 
 
-def show(files: Sequence[pathlib.Path], answers: Sequence[Sequence[dict[str, object]]]) -> None:
+def show(files: Sequence[pathlib.Path], answers: Sequence[Sequence[dict[str, Any]]]) -> None:
     """Prints a line for each picture."""
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for file, ranked in zip(files, answers, strict=True):

@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+from typing import Any
 
 
-def read_object(file: pathlib.Path, remedy: str) -> dict[str, object]:
+def read_object(file: pathlib.Path, remedy: str) -> dict[str, Any]:
     """The object in a file.
 
     Args:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +59,10 @@ class LatencyTable:
     precision: str
     fixed_ms: Mapping[str, float]
     candidate_ms: np.ndarray
-    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    asked: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     additivity: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def path_ms(self, path: np.ndarray) -> float:
         """Latency of the path int32 [blocks]; infinite where a block may not take its choice."""
@@ -88,9 +88,7 @@ class LatencyTable:
             provenance={**self.provenance, "scaled_by": scaling},
         )
 
-    def check(
-        self, devices: Sequence[str], image_size: int, settings: Mapping[str, object]
-    ) -> None:
+    def check(self, devices: Sequence[str], image_size: int, settings: Mapping[str, Any]) -> None:
         """Refuses a table of another device, size or setting; settings it does not have are free.
 
         A setting is the table's if the user asked for it then, or if the device was set to it.

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxnas import loss, supernet_block
 from jaxnas.network import Network
 from jaxnas.pixels import check_batch, from_pixels
-from jaxnas.search_steps import PRECISIONS, BN_MOMENTUM, Precision
+from jaxnas.search_steps import BN_MOMENTUM, PRECISIONS, Precision
 
 Array = jax.Array
 Tree = Any  # nested dicts of arrays

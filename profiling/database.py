@@ -14,7 +14,7 @@ import json
 import pathlib
 import sqlite3
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import onnx
 
@@ -75,7 +75,7 @@ class Run:
     recipe: str | None
     measurement: Measurement
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> dict[str, Any]:
         """The JSON object of `profiling.store export`: that of `profiling.measure`, and more."""
         return {
             **self.measurement.document(self.model_name),
@@ -325,7 +325,7 @@ class _Where:
         return f"WHERE {' AND '.join(self.clauses)}" if self.clauses else ""
 
 
-def _columns(setup: Setup) -> dict[str, object]:
+def _columns(setup: Setup) -> dict[str, Any]:
     return {
         "device": setup.device,
         "kind": setup.kind,

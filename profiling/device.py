@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Options:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}, allowed are 1 or more")
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """What a table's settings must be for it to serve."""
         threads = {} if self.threads is None else {"threads": self.threads}
         return {"shaves": self.shaves, **threads}

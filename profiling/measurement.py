@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Setup:
     hardware: str
     precision: str
     versions: Mapping[str, str]
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Measurement:
         default_factory=lambda: datetime.datetime.now(datetime.UTC), compare=False
     )
 
-    def document(self, model: str) -> dict[str, object]:
+    def document(self, model: str) -> dict[str, Any]:
         """The JSON object of `profiling.measure`."""
         return {
             "schema": 2,

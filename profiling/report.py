@@ -1,6 +1,7 @@
 """What a person reads of a measurement and of a latency table; on standard output, 80 columns."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import rich.bar
@@ -136,7 +137,7 @@ def _blocks(table: LatencyTable, space: Space) -> rich.table.Table:
     return grid
 
 
-def _named(values: Mapping[str, object]) -> str:
+def _named(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 

@@ -14,6 +14,7 @@ import datetime
 import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -141,7 +142,7 @@ def build(
     image_size: int,
     num_classes: int,
     *,
-    asked: Mapping[str, object] | None = None,
+    asked: Mapping[str, Any] | None = None,
     held_out: int = 4,
     max_age_days: float | None = None,
     progress: RunsMade = lambda done, total: None,

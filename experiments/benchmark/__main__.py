@@ -21,6 +21,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -165,7 +166,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
     return {name: each[name] for name in PARTS}
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """The host, its load (1 minute) and versions; nothing that would start JAX's devices."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next(

@@ -7,6 +7,7 @@ last cache they are as fast as it; beyond it, a step grows faster than its batch
 import concurrent.futures
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ SIZES_MB = (1, 4, 16, 64, 256)
 _COPIED_MB = 1000  # at least, in one timed round, which a millisecond would be too short for
 
 
-def bandwidth(rounds: int) -> dict[str, object]:
+def bandwidth(rounds: int) -> dict[str, Any]:
     """GB/s read and written, for each size that is copied from one place to another, in MB."""
     threads = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

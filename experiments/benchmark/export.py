@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import openvino
@@ -19,7 +20,7 @@ _SETTLE = 20  # untimed inferences of each
 
 def exported(
     folder: pathlib.Path, image_size: int, rounds: int, networks: tuple[str, ...] = NETWORKS
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Exports published networks and times single requests of their IR, all of them in turn.
 
     The files stay in the folder, so that another exporter's can be timed beside them.

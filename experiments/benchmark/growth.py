@@ -7,6 +7,7 @@ the largest everywhere, so that what grows is the search and not the network dra
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def growth(
     rounds: int,
     only: Sequence[str] | None = None,
     tell: Callable[[str], None] = print,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The document: for each axis its points, and the exponent of every figure.
 
     The batch is sharded over as many virtual CPU devices as the point has; they share the cores of

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ _SWITCHES = (16, 128)
 _BRANCHES = 7  # as the proxyless space has where it may skip
 
 
-def depthwise(workload: Workload, rounds: int) -> list[dict[str, object]]:
+def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
     """Both implementations at the depthwise layers of the workload's widest candidates.
 
     `shifted` is the sum of shifted slices that the CPU gets here, `xla` is

@@ -5,6 +5,7 @@ import io
 import itertools
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ ARCH_EVERY, LOG_EVERY = 2, 10
 _PHOTOGRAPH = (500, 375)
 
 
-def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, object]:
+def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, Any]:
     """The loop of a search on the digits: what of its time it waited in `next(batches)`.
 
     As in a search every second weight step is followed by an architecture step on a batch of its
@@ -67,7 +68,7 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, ob
     }
 
 
-def photographs(count: int = 256, size: int = 224) -> dict[str, object]:
+def photographs(count: int = 256, size: int = 224) -> dict[str, Any]:
     """Photographs a second by one core: through a training's pipeline, and Pillow's decoding alone.
 
     They are made, 500 x 375 px as ImageNet's are on average, smooth but for some noise, and lie in
@@ -115,7 +116,7 @@ class _Photographs:
     def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()  # those that were made here can be decoded
 
-    def __getitem__(self, record: int) -> dict[str, object]:
+    def __getitem__(self, record: int) -> dict[str, Any]:
         return {"image": Image.open(io.BytesIO(self._files[record])), "label": 0, "record": record}
 
 

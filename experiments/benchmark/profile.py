@@ -21,7 +21,7 @@ UNKNOWN = "not attributed"
 COPIES = "copies between host and device"
 
 
-def profile(programs: Steps, workload: Workload, rounds: int) -> dict[str, object]:
+def profile(programs: Steps, workload: Workload, rounds: int) -> dict[str, Any]:
     """Milliseconds a step by kind of operation: the largest path's weight step, and it static.
 
     On an accelerator `busy_ms` is what its streams executed, and the rest of `wall_ms` is waiting,
@@ -71,7 +71,7 @@ def _kind(line: str, opcode: str, op_name: str) -> str:
     return "normalization and elementwise"
 
 
-def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, object]:
+def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, Any]:
     kind_of = kinds(hlo)
     module = re.match(r"HloModule ([\w.\-]+)", hlo)[1]
     jax.block_until_ready(call())

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def first_step(
     return first, second
 
 
-def cold_compile(workload: Workload) -> dict[str, object]:
+def cold_compile(workload: Workload) -> dict[str, Any]:
     """The document of part `compile`: both steps, traced, lowered, compiled, with no cache."""
     programs = first_step(workload)[0]["programs"]
     return {"programs": programs, "total_s": sum(map(_seconds, programs.values()))}
@@ -91,7 +92,7 @@ def _seconds(program: dict[str, float]) -> float:
     return sum(program.values())
 
 
-def second_start(workload: Workload, starts: int) -> dict[str, object]:
+def second_start(workload: Workload, starts: int) -> dict[str, Any]:
     """The document of part `start`: a process until its first step is done, programs cached.
 
     Args:
@@ -112,7 +113,7 @@ def second_start(workload: Workload, starts: int) -> dict[str, object]:
     }
 
 
-def search_start() -> dict[str, object]:
+def search_start() -> dict[str, Any]:
     """The document of part `search`: the quick start's command, stopped, and given again.
 
     A search logs every tenth step, so that its first step is seen by the first line it logs:

@@ -1,6 +1,7 @@
 """Parts `step` and `memory`: the supernet's steps against the same networks compiled statically."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Steps:
             self._static[key] = StaticNetwork(self._workload, path)
         return self._static[key]
 
-    def time(self, random_paths: int, rounds: int) -> dict[str, object]:
+    def time(self, random_paths: int, rounds: int) -> dict[str, Any]:
         """The document of part `step`.
 
         Args:
@@ -49,7 +50,7 @@ class Steps:
             "median_ratio": _median_ratio(rows),
         }
 
-    def memory(self) -> dict[str, object]:
+    def memory(self) -> dict[str, Any]:
         """The document of part `memory`: XLA's own account of the programs."""
         programs = {
             "weight": self.supernet.weight,
@@ -64,7 +65,7 @@ class Steps:
 
     def _row(
         self, path: np.ndarray, weight_ms: np.ndarray, static_ms: np.ndarray
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         return {
             "architecture": format_arch(self._workload.search_space.arch(path)),
             "largest": bool((path == self._workload.largest_path).all()),

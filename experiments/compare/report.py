@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import rich.console
 import rich.table
@@ -31,7 +32,7 @@ class Row:
     architecture: Architecture
     spec: NetworkSpec
     published: Published | None = None
-    accuracy: tuple[Mapping[str, object], ...] = ()
+    accuracy: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Comparison:
     num_classes: int
 
 
-def document(result: Comparison) -> dict[str, object]:
+def document(result: Comparison) -> dict[str, Any]:
     """The JSON object of `compare.json`."""
     networks = [
         {

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -51,7 +52,7 @@ class Scores:
                 }
         return figures
 
-    def confusions(self, class_names: Sequence[str], most: int) -> list[dict[str, object]]:
+    def confusions(self, class_names: Sequence[str], most: int) -> list[dict[str, Any]]:
         """The pairs of classes most often confused: shown, answered, how often."""
         wrong = self.answers != self.labels
         pairs, counts = np.unique(

@@ -8,6 +8,7 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -120,12 +121,12 @@ class RunConfig:
     def options(self) -> Options:
         return Options(self.shaves, self.threads, self.worker_prefix)
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """The fields that make two runs different, in JSON's types."""
         return identity_of(dataclasses.asdict(self))
 
 
-def identity_of(document: Mapping[str, object]) -> dict[str, object]:
+def identity_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config.json that make two runs different."""
     return {k: v for k, v in document.items() if k not in (*_SAME_RUN, "schema")}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
@@ -28,7 +29,7 @@ PARITY_IMAGES = 8
 # Top-1 of a float32 file may differ from JAX's by so much, or by one picture.
 TOP1_TOLERANCE = 0.005
 
-Document = dict[str, object]
+Document = dict[str, Any]
 
 
 class ParityBroken(RuntimeError):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from experiments.runs.config import RunConfig
 from jaxnas import parallel
@@ -53,7 +54,7 @@ def shared_device(
     with contextlib.ExitStack() as stack:
         recording = None
 
-        def find() -> dict[str, object] | None:
+        def find() -> dict[str, Any] | None:
             nonlocal recording
             device = find_device(config, store, progress, without)
             if device is None:

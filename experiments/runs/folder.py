@@ -10,7 +10,7 @@ import fcntl
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class Workdir:
             if file is not None:
                 file.close()
 
-    def write_json(self, name: str, document: Mapping[str, object]) -> None:
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Writes a file whole or not at all."""
         if not parallel.is_process_0():
             return
@@ -81,7 +81,7 @@ class Workdir:
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         partial.replace(self.path / name)
 
-    def read_json(self, name: str) -> dict[str, object] | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
         """A file that this run wrote, or None where it has not yet."""
         file = self.path / name
         return parallel.from_process_0(
@@ -123,7 +123,7 @@ class Workdir:
         self._metrics.flush()
 
 
-def finished(config: RunConfig) -> dict[str, object] | None:
+def finished(config: RunConfig) -> dict[str, Any] | None:
     """The result of this run, if it has come to its end before; raises as `check_workdir`."""
     check_workdir(config)
     file = pathlib.Path(config.workdir) / "result.json"

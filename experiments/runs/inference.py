@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -28,7 +29,7 @@ class Model:
     device: str
     precision: str | None
     options: Options
-    run: dict[str, object] | None
+    run: dict[str, Any] | None
 
     def open(self) -> Executor:
         """The device, to run the model on.
@@ -131,7 +132,7 @@ def find_model(
     )
 
 
-def _read_run(folder: pathlib.Path) -> tuple[dict[str, object], dict[str, object]]:
+def _read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json of a run that has come to its end, and its result's accuracy."""
     documents = []
     for name, remedy in (

@@ -9,7 +9,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 
@@ -72,7 +72,7 @@ class Loop(Generic[State]):
     def __init__(
         self,
         state: State,
-        identity: Mapping[str, object],
+        identity: Mapping[str, Any],
         workdir: Workdir,
         progress: Progress,
         *,

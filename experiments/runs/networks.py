@@ -6,6 +6,7 @@ A run's folder, of a search or of a training, names its network in `architecture
 import dataclasses
 import pathlib
 import re
+from typing import Any
 
 from jaxnas.json_file import read_object
 from jaxnas.network import NetworkSpec, network_of
@@ -108,7 +109,7 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
     return architecture
 
 
-def read_accuracy(folder: pathlib.Path) -> dict[str, object] | None:
+def read_accuracy(folder: pathlib.Path) -> dict[str, Any] | None:
     """What a run's result says of its network's accuracy; None where it has no result yet.
 
     Raises:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import rich.console
 import rich.panel
@@ -14,7 +15,7 @@ from experiments.runs.published import PUBLISHED
 from jaxnas import draw
 from jaxnas.network import NetworkSpec
 
-Result = Mapping[str, object]
+Result = Mapping[str, Any]
 _LEGEND = "green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.runs import program, summary
 from experiments.runs.delivery import deliver
@@ -78,7 +79,7 @@ def search() -> int:
     return command.FAILED if failed else 0
 
 
-def _spec(config: Config, result: dict[str, object]) -> NetworkSpec:
+def _spec(config: Config, result: dict[str, Any]) -> NetworkSpec:
     space = config.search_space
     return network_of(space, space.parse(result["architecture"]), result["num_classes"])
 
@@ -90,7 +91,7 @@ def run(
     store: Store | None,
     workdir: Workdir,
     progress: Progress,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The whole search; returns the document of result.json.
 
     Args:
@@ -161,7 +162,7 @@ class Found:
     derived: derivation.Derived
     network: Network
     steps: int
-    front: dict[str, object] | None
+    front: dict[str, Any] | None
 
 
 def find_network(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from jaxnas.space import format_arch
 from profiling.device import Device, measure_repeatedly
 
 MAX_ROUNDS = 3
-Round = dict[str, object]
+Round = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,7 @@ def approach(
 
 def _most_accurate(
     trainer: Trainer, candidates: np.ndarray, table: LatencyTable
-) -> tuple[np.ndarray, list[dict[str, object]]]:
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Of paths [n, blocks] the most accurate, of equals the first; and what a round says of all."""
     top1 = []
     with trainer.progress.phase("finalists", total=len(candidates)) as phase:

@@ -8,6 +8,7 @@ batch statistics of its own, and is scored on the examples held out for α, neve
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ _FIGURES = {"figure": "pareto.svg", "figure_png": "pareto.png"}
 _FOUND_COLOR, _REFERENCE_COLOR = "#2f6fb0", "#777777"
 
 
-def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) -> dict[str, object]:
+def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) -> dict[str, Any]:
     """The document of pareto.json, a network for each of `--pareto_ms`; it is written, too.
 
     The trainer's state and path stay as they are. A run that is stopped on the way does this part
@@ -78,7 +79,7 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
     return document
 
 
-def known_front(workdir: Workdir, has_device: bool) -> dict[str, object] | None:
+def known_front(workdir: Workdir, has_device: bool) -> dict[str, Any] | None:
     """The document that this run has made before; None where there is none that stands."""
     known = workdir.read_json(FILE)
     if known is None or not derivation.may_keep(
@@ -88,7 +89,7 @@ def known_front(workdir: Workdir, has_device: bool) -> dict[str, object] | None:
     return known
 
 
-def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str, float]]) -> Figure:
+def figure(document: Mapping[str, Any], references: Mapping[str, Mapping[str, float]]) -> Figure:
     """Latency against accuracy, a point for each network; a line for each published network.
 
     Args:
@@ -151,7 +152,7 @@ def figure(document: Mapping[str, object], references: Mapping[str, Mapping[str,
 
 
 def save_figure(
-    document: Mapping[str, object],
+    document: Mapping[str, Any],
     references: Mapping[str, Mapping[str, float]],
     folder: pathlib.Path,
 ) -> None:
@@ -160,6 +161,6 @@ def save_figure(
         draw.save(figure(document, references), folder / name)
 
 
-def _note(one: Mapping[str, object]) -> str:
+def _note(one: Mapping[str, Any]) -> str:
     device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
     return f"{one['target_ms']:g} ms: device {device}, top-1 {one['inherited_top1']:.3f}"

@@ -16,6 +16,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -205,9 +206,7 @@ def budgets(study: Study) -> list[Budgeted]:
     ]
 
 
-def run_affinities(
-    study: Study, devices: Sequence[Budgeted], runs: Runs
-) -> dict[str, object] | None:
+def run_affinities(study: Study, devices: Sequence[Budgeted], runs: Runs) -> dict[str, Any] | None:
     """study.json's `affinities`; None where runs are missing."""
     found = [
         [runs.search(device.table, device.target_ms, seed) for device in devices]
@@ -228,7 +227,7 @@ def run_affinities(
 
 def run_worth(
     study: Study, device: Budgeted, rival: Contender, runs: Runs
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """study.json's `worth`; None where runs are missing."""
     table, space = device.table, study.config.search_space
 
@@ -300,7 +299,7 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
     )
 
 
-def head(study: Study, parts: data.Parts) -> dict[str, object]:
+def head(study: Study, parts: data.Parts) -> dict[str, Any]:
     """What study.json says of the study itself."""
     config = study.config
     return {

@@ -7,6 +7,7 @@ and figures of the tables alone, which say why.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def device_document(
     reference: np.ndarray,
     found: Sequence[Found],
     chance: Draw,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One device's part of study.json: what was found, chance, and what its table says."""
     of_found = [statistics(space, space.path(space.parse(f.architecture))) for f in found]
     of_chance = [statistics(space, path) for path in chance.paths]
@@ -143,7 +144,7 @@ def device_document(
     }
 
 
-def document(first: Mapping[str, object], second: Mapping[str, object]) -> dict[str, object]:
+def document(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """study.json's `affinities` of two devices' documents, the poster's device first."""
     from_process_0, of_second = (
         [network["statistics"] for network in device["networks"]] for device in (first, second)

@@ -1,6 +1,7 @@
 """The figures of results.md, from study.json alone."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +18,7 @@ _GROUP_COLORS = {"random": "#999999", "found": "#2f6fab", "mobilenet_v2": "#c257
 _GROUP_LABELS = {"random": "random", "found": "found", "mobilenet_v2": "MobileNetV2"}
 
 
-def figures(document: Mapping[str, object]) -> dict[str, Figure]:
+def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures by the stems of their files."""
     made = {}
     if document["affinities"] is not None:
@@ -28,12 +29,12 @@ def figures(document: Mapping[str, object]) -> dict[str, Figure]:
     return made
 
 
-def title(device: Mapping[str, object]) -> str:
+def title(device: Mapping[str, Any]) -> str:
     """How people call the device of one of study.json's `affinities`."""
     return TITLES.get(device["device"], device["device"])
 
 
-def affinities_figure(part: Mapping[str, object]) -> Figure:
+def affinities_figure(part: Mapping[str, Any]) -> Figure:
     """Blocks, and shares of expansion 6 and of each kernel, found and random, with intervals."""
     fig = Figure(figsize=(9.5, 3.6), layout="constrained")
     FigureCanvasAgg(fig)
@@ -48,7 +49,7 @@ def affinities_figure(part: Mapping[str, object]) -> Figure:
     return fig
 
 
-def worth_figure(worth: Mapping[str, object]) -> Figure:
+def worth_figure(worth: Mapping[str, Any]) -> Figure:
     """Every trained network's top-1 against its multiply-accumulates; lines are the means."""
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     FigureCanvasAgg(fig)
@@ -72,7 +73,7 @@ def worth_figure(worth: Mapping[str, object]) -> Figure:
     return fig
 
 
-def networks_figure(document: Mapping[str, object]) -> Figure:
+def networks_figure(document: Mapping[str, Any]) -> Figure:
     """The networks found, as the poster draws them."""
     space = find_space(document["space"])
     specs, captions = [], []
@@ -87,7 +88,7 @@ def networks_figure(document: Mapping[str, object]) -> Figure:
     return draw.figure(specs, captions)
 
 
-def _bars(axes: Axes, part: Mapping[str, object], names: Mapping[str, str], scale: float) -> None:
+def _bars(axes: Axes, part: Mapping[str, Any], names: Mapping[str, str], scale: float) -> None:
     width = 0.2
     for index, (device, colors) in enumerate(zip(part["devices"], _COLORS, strict=True)):
         for inner, (values, color, what) in enumerate(

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ _REASONS = {
 }
 
 
-def write(document: Mapping[str, object], folder: pathlib.Path) -> list[str]:
+def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     """study.json, results.md and the figures, PNG and SVG; returns the files' names."""
     (folder / "study.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     (folder / "results.md").write_text(markdown(document))
@@ -42,7 +43,7 @@ def write(document: Mapping[str, object], folder: pathlib.Path) -> list[str]:
     return names
 
 
-def markdown(document: Mapping[str, object]) -> str:
+def markdown(document: Mapping[str, Any]) -> str:
     """The text of results.md; the same for the same document."""
     parts = [_head(document)]
     if document["affinities"] is not None:
@@ -65,7 +66,7 @@ def interval(value: Interval, *, percent: bool = False, sign: bool = False) -> s
     return f"{mean} ± {scale * (value['high'] - value['low']) / 2:.{digits}f}"
 
 
-def worth_verdict(worth: Mapping[str, object]) -> str:
+def worth_verdict(worth: Mapping[str, Any]) -> str:
     """Whether the search beats chance, in one sentence, by the difference's interval."""
     difference = (
         f"found less random is {interval(worth['difference'], percent=True, sign=True)} "
@@ -80,7 +81,7 @@ def worth_verdict(worth: Mapping[str, object]) -> str:
     return f"{verdict}; {difference}."
 
 
-def _head(document: Mapping[str, object]) -> str:
+def _head(document: Mapping[str, Any]) -> str:
     search, training, examples = document["search"], document["training"], document["examples"]
     seeds, train_seeds = (", ".join(map(str, document[name])) for name in ("seeds", "train_seeds"))
     lines = [
@@ -135,7 +136,7 @@ def _head(document: Mapping[str, object]) -> str:
     )
 
 
-def _affinities(part: Mapping[str, object]) -> str:
+def _affinities(part: Mapping[str, Any]) -> str:
     devices = part["devices"]
     titles = [title(device) for device in devices]
     fraction = devices[0]["target_ms"] / devices[0]["reference_ms"]
@@ -220,7 +221,7 @@ def _affinities(part: Mapping[str, object]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _reasons(part: Mapping[str, object]) -> str:
+def _reasons(part: Mapping[str, Any]) -> str:
     """What the tables say, beside the verdicts that they may explain."""
     devices = part["devices"]
     titles = [title(device) for device in devices]
@@ -262,7 +263,7 @@ def _reasons(part: Mapping[str, object]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _networks(part: Mapping[str, object]) -> str:
+def _networks(part: Mapping[str, Any]) -> str:
     lines = [
         "### The networks found",
         "",
@@ -279,7 +280,7 @@ def _networks(part: Mapping[str, object]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _worth(document: Mapping[str, object]) -> str:
+def _worth(document: Mapping[str, Any]) -> str:
     worth, seeds = document["worth"], len(document["train_seeds"])
     lines = [
         "## Is the search worth it?",
@@ -343,7 +344,7 @@ def _worth(document: Mapping[str, object]) -> str:
     )
 
 
-def _every_network(worth: Mapping[str, object]) -> str:
+def _every_network(worth: Mapping[str, Any]) -> str:
     lines = [
         "### Every network",
         "",
@@ -360,7 +361,7 @@ def _every_network(worth: Mapping[str, object]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _limits(document: Mapping[str, object]) -> str:
+def _limits(document: Mapping[str, Any]) -> str:
     limits = [
         f"{document['dataset']} at {document['train_image_size']} px is not ImageNet at 224 px, on "
         f"which the poster's network was found: how much depth, width and kernels are worth is the "
@@ -404,5 +405,5 @@ def _span(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _architecture_of(worth: Mapping[str, object], group: str) -> str:
+def _architecture_of(worth: Mapping[str, Any], group: str) -> str:
     return next(n["architecture"] for n in worth["networks"] if n["group"] == group)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -122,8 +123,8 @@ class Runs:
         name: str,
         config: Config | TrainConfig,
         file: str,
-        work: Callable[[Workdir], dict[str, object]],
-    ) -> dict[str, object] | None:
+        work: Callable[[Workdir], dict[str, Any]],
+    ) -> dict[str, Any] | None:
         """What `work` gives, kept in the run's folder, or gave before."""
         with command.usage_errors():
             check_workdir(config)
@@ -144,7 +145,7 @@ class Runs:
                 workdir.write_json(file, document)
         return document
 
-    def _searched(self, config: Config, table: LatencyTable, workdir: Workdir) -> dict[str, object]:
+    def _searched(self, config: Config, table: LatencyTable, workdir: Workdir) -> dict[str, Any]:
         table.save(workdir.path / "latency_table.json", config.search_space)
         latency = LatencyModel.of(table)
         trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
@@ -166,7 +167,7 @@ class Runs:
 
     def _trained(
         self, config: TrainConfig, contender: Contender, workdir: Workdir
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         num_classes = data.dataset(config.dataset).num_classes
         network = Network(
             dataclasses.replace(contender.spec, num_classes=num_classes),
@@ -201,7 +202,7 @@ def training_size(config: Config) -> int:
     return config.train_image_size or config.image_size
 
 
-def recipe(config: Config) -> dict[str, object]:
+def recipe(config: Config) -> dict[str, Any]:
     """How every network of a study is trained: as experiments.train does by default, but for what
     the study's flags say: epochs, weight decay, label smoothing and precision."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}

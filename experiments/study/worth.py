@@ -6,6 +6,7 @@ of its top-1 over the training seeds, and networks are what is drawn: intervals 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def document(
     image_size: int,
     target_ms: float,
     chance: Draw,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """study.json's `worth`."""
     networks = [
         {

@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import rich.console
 import rich.table
@@ -69,7 +70,7 @@ def _together(progress: Progress) -> int | None:
     return args.parallel
 
 
-def _parameters(texts: Sequence[str]) -> dict[str, object]:
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
     """The texts KEY=VALUE; whole numbers are numbers."""
     parameters = {}
     for text in texts:
@@ -83,7 +84,7 @@ def _parameters(texts: Sequence[str]) -> dict[str, object]:
     return parameters
 
 
-def _show(document: dict[str, object], files: Sequence[str], folder: pathlib.Path) -> None:
+def _show(document: dict[str, Any], files: Sequence[str], folder: pathlib.Path) -> None:
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     for head in ("run", "status", ""):
         table.add_column(head, overflow="fold")  # names are told apart by their ends

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import submitit
 
@@ -41,7 +42,7 @@ class Program:
 class Launcher:
     """Starts jobs and tells how they are."""
 
-    def __init__(self, kind: str, logs: pathlib.Path, parameters: Mapping[str, object]):
+    def __init__(self, kind: str, logs: pathlib.Path, parameters: Mapping[str, Any]):
         """Makes ready to start jobs.
 
         Args:

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +14,7 @@ FILES = {"table": "sweep.md", "figure": "sweep.svg", "figure_png": "sweep.png"}
 _FRONT_COLOR = "#777777"
 
 
-def write(document: Mapping[str, object], folder: pathlib.Path) -> list[str]:
+def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     """Writes sweep.md and, where a run is done, the figures; returns the files' names.
 
     Args:
@@ -28,7 +29,7 @@ def write(document: Mapping[str, object], folder: pathlib.Path) -> list[str]:
     return list(FILES.values())
 
 
-def markdown(document: Mapping[str, object]) -> str:
+def markdown(document: Mapping[str, Any]) -> str:
     """The page: what failed or is missing is said, not left out."""
     runs = document["runs"]
     done = [run for run in runs if run["status"] == "done"]
@@ -80,7 +81,7 @@ def markdown(document: Mapping[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(done: Sequence[Mapping[str, object]]) -> Figure:
+def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     """A point for each run, a color for each setting, and the front that none of them beats.
 
     Args:
@@ -128,17 +129,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _point(run: Mapping[str, object]) -> tuple[float, float]:
+def _point(run: Mapping[str, Any]) -> tuple[float, float]:
     return _latency_ms(run["result"]), 100 * run["result"]["accuracy"]["top1"]
 
 
-def _latency_ms(result: Mapping[str, object]) -> float:
+def _latency_ms(result: Mapping[str, Any]) -> float:
     if result["device_ms"] is not None:
         return result["device_ms"]
     return result.get("predicted_ms", float("nan"))  # a training has no table
 
 
-def _by_setting(done: Sequence[Mapping[str, object]]) -> list[list[Mapping[str, object]]]:
+def _by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """The runs that differ in their seed alone, together."""
     settings: dict[tuple, list] = {}
     for run in done:
@@ -147,11 +148,11 @@ def _by_setting(done: Sequence[Mapping[str, object]]) -> list[list[Mapping[str, 
     return list(settings.values())
 
 
-def _flags(runs: Sequence[Mapping[str, object]]) -> list[str]:
+def _flags(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(runs[0]["flags"])
 
 
-def _row(run: Mapping[str, object]) -> tuple:
+def _row(run: Mapping[str, Any]) -> tuple:
     result = run["result"]
     met = {True: "yes", False: "no", None: ""}[result.get("target_met")]
     return (
@@ -163,7 +164,7 @@ def _row(run: Mapping[str, object]) -> tuple:
     )
 
 
-def _summed(some: Sequence[Mapping[str, object]]) -> tuple:
+def _summed(some: Sequence[Mapping[str, Any]]) -> tuple:
     flags = [value for flag, value in some[0]["flags"].items() if flag != "seed"]
     return (
         *flags,

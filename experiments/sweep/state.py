@@ -8,6 +8,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import submitit
 
@@ -35,7 +36,7 @@ class State:
     status: str = WAITING
     job: str | None = None
     error: str | None = None
-    result: dict[str, object] | None = None
+    result: dict[str, Any] | None = None
 
 
 class Sweep:
@@ -104,7 +105,7 @@ class Sweep:
         partial.write_text(json.dumps(self.document(), indent=1) + "\n")
         partial.replace(self.folder / FILE)
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> dict[str, Any]:
         """What sweep.json holds."""
         return {
             "schema": 1,
@@ -201,7 +202,7 @@ class Sweep:
         return sum(state.status in statuses for state in self.states.values())
 
 
-def summary(result: Mapping[str, object]) -> str:
+def summary(result: Mapping[str, Any]) -> str:
     """A run's result in a few words."""
     latency = (
         "not measured"

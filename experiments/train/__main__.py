@@ -13,6 +13,7 @@ import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def run(
     store: Store | None,
     workdir: Workdir,
     progress: Progress,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The whole training; returns the document of result.json.
 
     Args:
@@ -101,7 +102,7 @@ def run(
     workdir.write_json("architecture.json", {"schema": 1, **config.chosen.document()})
     fitted = fit(config.training, config.identity(), network, parts, workdir, progress)
 
-    def delivered() -> dict[str, object]:
+    def delivered() -> dict[str, Any]:
         # Opened here and not before: a training takes days, and a stick serves one process.
         found = find_device(config, store, progress, "The network is not measured.")
         with found or contextlib.nullcontext() as device:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import pathlib
 import zlib
+from typing import Any
 
 from experiments.runs.config import (
     RunConfig,
@@ -78,7 +79,7 @@ class TrainConfig(RunConfig):
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         return Training(**{**values, "train_image_size": self.train_image_size or self.image_size})
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """As `RunConfig.identity`; the network is known by its architecture."""
         return {k: v for k, v in super().identity().items() if k != "network"}
 

@@ -5,6 +5,7 @@ The last epochs are at the deployment size, and of these the best is delivered.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -103,12 +104,12 @@ class Fitted:
     """
 
     top1: float
-    held_out: dict[str, object]
+    held_out: dict[str, Any]
 
 
 def fit(
     training: Training,
-    identity: Mapping[str, object],
+    identity: Mapping[str, Any],
     network: Network,
     parts: data.Parts,
     workdir: Workdir,
@@ -151,7 +152,7 @@ class NetworkTrainer:
     def __init__(
         self,
         training: Training,
-        identity: Mapping[str, object],
+        identity: Mapping[str, Any],
         network: Network,
         parts: data.Parts,
         workdir: Workdir,

@@ -7,7 +7,7 @@ batch, its statistics and the gradients are those of the whole batch, as in one 
     parallel.start(coordinator, processes, process)     before anything else of JAX
     layout = parallel.layout()
     batch = layout.shard(next(batches))                of each process its shard
-    known = parallel.from_process_0(read)                     what one process alone may do or find out
+    known = parallel.from_process_0(read)               what one process alone may do or find out
     parallel.end()                                      or the others take this one for dead
 """
 
@@ -16,8 +16,8 @@ from jaxnas.parallel.agreement import (
     ProcessesDiffer,
     any_across_processes,
     check_same,
-    is_process_0,
     from_process_0,
+    is_process_0,
 )
 from jaxnas.parallel.layout import Layout, layout
 from jaxnas.parallel.start import end, start
