@@ -1,10 +1,10 @@
-"""The accuracy of a classifier's file on a data set, by the runtime that runs it.
+"""Evaluates the accuracy of a classifier's file on a data set, in the runtime that executes it.
 
     python -m experiments.evaluate --model=runs/FOLDER
     python -m experiments.evaluate --model=FILE.onnx --dataset=FOLDER --device=CPU
 
-Every picture of the test split is given to the file as a run of its own would have it: center
-cropped, at the file's size. With `--json` one JSON object, and nothing else, on standard output.
+Every picture of the test split is center cropped, as in a run on that data set, and resized to the
+file's input size. `--json` prints one JSON object, and nothing else, on standard output.
 """
 
 import json
@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluates as the flags say; see the module."""
+    """Evaluates a model by the flags; returns the exit status."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -35,11 +35,9 @@ def main(argv: Sequence[str]) -> int:
         run = model.run or {}
         name = args.dataset or run.get("dataset")
         if name is None:
-            raise ValueError(
-                f"--dataset: give one, {args.model} is no run's folder, which knows its own"
-            )
+            raise ValueError(f"--dataset: give one, since {args.model} is not the folder of a run")
         part = data.load(name, args.data_dir or run.get("data_dir"), seed=0, held_out=0).test
-        columns_of(model.classifier, part)
+        columns_of(model.classifier, part)  # raises ValueError for other classes
     with command.device_errors(), model.open() as executor, Progress() as progress:
         with progress.phase("evaluate", total=1) as phase, command.usage_errors():
             scores = score(model.classifier, executor, part, phase.update)
@@ -63,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show(document: Document) -> None:
-    """Prints an evaluation for people."""
+    """Prints the document of an evaluation for people."""
     console = rich.console.Console(highlight=False, markup=False)
     for k in (1, 5):
         if f"top{k}" in document:
@@ -74,7 +72,7 @@ def show(document: Document) -> None:
     console.print(
         f"{document['model']} in {document['runtime']}, {document['image_size']} px, "
         f"on {document['dataset']}'s {document['split']} split, {document['examples']} "
-        f"examples; {document['images_per_s']:.0f} images a second, decoding included"
+        f"examples; {document['images_per_s']:.0f} images per second, including decoding"
     )
     if document["confusions"]:
         table = rich.table.Table(
@@ -94,14 +92,15 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "dataset",
         None,
-        f"Data set: {', '.join(data.SPECS)}, or a folder of "
-        f"pictures, train/CLASS/*.jpg and test/CLASS/*.jpg; unset is a run's own.",
+        f"Data set: {', '.join(data.SPECS)}, or a folder of pictures, train/CLASS/*.jpg and "
+        f"test/CLASS/*.jpg; unset is the data set of the run.",
     )
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Folder of the prepared data sets; unset is a run's own, or that of tensorflow-datasets.",
+        "Folder of the prepared data sets; unset is that of the run, or the default of "
+        "tensorflow-datasets.",
     )
-    flags.DEFINE_integer("confusions", 5, "Pairs of classes to list.", lower_bound=0)
+    flags.DEFINE_integer("confusions", 5, "Most frequent confusions to list.", lower_bound=0)
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
     command.run(main)

@@ -1,8 +1,8 @@
-"""Names and probabilities for pictures.
+"""Predicts the classes of pictures, with probabilities.
 
     python -m experiments.predict --model=runs/FOLDER PICTURE.jpg ...
 
-Pictures are taken upright as their EXIF data say, center cropped, at the file's size.
+Pictures are rotated according to their EXIF data, center cropped and resized to the input size.
 """
 
 import json
@@ -24,7 +24,7 @@ from profiling import command
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predicts as the command line says; see the module."""
+    """Predicts the pictures of the command line; returns the exit status."""
     files, args = [pathlib.Path(name) for name in argv[1:]], flags.FLAGS
     with command.usage_errors():
         model = model_from_flags()
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def pixels_of(file: pathlib.Path, classifier: Classifier) -> np.ndarray:
-    """A picture as a file takes it, uint8 [size, size, 3]; raises ValueError if it is none."""
+    """Reads a picture, uint8 [size, size, 3]; raises ValueError if it cannot be decoded."""
     with decoding(str(file), "give pictures that Pillow reads, such as JPEG or PNG"):
         return center_crop(
             open_picture(file.read_bytes()), classifier.image_size, classifier.crop_fraction
@@ -61,15 +61,15 @@ def pixels_of(file: pathlib.Path, classifier: Classifier) -> np.ndarray:
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
-    """Softmax of scores [pictures, classes], or the scores where they are probabilities."""
+    """Returns softmax of scores [pictures, classes], or scores that are already probabilities."""
     if (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
         return scores
-    powers = np.exp(scores - scores.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def answers_of(row: np.ndarray, model: Model, top: int) -> list[dict[str, Any]]:
-    """The most probable classes of one picture, the first the most probable."""
+    """Returns the `top` most probable classes of one picture, in decreasing order."""
     names = model.classifier.class_names or [str(index) for index in range(len(row))]
     return [
         {"class": names[index], "probability": float(row[index])}
@@ -81,8 +81,8 @@ def show(files: Sequence[pathlib.Path], answers: Sequence[Sequence[dict[str, Any
     """Prints a line for each picture."""
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for file, ranked in zip(files, answers, strict=True):
-        said = "  ".join(f"{one['class']} {one['probability']:.1%}" for one in ranked)
-        table.add_row(rich.text.Text(str(file)), rich.text.Text(said))
+        line = "  ".join(f"{one['class']} {one['probability']:.1%}" for one in ranked)
+        table.add_row(rich.text.Text(str(file)), rich.text.Text(line))
     rich.console.Console(highlight=False).print(table)
 
 

@@ -1,8 +1,8 @@
-"""Prepares a data set, so that search and train can read it; says what is missing where it cannot.
+"""Prepares a data set for search and train, or says which of its sources are missing.
 
     python -m experiments.prepare --dataset=imagenet2012 --data_dir=/data
 
-A folder of pictures needs no preparation; it is checked, every picture decoded.
+A folder of pictures needs no preparation; the program decodes every picture to check it.
 """
 
 import sys
@@ -17,7 +17,7 @@ from profiling.progress import Progress
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prepares what --dataset names; returns the exit status."""
+    """Prepares the data set of --dataset; returns the exit status."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -45,13 +45,13 @@ def main(argv: Sequence[str]) -> int:
         f"{spec.train_split}, {len(parts.test)} in {spec.test_split}"
     )
     if name != args.dataset:
-        print(f"search and train take it as --dataset={name}")
+        print(f"search and train accept it as --dataset={name}")
     return 0
 
 
 def check(parts: data.Parts, progress: Progress) -> list[str]:
-    """Decodes every image of a prepared set; what was said of those that cannot be decoded."""
-    refusals = []
+    """Decodes every image of a prepared set; returns an error message for each failure."""
+    refusals: list[str] = []
     done, total = 0, sum(map(len, parts))
     with progress.phase("check", total) as phase:
         for part in parts:
@@ -80,7 +80,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Folder of the prepared data sets; unset is that of "
-        "tensorflow-datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).",
+        "Folder of the prepared data sets; unset is the default of tensorflow-datasets "
+        "($TFDS_DATA_DIR or ~/tensorflow_datasets).",
     )
     command.run(main)

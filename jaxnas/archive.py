@@ -1,7 +1,7 @@
-"""An NN Archive: a MyriadX executable with its description, as OAK cameras load it.
+"""NN Archive: a MyriadX executable with its description, in the format that OAK cameras load.
 
-The format is Luxonis's: a `.tar.xz` with `config.json` (schema of the package luxonis-ml, version
-1.0) and the blob. depthai 3 feeds the camera's frames and reads the classes by it.
+The format is Luxonis's: a `.tar.xz` of `config.json` (schema of the package luxonis-ml, version
+1.0) and the blob. depthai 3 uses the description to feed the camera's frames and read the classes.
 """
 
 import io
@@ -21,12 +21,12 @@ def save_archive(
     """Writes an NN Archive of a classifier.
 
     Args:
-      file: to write; ends in `.tar.xz`.
-      name: of the network.
-      blob: compiled with uint8 input [1, 3, image_size, image_size] and float16 output
+      file: archive to write; ends in `.tar.xz`.
+      name: name of the network.
+      blob: executable compiled with uint8 input [1, 3, image_size, image_size] and float16 output
         [1, classes], with as many CMX slices as SHAVEs.
-      class_names: in the order of the logits.
-      image_size: in px.
+      class_names: names in the order of the logits.
+      image_size: side of the input in px.
     """
     config = {
         "config_version": "1.0",
@@ -39,7 +39,7 @@ def save_archive(
                     "input_type": "image",
                     "layout": "NCHW",
                     "shape": [1, 3, image_size, image_size],
-                    # What a camera's node neither applies nor has to: the network takes pixels.
+                    # The camera's node does not apply these and need not: the network takes pixels.
                     "preprocessing": {"mean": [0, 0, 0], "scale": [1, 1, 1], "dai_type": "RGB888p"},
                 }
             ],

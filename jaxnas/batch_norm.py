@@ -1,6 +1,6 @@
-"""Batch normalization in training, with its gradients written out.
+"""Batch normalization in training, with explicit gradients.
 
-Plain differentiation would keep several arrays of the size of the input for the backward pass.
+Plain differentiation would keep several arrays of the input's size for the backward pass.
 """
 
 import functools
@@ -16,17 +16,17 @@ Array = jax.Array
 def batch_norm_train(
     epsilon: float, x: Array, scale: Array, bias: Array
 ) -> tuple[Array, Array, Array]:
-    """Batch normalization by the batch's own statistics (Ioffe and Szegedy 2015, algorithm 1).
+    """Normalizes x by the batch statistics (Ioffe and Szegedy 2015, algorithm 1).
 
     Args:
-      epsilon: added to the variance.
+      epsilon: constant added to the variance.
       x: [..., channels].
       scale: float32 [channels].
       bias: float32 [channels].
 
     Returns:
-      The normalized x in x's dtype; the batch's mean and its variance, biased, float32 [channels].
-      No gradient flows through the two statistics.
+      The normalized x in x's dtype; the batch's mean and biased variance, float32 [channels].
+      No gradient flows through the returned mean and variance.
     """
     return _batch_norm_forward(epsilon, x, scale, bias)[0]
 
@@ -35,7 +35,7 @@ def _batch_norm_forward(epsilon, x, scale, bias):
     axes = tuple(range(x.ndim - 1))
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axes)
-    # The shifted form: E[x²] − E[x]² cancels catastrophically for channels far from zero.
+    # Two passes, since E[x²] − E[x]² cancels catastrophically for channels far from zero.
     variance = jnp.mean(jnp.square(wide - mean), axes)
     inverse = lax.rsqrt(variance + epsilon)
     y = (wide - mean) * (inverse * scale) + bias
@@ -47,7 +47,7 @@ def _batch_norm_backward(epsilon, residuals, cotangents):
 
 
 def _batch_norm_gradients(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
-    """Of x, scale and bias, through the batch's statistics too."""
+    """Returns the gradients with respect to x, scale and bias, including through the statistics."""
     x, scale, mean, inverse = residuals
     axes = tuple(range(x.ndim - 1))
     dy = dy.astype(jnp.float32)
@@ -66,11 +66,11 @@ batch_norm_train.defvjp(_batch_norm_forward, _batch_norm_backward)
 def batch_norm_known(
     epsilon: float, x: Array, scale: Array, bias: Array, mean: Array, variance: Array
 ) -> Array:
-    """The first of `batch_norm_train`, gradients and all, where x's statistics are known already.
+    """Returns `batch_norm_train`'s normalized x, with the same gradients, from known statistics.
 
     Args:
-      epsilon, x, scale, bias: as there.
-      mean, variance: what it returned for this x.
+      epsilon, x, scale, bias: as for `batch_norm_train`.
+      mean, variance: statistics that `batch_norm_train` returned for this x.
     """
     return _known_forward(epsilon, x, scale, bias, mean, variance)[0]
 

@@ -1,4 +1,4 @@
-"""From α to paths, in NumPy: the paper's rule, and the most probable paths within a budget.
+"""Derivation of paths from α, in NumPy: the paper's rule, and the top-k paths within a budget.
 
 A path is int32 [blocks], the index of each block's candidate.
 """
@@ -11,39 +11,40 @@ RESOLUTION_MS = 0.001
 
 
 def most_probable_path(alpha: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """The paper's rule: each block's candidate of greatest α."""
+    """Returns the path of the paper's rule: the candidate with the greatest α of each block."""
     return np.where(allowed, alpha, -np.inf).argmax(1).astype(np.int32)
 
 
 def budgeted_path(
     log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float = 0.0
 ) -> np.ndarray:
-    """The likeliest path between min_ms and max_ms, int32 [blocks]: `k_best_paths`, the first."""
+    """Returns the most probable path between min_ms and max_ms, int32 [blocks]."""
     return k_best_paths(log_p, table, max_ms, min_ms, 1)[0]
 
 
 def k_best_paths(
     log_p: np.ndarray, table: LatencyTable, max_ms: float, min_ms: float, k: int
 ) -> np.ndarray:
-    """The k paths of greatest Σ log p whose latency lies between min_ms and max_ms.
+    """Returns the k paths of greatest Σ log p whose latency lies between min_ms and max_ms.
 
-    Dynamic programming over the latency spent, in steps of 1 µs: of the paths through the blocks so
-    far, the k best at exactly each latency. Entries are rounded up to the step, so no answer
-    exceeds the budget; it is exact for the rounded table, whose sums are at most 1 µs a layer above
-    the true ones.
+    Dynamic programming over the latency in steps of 1 µs keeps, for each exact latency, the k best
+    paths through the blocks so far. Entries are rounded up to the step, so no result exceeds the
+    budget. The result is exact for the rounded table, whose sums are at most 1 µs per block, and
+    1 µs for the fixed layers, above the true ones.
 
     Args:
       log_p: [blocks, candidates]; -inf where not allowed.
-      table: of the same space.
+      table: latency table of the same space.
       max_ms: the budget.
-      min_ms: the least of the budget that is to be spent.
-      k: how many; 1 or more.
+      min_ms: lower bound of the latency, so that the paths use the budget.
+      k: number of paths, 1 or more.
 
     Returns:
-      int32 [n, blocks], different paths, the likeliest first; n < k where there are only n.
+      int32 [n, blocks], different paths, the most probable first; n < k if only n paths exist.
 
     Raises:
-      ValueError: k below 1, or no path lies between the two; names the range of the space.
+      ValueError: k is below 1, or no path lies between the bounds; the message names the range of
+        the space.
     """
     if k < 1:
         raise ValueError(f"{k} paths are asked for; ask for 1 or more")
@@ -65,7 +66,7 @@ def k_best_paths(
             return np.array([_traced(origins, steps, *end) for end in reached], np.int32)
     fastest, slowest = table.range_ms
     raise ValueError(
-        f"no path takes {min_ms:.3f} to {max_ms:.3f} ms: the space reaches from "
+        f"no path takes {min_ms:.3f} to {max_ms:.3f} ms: the space ranges from "
         f"{fastest:.3f} to {slowest:.3f} ms on {table.device}"
     )
 
@@ -73,20 +74,20 @@ def k_best_paths(
 def _extended(
     best: np.ndarray, log_row: np.ndarray, step_row: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`best` with one more block, and of each entry candidate · ranks + rank that it came from."""
+    """Returns `best` with one more block, and each entry's origin: candidate · ranks + rank."""
     ranks, length = best.shape
     reached = np.full((len(log_row), ranks, length), -np.inf)
     for index, (score, step) in enumerate(zip(log_row, step_row, strict=True)):
         if step < length and score > -np.inf:
             reached[index, :, step:] = best[:, : length - step] + score
-    reached = reached.reshape(-1, length)
-    # Stable, so that of equals the first candidate wins.
-    origin = np.argsort(-reached, axis=0, kind="stable")[:k].astype(np.int32)
-    return np.take_along_axis(reached, origin, 0), origin
+    ranked = reached.reshape(-1, length)
+    # Stable, so that the first of equal candidates wins.
+    origin = np.argsort(-ranked, axis=0, kind="stable")[:k].astype(np.int32)
+    return np.take_along_axis(ranked, origin, 0), origin
 
 
 def _traced(origins: list[np.ndarray], steps: np.ndarray, at: int, rank: int) -> list[int]:
-    """The path that ends at this latency and rank, block by block from the last."""
+    """Returns the path that ends at this latency and rank, traced back from the last block."""
     path = []
     for block in reversed(range(len(origins))):
         ranks = len(origins[block - 1]) if block else 1
@@ -97,6 +98,6 @@ def _traced(origins: list[np.ndarray], steps: np.ndarray, at: int, rank: int) ->
 
 
 def _steps(ms):
-    """Milliseconds as whole steps, rounded up (but for float error); huge where infinite."""
+    """Returns ms in whole steps, rounded up except for float error; infinity becomes 1e9 ms."""
     steps = np.ceil(np.where(np.isfinite(ms), ms, 1e9) / RESOLUTION_MS - 1e-6)
     return steps.astype(np.int64) if steps.ndim else int(steps)

@@ -1,4 +1,4 @@
-"""A run's state on disk: kept whole through kills, verified when read, never silently replaced."""
+"""Checkpoints of a run: complete after a kill, verified when read, never silently replaced."""
 
 import contextlib
 import json
@@ -24,36 +24,36 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "orbax-checkpoint")
 
 
 class CheckpointUnreadable(RuntimeError):
-    """A checkpoint is there but its files are damaged; the message names step and cause."""
+    """A checkpoint exists but its files are damaged; the message names the step and the cause."""
 
 
 class Checkpoints:
     """The checkpoints of one run in one folder.
 
-    Saving copies the state to host memory and returns; the files are written behind it, into a
-    folder that gets its final name last. A process killed at any time so leaves either a whole
-    checkpoint or none. Every process of a distributed run makes the same calls; the first one
-    writes, so arrays must be the same on all of them.
+    `save` copies the state to host memory and returns. The files are written in the background,
+    into a folder that gets its final name last, so a process killed at any time leaves either a
+    complete checkpoint or none. Every process of a distributed run makes the same calls. Process 0
+    writes, so the arrays must be the same in all processes.
     """
 
     def __init__(self, directory: str | os.PathLike, config: Mapping[str, Any], keep: int = 2):
-        """Opens the folder, made where missing; what a killed save left is cleared meanwhile.
+        """Opens the folder, creates it if missing, and removes what a killed save left in it.
 
         Args:
-            directory: a folder of this run's own.
-            config: what makes two runs different, in JSON's types; a checkpoint saved with
-                another one is refused. Leave out what may change on resuming.
-            keep: newest checkpoints to keep; two, so that one is left where the newest is
-                damaged.
+          directory: folder of this run alone.
+          config: values that distinguish runs, in JSON types; a checkpoint saved with another
+            configuration is refused. Leave out what may change on resuming.
+          keep: number of newest checkpoints to keep; with two, one remains if the newest is
+            damaged.
 
         Raises:
-            ValueError: `keep` below 1.
-            TypeError: `config` holds something JSON cannot.
+          ValueError: `keep` is below 1.
+          TypeError: `config` holds a value that JSON cannot represent.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; it must be at least 1, and 2 survives damage to one")
         self._directory = pathlib.Path(directory).expanduser().absolute()
-        # Through JSON and back, or a tuple would differ from the list it is read as.
+        # Through JSON and back, since a tuple would differ from the list that is read back.
         self._config = json.loads(json.dumps(dict(config)))
         self._manager = ocp.CheckpointManager(
             self._plain_path(),
@@ -64,8 +64,8 @@ class Checkpoints:
         )
 
     def _plain_path(self) -> pathlib.Path:
-        """The folder by a name that orbax (0.11) can look for files in: it takes brackets in it for
-        a pattern, finds nothing, and writes checkpoints that cannot be read."""
+        """Returns the folder's path, its parents replaced if the path contains [, * or ?. orbax
+        (0.11) takes these for a pattern: it finds no files and writes unreadable checkpoints."""
         if not set("[*?") & set(str(self._directory)):
             return self._directory
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -83,22 +83,22 @@ class Checkpoints:
         """Saves the state that step `step` starts from.
 
         Args:
-            step: greater than every step saved before.
-            state: pytree of arrays of any numeric dtype and any shape but an empty one, which
-                may be donated afterwards. A typed PRNG key goes in as `jax.random.key_data(key)`.
-            metadata: further facts, in JSON's types, given back by `restore`.
-            wait: return only when the checkpoint is on disk.
+          step: step number, greater than every step saved before.
+          state: pytree of non-empty arrays of any numeric dtype and shape, which may be donated
+            afterwards. Pass a typed PRNG key as `jax.random.key_data(key)`.
+          metadata: further values in JSON types, which `restore` returns.
+          wait: return only when the checkpoint is on disk.
 
         Raises:
-            ValueError: a step not greater than the last, or a leaf that is not such an array.
-            TypeError: `metadata` holds something JSON cannot.
-            OSError: this or the previous checkpoint could not be written.
+          ValueError: the step is not greater than the last, or a leaf is not such an array.
+          TypeError: `metadata` holds a value that JSON cannot represent.
+          OSError: this or the previous checkpoint could not be written.
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(
                 f"step {step} cannot be saved, {self._directory} holds step {latest}; restore it "
-                "and go on from there, or use an empty folder"
+                "and resume from there, or use an empty folder"
             )
         arrays = {name: _host(name, leaf) for name, leaf in _named(state).items()}
         facts = {
@@ -109,7 +109,7 @@ class Checkpoints:
             "metadata": dict(metadata or {}),
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
-        json.dumps(facts)  # here, not in the thread that writes, where nobody would see it
+        json.dumps(facts)  # fails here and not in the writing thread, where no caller would see it
         with self._writing():
             self._manager.save(
                 step,
@@ -121,28 +121,28 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """The newest step in the folder or being written to it; None where there is none."""
+        """Returns the newest step that is saved or being written, or None."""
         return self._manager.latest_step()
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """The newest readable checkpoint.
+        """Restores the newest readable checkpoint.
 
-        One whose files are damaged is reported in the log, moved out of the way under a name
-        that begins with `unreadable`, and the one before it is taken.
+        A damaged checkpoint is logged and renamed to a name that begins with `unreadable`, and the
+        one before it is used.
 
         Args:
-            like: pytree of arrays or `jax.ShapeDtypeStruct`s: the structure, shapes and dtypes
-                expected, and the sharding where a leaf has one.
+          like: pytree of arrays or `jax.ShapeDtypeStruct`s: the expected structure, shapes and
+            dtypes, and the sharding where a leaf has one.
 
         Returns:
-            The state, bit for bit as saved, as jax arrays in the structure of `like`; and a
-            dictionary with `step`, `config`, `versions` and the `metadata` given to `save`.
+          The state, bit for bit as saved, as jax arrays in the structure of `like`; and a
+          dictionary of `schema`, `step`, `config`, `versions` and the `metadata` given to `save`.
 
         Raises:
-            FileNotFoundError: the folder holds no checkpoint.
-            CheckpointUnreadable: it holds some, and every one is damaged.
-            ValueError: the checkpoint is of another configuration, or of a state with other
-                arrays; the message names what differs.
+          FileNotFoundError: the folder holds no checkpoint.
+          CheckpointUnreadable: every checkpoint in the folder is damaged.
+          ValueError: the checkpoint has another schema, configuration or arrays; the message names
+            the differences.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -166,36 +166,36 @@ class Checkpoints:
             return _placed(like, arrays), facts
         raise CheckpointUnreadable(
             f"none of the checkpoints of steps {steps[::-1]} in {self._directory} can be read; "
-            "restore the folder from a backup, or begin again in an empty one. "
+            "restore the folder from a backup, or start again in an empty one. "
             + " ".join(str(error) for error in damaged)
         ) from damaged[0]
 
     def close(self) -> None:
-        """Waits for what is being written, and raises OSError where that failed."""
+        """Waits for pending writes and closes; raises OSError if a write failed."""
         with self._writing():
             self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around what writes or waits for it: of a full disk orbax raises ValueError, later."""
+        """Converts errors of writing to OSError; for a full disk orbax raises ValueError, later."""
         try:
             yield
         except Exception as error:
             raise OSError(
-                f"a checkpoint could not be written to {self._directory}, those before it are "
-                f"kept: {error}"
+                f"a checkpoint could not be written to {self._directory}, earlier ones are kept: "
+                f"{error}"
             ) from error
 
     def _read(self, step: int, like: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         facts = self._item(step, "metadata", ocp.args.JsonRestore())
         if not isinstance(facts, dict) or facts.get("schema") != _SCHEMA:
             raise ValueError(
-                f"checkpoint {step} in {self._directory} is not of schema {_SCHEMA}; it was "
-                "written by another program or version, which alone can read it"
+                f"checkpoint {step} in {self._directory} does not have schema {_SCHEMA}; it was "
+                "written by another program or version, and only that one can read it"
             )
         _check_config(facts["config"], self._config, f"checkpoint {step} in {self._directory}")
         _check_arrays(facts["arrays"], like, f"checkpoint {step} in {self._directory}")
-        # Into host memory: what fails here is the files, and not the device's memory.
+        # Into host memory, so that a failure here is due to the files, not to the device's memory.
         arrays = self._item(step, "state", ocp.args.StandardRestore())
         changed = sorted(
             name
@@ -221,8 +221,8 @@ class Checkpoints:
     def _move_aside(self, steps: list[int]) -> None:
         if not steps:
             return
-        # Not deleted: a file system's passing fault looks the same. Not left either: the run will
-        # come to these steps again. The others must have finished reading before.
+        # Not deleted, since a transient fault of the file system looks the same. Not left in place,
+        # since the run will save these steps again. All processes must have finished reading first.
         multihost_utils.sync_global_devices("jaxnas checkpoints read")
         if jax.process_index() == 0:
             for step in steps:
@@ -233,7 +233,7 @@ class Checkpoints:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves by their place in the tree, such as `params/stem/kernel`."""
+    """Returns the leaves by their path in the tree, such as `params/stem/kernel`."""
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -259,7 +259,7 @@ def _host(name: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if not leaf.is_fully_replicated:
             raise ValueError(
-                f"{name!r} in the state is divided among processes as {leaf.sharding}; replicate "
+                f"{name!r} in the state is sharded across processes as {leaf.sharding}; replicate "
                 "it before saving"
             )
         leaf = leaf.addressable_data(0)
@@ -267,10 +267,10 @@ def _host(name: str, leaf: Any) -> np.ndarray:
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    # The storage format has no checksum of its own for array contents: a changed byte is read
-    # as another number without complaint.
+    # The storage format has no checksum of array contents: a changed byte is read as another number
+    # without an error.
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": zlib.crc32(data)}
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": zlib.crc32(data.data)}
 
 
 def _check_config(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
@@ -283,7 +283,7 @@ def _check_config(found: Mapping[str, Any], expected: Mapping[str, Any], what: s
     ]
     if differing:
         raise ValueError(
-            f"{what} is of another configuration: {', '.join(differing)}. Resume with the saved "
+            f"{what} has another configuration: {', '.join(differing)}. Resume with the saved "
             "configuration, or use another folder"
         )
 
@@ -298,7 +298,7 @@ def _check_arrays(found: Mapping[str, Any], like: Any, what: str) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{what} holds other arrays than this program's state: {_some(differing)}. Resume "
+            f"{what} holds arrays that differ from this program's: {_some(differing)}. Resume "
             "with the version that saved it, or use another folder"
         )
 
@@ -325,5 +325,5 @@ def _placed(like: State, arrays: Mapping[str, np.ndarray]) -> State:
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
-    # device_put would compare what all processes have of each array, one after the other.
+    # device_put would compare each array across all processes, one after the other.
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

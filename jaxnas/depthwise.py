@@ -1,9 +1,9 @@
-"""Depthwise convolution, with its gradients written out.
+"""Depthwise convolution with explicit gradients.
 
-XLA's own depthwise convolution is slow on CPU, by one to two orders of magnitude in the gradient,
-so there it is a sum of shifted slices times taps. Elsewhere `lax.conv_general_dilated` stays, on
-NVIDIA GPUs with another kernel gradient where cuDNN's is slow. The choice is made when the program
-is lowered, by platform.
+XLA's own depthwise convolution is slow on CPU, its gradient by one to two orders of magnitude.
+There the convolution is computed as a sum of shifted slices times taps. Other platforms use
+`lax.conv_general_dilated`, NVIDIA GPUs with another kernel gradient where cuDNN's is slow. The
+platform is chosen when the program is lowered.
 """
 
 import functools
@@ -16,23 +16,23 @@ from jax import lax
 
 Array = jax.Array
 
-# Added up in one step of the kernel gradient, whose program has a term for each. A row of 24 pixels
-# or a few small images reach it; far fewer show the loop's overhead.
+# Most windows that one step of the kernel gradient adds up; its program has a term for each. Two
+# rows of 24 pixels or a few small images make up as many. Far fewer show the loop's overhead.
 WINDOWS = 48
 
 
 def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise convolution with symmetric padding k // 2.
+    """Returns the depthwise convolution of x with symmetric padding k // 2.
 
     Args:
       x: [batch, height, width, channels].
       kernel: [k, k, channels], k odd, of x's dtype.
-      stride: of both axes.
+      stride: stride along both axes.
 
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), channels].
     """
-    # Taps further out meet padding alone: of a 7x7 kernel on 2x2 pixels, all but the inner 3x3.
+    # Outer taps that meet only padding are dropped: on 2x2 pixels a 7x7 kernel keeps the inner 3x3.
     far = max(0, kernel.shape[0] // 2 - max(x.shape[1:3]) + 1)
     kernel = kernel[far : kernel.shape[0] - far, far : kernel.shape[1] - far]
     return lax.platform_dependent(
@@ -48,15 +48,15 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
 def depthwise_conv_of(
     sizes: tuple[int, ...], stride: int, x: Array, kernel: Array, index: Array
 ) -> Array:
-    """`depthwise_conv` with a kernel whose size is known only when the program runs.
+    """Returns `depthwise_conv` with a kernel whose size is known only at run time.
 
     Args:
-      sizes: the kernel's possible k, odd.
-      stride: of both axes.
+      sizes: possible k of the kernel, odd.
+      stride: stride along both axes.
       x: [batch, height, width, channels].
-      kernel: [k, k, channels] for the largest k or more; a smaller one is its first rows and
-        columns.
-      index: int32 [], of the size.
+      kernel: [k, k, channels] for the largest k or more; a smaller kernel occupies its first rows
+        and columns.
+      index: int32 [], index of the size in `sizes`.
     """
     return lax.switch(
         index, [functools.partial(_corner_conv, size, stride) for size in sizes], x, kernel
@@ -82,12 +82,12 @@ def _of_backward(sizes, stride, residuals, dy):
     return *lax.switch(index, pulls, x, kernel, dy), None
 
 
-# Differentiated plainly, the switch would keep what every branch needs for its backward pass.
+# Plain differentiation of the switch would keep the residuals of every branch.
 depthwise_conv_of.defvjp(_of_forward, _of_backward)
 
 
 def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
-    """`depthwise_conv` as XLA has it."""
+    """Returns `depthwise_conv` by XLA's own convolution."""
     k, _, channels = kernel.shape
     return lax.conv_general_dilated(
         x,
@@ -101,11 +101,11 @@ def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def depthwise_cudnn(stride: int, x: Array, kernel: Array) -> Array:
-    """`depthwise_xla`, whose kernel gradient is summed tap by tap where cuDNN has no good one.
+    """Returns `depthwise_xla`, with a kernel gradient summed tap by tap where cuDNN's is slow.
 
-    On an H100 at batch 256 that is 85 ms against 5 (7x7 with stride 2 at 112 px, bfloat16) and 35
-    against 22, 25 against 8, 9 against 3 (float32 at 56, 28, 7 px); at stride 1 in bfloat16
-    cuDNN's is the faster one, 0.7 against 8 at 56 px.
+    On an H100 at batch 256, cuDNN's gradient takes 85 ms against 5 ms (7x7 with stride 2 at 112 px,
+    bfloat16) and 35 against 22, 25 against 8, 9 against 3 ms (float32 at 56, 28, 7 px). At stride 1
+    in bfloat16 cuDNN's is faster: 0.7 against 8 ms at 56 px.
     """
     return depthwise_xla(stride, x, kernel)
 
@@ -127,7 +127,7 @@ depthwise_cudnn.defvjp(_cudnn_forward, _cudnn_backward)
 
 
 def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
-    """For each tap, Σ over pixels of dy times the slice of x that the tap was multiplied with."""
+    """Returns for each tap Σ over pixels of dy times the slice of x that the tap multiplies."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     batch, height, width, channels = dy.shape
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
@@ -147,11 +147,11 @@ def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
     return jnp.stack(taps).reshape(k, k, channels).astype(x.dtype)
 
 
-# Jitted for its trace: the supernet calls it a hundred times with a few dozen shapes.
+# Jitted to cache its trace: the supernet calls it a hundred times with a few dozen shapes.
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) -> Array:
-    """Σ over taps of tap · shifted slice; x is padded already."""
-    # The barrier keeps XLA from recomputing what precedes x once for every tap.
+    """Returns Σ over taps of tap · shifted slice; x is already padded."""
+    # The barrier keeps XLA from recomputing the operations before x once for every tap.
     x = lax.optimization_barrier(x)
     batch, _, _, channels = x.shape
     height, width = out_hw
@@ -180,9 +180,9 @@ def _shifted_sum(x: Array, kernel: Array, stride: int, out_hw: tuple[int, int]) 
 
 
 def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
-    """x times the vector of channels that `vectors` has there."""
-    # Primitives and no operators: thousands of these are traced, and each operator of jax.numpy is
-    # a small jit of its own on the way.
+    """Returns x times the channel vector `vectors[at]`."""
+    # Primitives instead of operators: thousands of these are traced, and each operator of jax.numpy
+    # is a small jit of its own.
     end = tuple(i + 1 for i in at)
     vector = lax.squeeze(
         lax.slice(vectors, (*at, 0), (*end, vectors.shape[-1])), tuple(range(len(at)))
@@ -192,7 +192,7 @@ def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def depthwise_shifted(stride: int, x: Array, kernel: Array) -> Array:
-    """`depthwise_conv` as a sum of shifted slices times taps."""
+    """Returns `depthwise_conv` as a sum of shifted slices times taps."""
     return _depthwise_forward(stride, x, kernel)[0]
 
 
@@ -209,7 +209,7 @@ def _depthwise_backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     return (
-        _input_gradient(stride, x.shape[1:3], kernel, dy),
+        _input_gradient(stride, (x.shape[1], x.shape[2]), kernel, dy),
         _kernel_gradient(stride, kernel.shape[0], x, dy),
     )
 
@@ -218,14 +218,14 @@ depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, dy: Array) -> Array:
-    """The transposed convolution of dy, for an input of this height and width.
+    """Returns the transposed convolution of dy for an input of this height and width.
 
-    Each phase of the input's pixels, of which there are stride², has taps of its own, so that no
-    zero between dy's pixels is multiplied.
+    The input's pixels divide into stride² phases. Each phase has its own taps, so no zeros between
+    dy's pixels are multiplied.
     """
     k, pad = kernel.shape[0], kernel.shape[0] // 2
     batch, out_height, out_width, channels = dy.shape
-    # Pixel u of phase p is made of dy's pixel u + (p + pad - tap) / stride, where that is whole.
+    # Pixel u of phase p sums dy's pixels u + (p + pad - tap) / stride over taps that make it whole.
     taps = [
         [(tap, (p + pad - tap) // stride) for tap in range(k) if (p + pad - tap) % stride == 0]
         for p in range(stride)
@@ -262,12 +262,12 @@ def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, d
 
 
 def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
-    """Σ over the pixels of dy of the pixel times the [k, k] window of x that it was made of.
+    """Returns Σ over dy's pixels of the pixel times the [k, k] window of x that it depends on.
 
-    Summed by pixels and not by taps, each step adds a few dozen windows to [k, k, channels], which
-    stay in the nearest cache: a tap at a time, x and dy come from memory k² times.
+    The sum is over pixels, not taps: each step adds a few dozen windows to [k, k, channels], which
+    stays in the innermost cache. Tap by tap, x and dy would be read from memory k² times.
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, whatever its terms are
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # dtype of the sum
     batch, height, width, channels = dy.shape
     columns = _divisor(width, WINDOWS)
     rows = _divisor(height, WINDOWS // columns) if columns == width else 1
@@ -300,5 +300,5 @@ def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is at most `most`."""
+    """Returns the largest divisor of `number` that is at most `most`."""
     return max(d for d in range(1, max(1, most) + 1) if number % d == 0)

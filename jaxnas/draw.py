@@ -1,4 +1,4 @@
-"""A network as the poster draws it: a row of blocks, color for kernel, width for expansion."""
+"""Drawing of networks as on the poster: a row of blocks, color for kernel, width for expansion."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ _ROW_HEIGHT, _MARGIN, _LEGEND_WIDTH, _LEGEND_HEIGHT = 1.65, 0.3, 9.3, 0.6
 
 
 def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
-    """(first line, second line, kernel or 0 where fixed, expansion, new stage) of every box."""
+    """Returns every box's (first line, second line, kernel or 0 if fixed, expansion, new stage)."""
     boxes = [("3×3", "stem", 0, 3, True)]
     for block in spec.blocks:
         fixed = block.name == "first"
@@ -38,10 +38,10 @@ def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
 
 
 def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
-    """One row a network, with its caption above; size in inches fits the longest row.
+    """Returns a figure of one row per network, its caption above; the size fits the longest row.
 
     Raises:
-      ValueError: not one caption for each network.
+      ValueError: the numbers of captions and networks differ.
     """
     if len(specs) != len(captions):
         raise ValueError(f"{len(captions)} captions for {len(specs)} networks: give one each")
@@ -62,7 +62,7 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
 
 
 def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
-    """The boxes of a network, on the line along which its data flows."""
+    """Draws the boxes of a network on the line along which its data flows."""
     axes.plot(
         [0, _row_width(spec)],
         [base + _HEIGHT / 2] * 2,
@@ -100,7 +100,7 @@ def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
 
 
 def _draw_legend(axes: Axes, middle: float) -> None:
-    """Colors by kernel, and boxes as wide as those of the rows."""
+    """Draws the colors by kernel, and boxes as wide as those of the rows."""
     x = 0.0
     entries = [(f"{kernel}×{kernel}", color, 0.22, 0.95) for kernel, color in COLORS.items()]
     entries += [
@@ -119,10 +119,10 @@ def _draw_legend(axes: Axes, middle: float) -> None:
 
 
 def save(fig: Figure, file: pathlib.Path) -> None:
-    """Writes a figure as SVG or PNG, by the file's ending; the same bytes for the same figure."""
+    """Writes a figure as SVG or PNG by the file's suffix; equal figures give equal bytes."""
     metadata = {"Date": None} if file.suffix == ".svg" else None
     for text in fig.findobj(Text):
-        text.set_parse_math(False)  # names that users give may have dollar signs in them
+        text.set_parse_math(False)  # users' names may contain dollar signs
     with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
         fig.savefig(file, metadata=metadata, dpi=120)
 
@@ -134,7 +134,7 @@ def _row_width(spec: NetworkSpec) -> float:
 
 
 def terminal(spec: NetworkSpec) -> rich.text.Text:
-    """The same row in characters: the kernel's digit in its color, a column for 3 of expansion."""
+    """Returns the row as text: the kernel's digit in its color, wider for a larger expansion."""
     text = rich.text.Text(no_wrap=False)
     for index, (top, _, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
         if index:

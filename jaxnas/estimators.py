@@ -1,30 +1,30 @@
-"""Estimators of the gradient of α, chosen by name; each is a pure function of one shape.
+"""Estimators of the gradient of α, chosen by name; each is a pure function of the same signature.
 
-Three of them put gates g on candidates and ask the network for ∂L/∂g. One formula follows: with p a
-softmax over the candidates that were computed,
+Three of them put gates g on candidates and take ∂L/∂g from the network. With p a softmax over the
+computed candidates, they share one formula:
 
     ∂L/∂α_i = Σ_j ∂L/∂g_j · p_j · (δ_ij − p_i)          i, j computed; 0 elsewhere.
 
-L is all of the loss: a gate's gradient is (∂L/∂CE) ⟨∂CE/∂y, o_j(x)⟩ + (∂L/∂E[LAT]) latency_j, since
-E[LAT] = Σ_j g_j · latency_j + what those gates cannot change. Cross-entropy and latency so enter by
-one formula and keep the proportion that the loss sets.
+L is the whole loss: a gate's gradient is (∂L/∂CE) ⟨∂CE/∂y, o_j(x)⟩ + (∂L/∂E[LAT]) latency_j, since
+E[LAT] = Σ_j g_j · latency_j + terms independent of these gates. Cross-entropy and latency thus use
+one formula and keep the ratio that the loss sets.
 
-- `two`, the default: the pair of ProxylessNAS (§3.2.1), p over the pair. It costs two forward
-  passes and one backward, whatever the number of candidates, and keeps two outputs a block.
-- `full`: all candidates, p over all (BinaryConnect's estimator, ProxylessNAS §3.2). A forward pass
-  for each candidate, whose outputs are kept too (`supernet.apply_gated` counts them), and every
-  α moves at every step; for short searches on small images.
-- `gumbel`: all candidates, straight-through Gumbel-softmax (Jang et al. 2017): the active candidate
-  is the arg max of α + Gumbel noise, p the softmax of the same over the temperature. As dear as
-  `full`; with a gradient that belongs to the candidate that was drawn.
+- `two`, the default: the two-path estimator of ProxylessNAS (§3.2.1), p over the pair. It costs
+  two forward passes and one backward for any number of candidates, and keeps two outputs per block.
+- `full`: all candidates, p over all (BinaryConnect's estimator, ProxylessNAS §3.2). It costs one
+  forward pass per candidate and keeps all their outputs (`supernet.apply_gated` states their size).
+  Every α moves in a step. For short searches on small images.
+- `gumbel`: all candidates, straight-through Gumbel-softmax (Jang et al. 2017). The active candidate
+  is the arg max of α + Gumbel noise, p the softmax of the same over the temperature. It costs as
+  much as `full`; its gradient belongs to the candidate that was drawn.
 - `reinforce`: the score function (Williams 1992) on the accuracy of ten networks, each with its own
-  latency (ProxylessNAS, §3.3.1). No backward pass, and no differentiable loss is needed; the most
-  noise a step, so that it wants the long published schedule.
+  latency (ProxylessNAS, §3.3.1). It needs no backward pass and no differentiable loss. Its steps
+  are the noisiest, so it needs the long published schedule.
 
-What the official search does and these do too: where the active candidate is skip, `two` and `full`
-leave the block's α alone, the latency's part included; the expected gradient is shorter for it.
-`reinforce` does not, nor does `gumbel`, which is not among the official ones: their gradients
-belong to what was drawn, and leaving draws out would turn them.
+As in the official search, `two` and `full` do not change a block's α where the active candidate is
+skip, not even by its latency; this shortens the expected gradient. `reinforce` and `gumbel`, which
+is not in the official search, do change it: their gradients belong to the draw, and omitting draws
+would change their direction.
 """
 
 import functools
@@ -40,18 +40,18 @@ from jaxnas import sampling
 Array = jax.Array
 
 ESTIMATORS = ("two", "full", "gumbel", "reinforce")
-# The official search's: networks an update, and the share of the way that the baseline goes towards
+# As in the official search: networks per update, and the fraction by which the baseline moves to
 # the mean reward before it is subtracted.
 REINFORCE_NETWORKS = 10
 REINFORCE_BASELINE_RATE = 0.99
 
 
 class Problem(NamedTuple):
-    """What an architecture step asks of the supernet on its batch.
+    """Functions of the supernet on the batch of an α step.
 
     Attributes:
-      gates: (paths int32 [k, blocks], the active first) → (CE [], ∂L/∂g float32 [k, blocks]).
-      reward: (path int32 [blocks]) → (CE [], reward []), of that path's network alone.
+      gates: (paths int32 [k, blocks], the active one first) → (CE [], ∂L/∂g float32 [k, blocks]).
+      reward: (path int32 [blocks]) → (CE [], reward []) of that path's network.
     """
 
     gates: Callable[[Array], tuple[Array, Array]]
@@ -59,14 +59,14 @@ class Problem(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """One estimate.
+    """Estimate of the gradient of α in one step.
 
     Attributes:
-      gradient: of α, [blocks, candidates].
-      ce: cross-entropy of what was drawn; the mean where there were several.
-      baseline: of rewards, moved on by `reinforce`; as given by the others.
-      pair: int32 [2, blocks], whose Σ exp α the update of α has to keep; None: there is none.
-      metrics: what is worth logging of this estimator alone.
+      gradient: gradient of α, [blocks, candidates].
+      ce: cross-entropy of the drawn network, or the mean over several.
+      baseline: baseline of the rewards, updated by `reinforce` and unchanged by the others.
+      pair: int32 [2, blocks], the pair whose Σ exp α the update of α has to preserve, or None.
+      metrics: further metrics of this estimator to log.
     """
 
     gradient: Array
@@ -80,15 +80,15 @@ Estimator = Callable[[Array, Array, Array, Problem], Estimate]
 
 
 def make_estimator(name: str, allowed: np.ndarray, temperature: float) -> Estimator:
-    """The estimator (key, α, baseline, problem) → Estimate.
+    """Returns the estimator (key, α, baseline, problem) → Estimate.
 
     Args:
       name: one of ESTIMATORS.
-      allowed: bool [blocks, candidates], the last candidate being skip.
-      temperature: of `gumbel`.
+      allowed: valid mask, bool [blocks, candidates]; the last candidate is skip.
+      temperature: temperature of `gumbel`.
 
     Raises:
-      ValueError: another name, or a temperature that is not positive.
+      ValueError: the name is unknown, or the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"the temperature is {temperature}; give a positive one")
@@ -103,10 +103,10 @@ def make_estimator(name: str, allowed: np.ndarray, temperature: float) -> Estima
 
 
 def gate_gradient(logits: Array, choices: Array, gate_gradients: Array) -> Array:
-    """The formula above: the gradient of `logits` float32 [blocks, candidates].
+    """Returns the gradient of `logits` float32 [blocks, candidates] by the formula above.
 
     Args:
-      logits: whose softmax over the choices is p; -inf where not allowed.
+      logits: logits of p, a softmax over the choices; -inf where not allowed.
       choices: int32 [k, blocks], different candidates of each block.
       gate_gradients: ∂L/∂g [k, blocks].
     """
@@ -117,21 +117,21 @@ def gate_gradient(logits: Array, choices: Array, gate_gradients: Array) -> Array
 
 
 def score_gradient(alpha: Array, allowed: Array, drawn: Array, advantages: Array) -> Array:
-    """The gradient of −mean of advantage · log p(path), float32 [blocks, candidates].
+    """Returns the gradient of −mean(advantage · log p(path)), float32 [blocks, candidates].
 
     Args:
       drawn: int32 [n, blocks], paths drawn from softmax(α).
-      advantages: float32 [n], rewards less their baseline.
+      advantages: float32 [n], rewards minus their baseline.
     """
     score = jax.nn.one_hot(drawn, alpha.shape[1]) - sampling.probabilities(alpha, allowed)
     return -jnp.tensordot(advantages, score, 1) / len(drawn)
 
 
 def moved_baseline(baseline: Array, rewards: Array) -> Array:
-    """The baseline after rewards [n] were seen; NaN stands for none so far.
+    """Returns the baseline updated by rewards [n]; NaN means no baseline yet.
 
-    It holds 0.99 of their own mean, as the official search has it. Σ (R − b) ∇log p / n is then the
-    gradient of E[R] times 1 − 0.99 / n: shorter, and in the same direction.
+    As in the official search, it moves to the rewards' mean by 0.99 of the distance, so Σ (R − b)
+    ∇log p / n is in expectation 1 − 0.99 / n times the gradient of E[R]: shorter, same direction.
     """
     mean = jnp.mean(rewards)
     return jnp.where(
@@ -140,10 +140,9 @@ def moved_baseline(baseline: Array, rewards: Array) -> Array:
 
 
 def rescale_pair(old: Array, new: Array, pair: Array) -> Array:
-    """`new` α with the pair shifted so that its Σ exp α is what it was in `old`.
+    """Returns the `new` α with each pair shifted so that its Σ exp α is that of `old`.
 
-    The probabilities of the candidates that were not drawn then do not move (ProxylessNAS,
-    §3.2.1).
+    The probabilities of candidates outside the pair then do not change (ProxylessNAS, §3.2.1).
 
     Args:
       old, new: α [blocks, candidates] before and after the update.
@@ -157,7 +156,7 @@ def rescale_pair(old: Array, new: Array, pair: Array) -> Array:
 def _two(allowed, key, alpha, baseline, problem) -> Estimate:
     pair = sampling.sample_pair(key, alpha, allowed)
     ce, gates = problem.gates(pair)
-    gradient = _unless_skip(gate_gradient(alpha, pair, gates), pair[0])
+    gradient = _zero_where_skip(gate_gradient(alpha, pair, gates), pair[0])
     return Estimate(gradient, ce, baseline, pair, {})
 
 
@@ -165,7 +164,7 @@ def _full(allowed, key, alpha, baseline, problem) -> Estimate:
     choices = sampling.all_candidates(sampling.sample_path(key, alpha, allowed), alpha.shape[1])
     ce, gates = problem.gates(choices)
     gradient = gate_gradient(jnp.where(allowed, alpha, -jnp.inf), choices, gates)
-    return Estimate(_unless_skip(gradient, choices[0]), ce, baseline, None, {})
+    return Estimate(_zero_where_skip(gradient, choices[0]), ce, baseline, None, {})
 
 
 def _gumbel(allowed, temperature, key, alpha, baseline, problem) -> Estimate:
@@ -187,6 +186,6 @@ def _reinforce(allowed, key, alpha, baseline, problem) -> Estimate:
     )
 
 
-def _unless_skip(gradient: Array, active: Array) -> Array:
+def _zero_where_skip(gradient: Array, active: Array) -> Array:
     skip = gradient.shape[1] - 1
     return jnp.where((active == skip)[:, None], 0.0, gradient)

@@ -1,9 +1,9 @@
-"""A network as ONNX and OpenVINO IR, and the proof that all three compute the same.
+"""Export of a network to ONNX and OpenVINO IR, and a check that all three compute the same.
 
-Files take pixels: uint8, red, green, blue, 0 to 255. The scale of `jaxnas.pixels` is folded into
-the stem and batch norm into every convolution, so that what is exported is one cast, convolutions,
-clips, additions, one pooling and one fully connected layer, every node named after its block
-(`block07/depthwise`): per-layer times of any device can then be attributed to blocks by name.
+Exported files take pixels: uint8, red, green, blue, 0 to 255. The scale of `jaxnas.pixels` is
+folded into the stem, and batch norm into every convolution. What remains is one cast, convolutions,
+clips, additions, one pooling and one fully connected layer. Every node is named after its block
+(`block07/depthwise`), so per-layer times of any device can be attributed to blocks by name.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import json
 import pathlib
 import pkgutil
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,15 @@ from jaxnas.pixels import PIXEL_SCALE, from_pixels
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
 IR_VERSION = 8
-EXPORT = 2  # Raised whenever `to_onnx` gives another graph for the same specification and size.
+EXPORT = 2  # Increased whenever `to_onnx` changes the graph of a given specification and size.
 INPUT, OUTPUT = "image", "logits"
 CAST = "input/cast"
 
 
 def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
-    """A layer as one convolution with bias, its running statistics folded in; in NumPy.
+    """Returns a layer as one convolution with bias, its running statistics folded in.
 
-    NumPy, since each of a network's shapes would be a compilation for XLA.
+    Computed in NumPy, since XLA would compile a program for each of a network's shapes.
     """
     factor = np.asarray(layer.scale[...]) / np.sqrt(
         np.asarray(layer.variance[...]) + np.float32(BATCH_NORM_EPSILON)
@@ -61,20 +62,25 @@ def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
             rngs=nnx.Rngs(0),
         )
     )
-    conv.kernel.set_value(kernel)
-    conv.bias.set_value(np.asarray(layer.bias[...]) - np.asarray(layer.mean[...]) * factor)
+    _set(conv.kernel, kernel)
+    _set(conv.bias, np.asarray(layer.bias[...]) - np.asarray(layer.mean[...]) * factor)
     return conv
 
 
-class FoldedNetwork(nnx.Module):
-    """A trained network for inference: batch norm folded, standard NNX layers.
+def _set(variable: nnx.Variable[Any] | None, value: np.ndarray) -> None:
+    assert variable is not None  # the layer was made with it
+    variable.set_value(value)
 
-    Input pixels as float32 [batch, size, size, 3], 0 to 255; output logits float32.
+
+class FoldedNetwork(nnx.Module):
+    """A trained network for inference: standard NNX layers with batch norm folded in.
+
+    The input is pixels as float32 [batch, size, size, 3], 0 to 255; the output is float32 logits.
     """
 
     def __init__(self, network: Network):
         self.stem = folded_convolution(network.stem)
-        self.stem.kernel.set_value(self.stem.kernel[...] * np.float32(PIXEL_SCALE))
+        _set(self.stem.kernel, np.asarray(self.stem.kernel[...]) * np.float32(PIXEL_SCALE))
         self.blocks = nnx.List(
             [
                 nnx.List(
@@ -91,8 +97,8 @@ class FoldedNetwork(nnx.Module):
         self.head = folded_convolution(network.classifier.head)
         kernel = np.asarray(network.classifier.kernel[...])
         self.linear = nnx.eval_shape(lambda: nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0)))
-        self.linear.kernel.set_value(kernel)
-        self.linear.bias.set_value(np.asarray(network.classifier.bias[...]))
+        _set(self.linear.kernel, kernel)
+        _set(self.linear.bias, np.asarray(network.classifier.bias[...]))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         x = relu6(self.stem(images))
@@ -110,7 +116,7 @@ def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
 
     Raises:
       ValueError: `image_size` is not positive.
-      RuntimeError: jax2onnx gave another graph than the network's layers.
+      RuntimeError: jax2onnx returned a graph that differs from the network's layers.
     """
     if image_size < 1:
         raise ValueError(f"image size {image_size} px: give a positive number")
@@ -129,10 +135,10 @@ def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
 
 @functools.cache
 def _import_plugins() -> None:
-    """Imports the plug-ins of jax2onnx that know JAX and Flax.
+    """Imports the plug-ins of jax2onnx for JAX and Flax only.
 
-    Left to itself it imports all it has at the first export, among them those for Equinox, which
-    draw and compile layers while they are imported: ten seconds.
+    By default jax2onnx imports all plug-ins at the first export. Those for Equinox create and
+    compile layers during the import, which takes ten seconds.
     """
     for name in ("jax", "flax"):
         package = importlib.import_module(f"jax2onnx.plugins.{name}")
@@ -142,7 +148,7 @@ def _import_plugins() -> None:
 
 
 def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
-    """(node name, ONNX operator) of every node, in order."""
+    """Returns (node name, ONNX operator) of every node after the cast, in order."""
     layers = [("stem/conv", "Conv"), ("stem/clip", "Clip")]
     for block in spec.blocks:
         for part in ("expand", "depthwise"):
@@ -162,18 +168,18 @@ def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
 
 
 def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.ModelProto:
-    """jax2onnx's graph with our names, its mean as a pooling, and shapes inferred anew.
+    """Returns jax2onnx's graph with our names, its mean as a pooling, and newly inferred shapes.
 
     jax2onnx leaves a transposition before the mean over height and width, writes that mean in a
-    form newer than opset 13, and annotates NHWC shapes where the graph is NCHW.
+    form newer than opset 13, and annotates NHWC shapes although the graph is NCHW.
     """
     weights = {t.name: t for t in raw.graph.initializer}
     values = {INPUT: CAST}  # jax2onnx's value name → ours
     steps = iter(_layers(spec))
     nodes = [helper.make_node("Cast", [INPUT], [CAST], name=CAST, to=onnx.TensorProto.FLOAT)]
     initializers = [
-        numpy_helper.from_array(np.float32(0), "clip/min"),
-        numpy_helper.from_array(np.float32(6), "clip/max"),
+        numpy_helper.from_array(np.array(0, np.float32), "clip/min"),
+        numpy_helper.from_array(np.array(6, np.float32), "clip/max"),
     ]
     for node in raw.graph.node:
         if node.op_type == "Transpose":
@@ -234,19 +240,19 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
 
 
 def add_metadata(model: onnx.ModelProto, class_names: Sequence[str], crop_fraction: float) -> None:
-    """Notes in the metadata what the network classifies, also by the keys of OpenVINO's Model API.
+    """Adds metadata about the classes and the input, with keys of OpenVINO's Model API among them.
 
     Args:
-      class_names: in the order of the logits. The Model API's own list separates them by blanks;
-        `class_names`, JSON, has them as they are.
-      crop_fraction: side of the centerd square of a picture that the network is given, over its
-        shorter side. The Model API takes the whole shorter side.
+      class_names: names in the order of the logits. The Model API's list separates them by spaces
+        and has `~` for a space in a name; `class_names`, JSON, has the names unchanged.
+      crop_fraction: side of the centered square of a picture that the network is given, over the
+        picture's shorter side. The Model API uses the whole shorter side.
     """
     model_info = {
         "model_type": "Classification",
         "labels": " ".join("~".join(name.split(" ")) for name in class_names),
         "resize_type": "crop",
-        # The Model API is given images as OpenCV reads them: blue, green, red.
+        # Users of the Model API pass images as OpenCV reads them: blue, green, red.
         "reverse_input_channels": "YES",
     }
     helper.set_model_props(
@@ -260,13 +266,13 @@ def add_metadata(model: onnx.ModelProto, class_names: Sequence[str], crop_fracti
 
 
 def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path) -> None:
-    """Writes the ONNX file and, through OpenVINO's own converter, IR (`.xml` with its `.bin`).
+    """Writes the ONNX file and, with OpenVINO's own converter, IR (`.xml` with its `.bin`).
 
     The IR keeps float32 weights: a device that computes in FP16 rounds them itself.
     """
     onnx.save(model, onnx_path)
     network = openvino.Core().read_model(onnx_path)
-    # OpenVINO keeps the metadata under `framework`; the Model API looks for paths of its own.
+    # OpenVINO stores the metadata under `framework`; the Model API reads it elsewhere.
     for entry in model.metadata_props:
         if entry.key.startswith("model_info "):
             network.set_rt_info(entry.value, entry.key.split(" "))
@@ -275,7 +281,7 @@ def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """Logits of JAX against ONNX Runtime and OpenVINO (CPU, float32) on the same images."""
+    """Comparison of JAX's logits with ONNX Runtime's and OpenVINO's (CPU, float32), same images."""
 
     images: int
     onnxruntime_max_abs: float
@@ -284,17 +290,17 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Every logit within 1e-4 and the same top-1 on every image."""
+        """True if every logit agrees within 1e-4 and every image has the same top-1."""
         return self.same_top1 and max(self.onnxruntime_max_abs, self.openvino_max_abs) < 1e-4
 
 
 def parity(
     network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path, pixels: np.ndarray
 ) -> Parity:
-    """Compares the files as written with the network in evaluation mode, float32 everywhere.
+    """Compares the written files with the network in evaluation mode, all in float32.
 
     Args:
-      pixels: uint8 [count, size, size, 3], size as exported.
+      pixels: uint8 [count, size, size, 3] of the exported size.
     """
     network.eval()
     graph, state = nnx.split(network)

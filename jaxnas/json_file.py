@@ -1,4 +1,4 @@
-"""JSON files as this project reads them: one object."""
+"""Reading of JSON files that hold one object."""
 
 import json
 import pathlib
@@ -6,13 +6,15 @@ from typing import Any
 
 
 def read_object(file: pathlib.Path, remedy: str) -> dict[str, Any]:
-    """The object in a file.
+    """Returns the JSON object in a file.
 
     Args:
-      remedy: what the user can do where it is none.
+      file: file to read.
+      remedy: what the user can do if it holds no JSON object.
 
     Raises:
-      ValueError: no file, or none of a JSON object; names it, the reason and the remedy.
+      ValueError: the file cannot be read or holds no JSON object; the message names it, the reason
+        and the remedy.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -20,5 +22,5 @@ def read_object(file: pathlib.Path, remedy: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{file} cannot be read ({reason}); {remedy}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{file} is no JSON object; {remedy}")
+        raise ValueError(f"{file} is not a JSON object; {remedy}")
     return document

@@ -1,9 +1,9 @@
-"""A device's latency of every candidate of a space, as one linear functional.
+"""Latency of every candidate of a space on one device, as one linear functional.
 
     E[LAT] = fixed + Σ_blocks Σ_candidates p · candidate_ms      (ProxylessNAS, §3.3, equation 6)
 
-The table is data: what was measured or estimated, on which device, with which versions. A missing
-entry is an error with the entry's name, never a default.
+A table records what was measured or estimated, on which device and with which versions. A missing
+entry is an error that names the entry, never a default.
 """
 
 import dataclasses
@@ -20,34 +20,33 @@ from jaxnas.json_file import read_object
 from jaxnas.space import Space
 
 SCHEMA = 2
-# What every network pays: host is what host and bus add to the device's own time.
+# Parts that every network has: host is what host and bus add to the device's own time.
 FIXED = ("host", "input", "stem", "first", "head", "pool", "classifier", "output")
-
 
 _MOST_MS = 1e9  # twelve days
 
 
 class TableMismatch(ValueError):
-    """A latency table that was made for something else."""
+    """A latency table was made for another space, device, image size or setting."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds on one device, batch 1.
+    """Latencies in ms of a space's fixed parts and candidates on one device, at batch 1.
 
     Attributes:
-      space: the space's name.
-      device: DESIGN's device name, such as MYRIADX_COMPILER.
-      kind: whether the device was timed or its compiler's schedule was costed.
+      space: name of the space.
+      device: name of the device, such as MYRIADX_COMPILER.
+      kind: `measured` on the device, or `estimated` from its compiler's schedule.
       image_size: deployment size in px.
-      num_classes: of the classifier that is among the fixed layers.
-      precision: what the device computes in.
-      fixed_ms: what every network of the space pays, by part.
+      num_classes: number of classes of the classifier, one of the fixed layers.
+      precision: precision that the device computes in.
+      fixed_ms: latency that every network of the space has, by part.
       candidate_ms: float64 [blocks, candidates]; 0 for skip, infinite where not allowed.
-      settings: what the device was set to, by name, such as shaves or threads.
-      asked: what a user had asked of it, by name, where that may be another thing: a CPU of two
-        cores gives two threads to who asks for 64.
-      additivity: how well sums of entries met whole networks that were held out.
+      settings: settings of the device by name, such as shaves or threads.
+      asked: settings that the user requested, by name, which may differ: a CPU of two cores uses
+        two threads if 64 are requested.
+      additivity: errors of sums of entries on whole held-out networks.
       provenance: versions, date, command.
     """
 
@@ -65,20 +64,20 @@ class LatencyTable:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def path_ms(self, path: np.ndarray) -> float:
-        """Latency of the path int32 [blocks]; infinite where a block may not take its choice."""
+        """Returns the latency of a path int32 [blocks]; infinite if a choice is not allowed."""
         return float(
             sum(self.fixed_ms.values()) + self.candidate_ms[np.arange(len(path)), path].sum()
         )
 
     @property
     def range_ms(self) -> tuple[float, float]:
-        """Latency of the fastest and of the slowest network of the space."""
+        """Latencies of the fastest and the slowest network of the space."""
         finite = np.where(np.isfinite(self.candidate_ms), self.candidate_ms, -np.inf)
         fixed = sum(self.fixed_ms.values())
         return float(fixed + self.candidate_ms.min(1).sum()), float(fixed + finite.max(1).sum())
 
     def scaled(self, measured_ms: float, predicted_ms: float) -> "LatencyTable":
-        """The table with every entry times measured / predicted, noted in the provenance."""
+        """Returns the table with entries times measured / predicted, recorded in the provenance."""
         factor = measured_ms / predicted_ms
         scaling = float(self.provenance.get("scaled_by", 1.0)) * factor
         return dataclasses.replace(
@@ -89,34 +88,31 @@ class LatencyTable:
         )
 
     def check(self, devices: Sequence[str], image_size: int, settings: Mapping[str, Any]) -> None:
-        """Refuses a table of another device, size or setting; settings it does not have are free.
+        """Checks that the table is for one of the devices, the image size and the settings.
 
-        A setting is the table's if the user asked for it then, or if the device was set to it.
+        Settings that the table does not have are not checked. A setting matches if the user
+        requested it for the table, or if the device was set to it.
 
         Raises:
-          TableMismatch: naming both values and the remedy.
+          TableMismatch: the table is for another value; the message names both and the remedy.
         """
-        for what, mine, wanted in (
+        checks: list[tuple[str, Sequence[Any], Sequence[Any]]] = [
             ("device", [self.device], devices),
             ("image size", [self.image_size], [image_size]),
-            *(
-                (
-                    name,
-                    [given[name] for given in (self.asked, self.settings) if name in given],
-                    [value],
-                )
-                for name, value in settings.items()
-            ),
-        ):
-            if mine and not any(value in wanted for value in mine):
+        ]
+        for name, value in settings.items():
+            found = [given[name] for given in (self.asked, self.settings) if name in given]
+            checks.append((name, found, [value]))
+        for what, own, wanted in checks:
+            if own and not any(value in wanted for value in own):
                 raise TableMismatch(
-                    f"the latency table was made for {what} {mine[0]}, this run has "
+                    f"the latency table was made for {what} {own[0]}, this run has "
                     f"{' or '.join(map(str, wanted))}: build one with `python -m profiling.tables` "
                     f"or change the flag"
                 )
 
     def save(self, file: pathlib.Path, space: Space) -> None:
-        """Writes JSON; entries are keyed by block and candidate, so that people can read it."""
+        """Writes the table as JSON, with entries keyed by block and candidate to be readable."""
         blocks = {
             block.name: {
                 str(c): ms for c, ms in zip(space.candidates, row, strict=True) if np.isfinite(ms)
@@ -149,9 +145,9 @@ class LatencyTable:
         """Reads a table for `space`.
 
         Raises:
-          ValueError: no JSON table, another schema, or an entry missing, not positive, or not
-            allowed; the message names file and entry.
-          TableMismatch: a table of another space.
+          ValueError: the file is not a JSON table, has another schema, or has an entry that is
+            missing, out of range or of another type; the message names the file and the entry.
+          TableMismatch: the table is for another space.
         """
         document = read_object(file, "build one with `python -m profiling.tables`")
         schema, name = document.get("schema"), document.get("space")
@@ -207,21 +203,23 @@ _FIELDS = {
 }
 
 
-def _of_type(value: object, kind: type, what: str) -> object:
+def _of_type(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(
-            f"{what} is {value!r}, which is no {kind.__name__}: build the table again "
+            f"{what} is {value!r}, not of type {kind.__name__}: build the table again "
             f"with `python -m profiling.tables`"
         )
     return value
 
 
 def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
-    """A table's entry; `zero` says whether it must be 0, must not, or (None) may."""
-    number = (
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_MS
-    )
-    if not number or (zero is not None and (value == 0) != zero):
+    """Returns a table's entry. It must be 0 if `zero`, not 0 if not `zero`, and may be 0 if None."""
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 <= value < _MOST_MS
+        or (zero is not None and (value == 0) != zero)
+    ):
         raise ValueError(
             f"{what} is {value} ms; build the table again with `python -m profiling.tables`"
         )
@@ -230,7 +228,7 @@ def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class LatencyModel:
-    """What a jitted step needs of a table: arrays, nothing else.
+    """Arrays of a latency table that a jitted step needs.
 
     Attributes:
       fixed_ms: float32 [].
@@ -242,15 +240,16 @@ class LatencyModel:
 
     @classmethod
     def of(cls, table: LatencyTable) -> "LatencyModel":
+        """Returns the model of a table."""
         finite = np.where(np.isfinite(table.candidate_ms), table.candidate_ms, 0.0)
         return cls(jnp.float32(sum(table.fixed_ms.values())), jnp.asarray(finite, jnp.float32))
 
     def expected_ms(self, probabilities: jax.Array) -> jax.Array:
-        """E[LAT] in ms, float32 [], of probabilities float32 [blocks, candidates]."""
+        """Returns E[LAT] in ms, float32 [], of probabilities float32 [blocks, candidates]."""
         return self.fixed_ms + jnp.sum(probabilities * self.candidate_ms)
 
     def path_ms(self, path: jax.Array) -> jax.Array:
-        """Latency in ms, float32 [], of an allowed path int32 [blocks]."""
+        """Returns the latency in ms, float32 [], of an allowed path int32 [blocks]."""
         return self.fixed_ms + jnp.sum(self.candidate_ms[jnp.arange(path.shape[0]), path])
 
 

@@ -1,13 +1,14 @@
-"""The layers of every network here, as Flax NNX modules.
+"""Layers of all networks of this package, as Flax NNX modules.
 
-In training mode a layer normalizes by its batch and *replaces* its `BatchStat` variables by the
-batch's statistics; whoever runs the step blends them into the running ones. That keeps momentum,
-calibration and the supernet's rule (only sampled candidates' statistics move) in one place each.
+In training mode a layer normalizes by the batch statistics and *replaces* its `BatchStat` variables
+with them; the caller blends them into the running statistics. This keeps momentum, recalibration
+and the supernet's rule (only the statistics of sampled candidates change) in one place each.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,10 @@ BATCH_NORM_EPSILON = 1e-3
 
 
 def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -> np.ndarray:
-    """Normal with variance 2 / fan_out (He et al. 2015), as the official ProxylessNAS has it.
+    """Draws a kernel from a normal distribution with variance 2 / fan_out (He et al. 2015).
 
-    Drawn by NumPy: through jax.random a network's fifty shapes are fifty compilations, seconds of
-    waiting before anything starts.
+    Uses NumPy, since jax.random would compile a program for each of a network's fifty shapes, which
+    takes seconds.
     """
     return rng.standard_normal(shape, np.float32) * np.float32((2 / fan_out) ** 0.5)
 
@@ -34,12 +35,13 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
 
 
-class KernelChoice(NamedTuple):
-    """Which of some sizes a depthwise kernel has, where that is known only as the program runs.
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelChoice:
+    """Size of a depthwise kernel, chosen among several at run time.
 
     Attributes:
-      sizes: the possible ones.
-      index: int32 [], of the size.
+      sizes: possible sizes.
+      index: int32 [], index of the size in `sizes`.
     """
 
     sizes: tuple[int, ...]
@@ -47,10 +49,10 @@ class KernelChoice(NamedTuple):
 
 
 class Tape:
-    """The outputs of a module's convolutions, by which its backward pass needs no second forward.
+    """Outputs of a module's convolutions, saved so that the backward pass need not recompute them.
 
-    A fresh tape records them. Given those outputs, and the module the statistics that it was left
-    with, the module computes what lies between its convolutions alone, with the same gradients.
+    A fresh tape records them. With a tape of known outputs, a module that holds the statistics of
+    the recorded pass computes only what lies between its convolutions, with the same gradients.
     """
 
     def __init__(self, known: Sequence[jax.Array] | None = None):
@@ -61,7 +63,7 @@ class Tape:
     def take(
         self, convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array
     ) -> jax.Array:
-        """convolve(x, kernel), computed and recorded or known."""
+        """Returns convolve(x, kernel), either computed and recorded or known."""
         if self.replays:
             return _known(convolve, next(self._known), x, kernel)
         self.outputs.append(convolve(x, kernel))
@@ -70,7 +72,7 @@ class Tape:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _known(convolve, value: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`value`, which is convolve(x, kernel), with its gradients."""
+    """Returns `value`, which equals convolve(x, kernel), with the gradients of the convolution."""
     return value
 
 
@@ -79,7 +81,7 @@ def _known_forward(convolve, value, x, kernel):
 
 
 def _known_backward(convolve, residuals, dy):
-    # The value is not used for it: a convolution is linear in each of its inputs.
+    # The value is not needed: a convolution is linear in each of its inputs.
     return None, *jax.vjp(convolve, *residuals)[1](dy)
 
 
@@ -87,9 +89,12 @@ _known.defvjp(_known_forward, _known_backward)
 
 
 class ConvBatchNorm(nnx.Module):
-    """Convolution without bias, batch normalization and, if asked for, ReLU6; NHWC.
+    """Convolution without bias, batch normalization and optional ReLU6; NHWC.
 
-    Kernels: `dense` [k, k, in, out], `depthwise` [k, k, channels], `pointwise` [in, out].
+    Kernels: `dense` [k, k, in, out], `depthwise` [k, k, channels], `pointwise` [in, out]. They are
+    drawn with variance 2 / fan_out, where fan_out is k² for depthwise kernels and k² · out for the
+    others. By default the official ProxylessNAS (`he_fout`) uses k² · out for depthwise kernels
+    too, so our variance is larger there, by a factor of the number of channels.
     """
 
     def __init__(
@@ -116,13 +121,13 @@ class ConvBatchNorm(nnx.Module):
         self.kernel = nnx.Param(he_fan_out(rng, shape, fan_out))
         self.scale = nnx.Param(np.ones(out_channels, np.float32))
         self.bias = nnx.Param(np.zeros(out_channels, np.float32))
-        self.mean = nnx.BatchStat(np.zeros(out_channels, np.float32))
-        self.variance = nnx.BatchStat(np.ones(out_channels, np.float32))
+        self.mean: nnx.BatchStat[Any] = nnx.BatchStat(np.zeros(out_channels, np.float32))
+        self.variance: nnx.BatchStat[Any] = nnx.BatchStat(np.ones(out_channels, np.float32))
 
     def __call__(
         self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None
     ) -> jax.Array:
-        """The layer on x [batch, height, width, in]; `choice` is for depthwise kernels alone."""
+        """Applies the layer to x [batch, height, width, in]; `choice` is for depthwise kernels."""
         kernel = self.kernel[...].astype(x.dtype)
         convolve = functools.partial(self._convolve, choice)
         x = convolve(x, kernel) if tape is None else tape.take(convolve, x, kernel)
@@ -154,14 +159,14 @@ class ConvBatchNorm(nnx.Module):
             return depthwise_conv_of(choice.sizes, self.stride, x, kernel, choice.index)
         if self.kind == "depthwise":
             return depthwise_conv(x, kernel, self.stride)
-        # As a plain matrix product: faster on CPU than a 1x1 convolution, the same elsewhere.
+        # A plain matrix product is faster on CPU than a 1x1 convolution, and as fast elsewhere.
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class MBConv(nnx.Module):
     """Inverted residual (Sandler et al. 2018): 1x1 expand, depthwise, 1x1 project; NHWC.
 
-    The expansion is left out at expansion 1; the input is added where the shape stays.
+    Expansion 1 has no expand layer. The input is added if the shape stays the same.
     """
 
     def __init__(
@@ -193,7 +198,11 @@ class MBConv(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """1x1 convolution to the head's width, global average pooling, linear layer to logits."""
+    """1x1 convolution to the head's width, global average pooling, linear layer to logits.
+
+    The linear kernel is drawn from a normal distribution with standard deviation 0.01. The official
+    ProxylessNAS draws it uniformly from ±1/√in_features.
+    """
 
     def __init__(
         self, in_channels: int, head_channels: int, num_classes: int, *, rng: np.random.Generator

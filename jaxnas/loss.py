@@ -1,18 +1,19 @@
-"""The loss of the search: cross-entropy and the device's latency.
+"""Loss of the search: cross-entropy plus a term of the device's latency.
 
     L = CE + term(CE, E[LAT])
 
-What the term is, `--latency_control` says:
+`--latency_control` selects the term:
 
-- `fixed`: λ · (E[LAT] − LAT_T) / LAT_T, the poster's. Its slope does not depend on where E[LAT]
-  stands, so it trades latency against accuracy at the rate λ and does not settle at the target by
-  itself. For a known exchange rate, or where the budget is met by derivation alone.
-- `dual`: the same, with λ driven by the constraint, so that E[LAT] comes to LAT_T during the search
-  and α learns which network to be *there*. For a budget. It wants some hundred architecture steps
-  at α's rate 0.05, in proportion more at lower rates.
-- `mul_log`: CE · (ln E[LAT] / ln LAT_T)^β, the official repository's default. Its slope grows with
-  CE and falls with E[LAT], and it does not settle at the target either; the logarithms are of
-  milliseconds, so both must be above 1 ms. For comparison with published searches.
+- `fixed`: λ · (E[LAT] − LAT_T) / LAT_T, the poster's. Its slope does not depend on E[LAT], so it
+  trades latency against accuracy at the rate λ, and E[LAT] does not converge to the target by
+  itself. For a known exchange rate, or where derivation alone meets the budget.
+- `dual`: the same, with λ driven by the constraint, so that E[LAT] reaches LAT_T during the search
+  and α learns which network to be *at that latency*. For a budget. It needs some hundred α steps at
+  an α learning rate of 0.05, and proportionally more at lower rates.
+- `mul_log`: L = CE · (ln E[LAT] / ln LAT_T)^β, the official repository's default up to a constant
+  factor. Its slope grows with CE and falls with E[LAT], and E[LAT] does not converge to the target
+  either. The logarithms are of milliseconds, so both must be above 1 ms. For comparison with
+  published searches.
 """
 
 from typing import Literal
@@ -24,8 +25,8 @@ import optax
 Array = jax.Array
 Control = Literal["fixed", "dual", "mul_log"]
 LATENCY_CONTROLS = ("fixed", "dual", "mul_log")
-# Of `dual`, chosen by simulating α's dynamics on the MyriadX table with gate gradients as large and
-# as uneven over blocks as a search on digits has them, and a hundredth to three times that.
+# Constants of `dual`, chosen by simulating α's dynamics on the MyriadX table, with gate gradients a
+# hundredth to three times as large as in a search on digits, and as uneven across blocks.
 DUAL_RATE = 16.0
 DUAL_TRAVEL = 3.0
 DUAL_STEP = 0.1
@@ -35,7 +36,7 @@ DUAL_BAND = 0.03
 
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Mean softmax cross-entropy in nats, float32 [].
+    """Returns the mean softmax cross-entropy in nats, float32 [].
 
     Args:
       logits: [batch, classes].
@@ -49,10 +50,10 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
 def latency_term(
     control: Control, ce: Array, expected_ms: Array, target_ms: Array, weight: Array
 ) -> Array:
-    """The latency's part of L, float32 []; what CE is added to.
+    """Returns the latency term of L, float32 [], to be added to CE.
 
     Args:
-      control: which term; see above.
+      control: latency control; see above.
       ce: cross-entropy in nats; only `mul_log` uses it.
       weight: λ of `fixed` and `dual`, β of `mul_log`.
     """
@@ -62,17 +63,17 @@ def latency_term(
 
 
 def reward(top1: Array, latency_ms: Array, target_ms: Array, weight: Array) -> Array:
-    """top1 · (LAT_T / LAT)^w, which `reinforce` maximizes (ProxylessNAS, §3.3.1)."""
+    """Returns top1 · (LAT_T / LAT)^w, which `reinforce` maximizes (ProxylessNAS, §3.3.1)."""
     return top1 * (target_ms / latency_ms) ** weight
 
 
 def dual_weight(multiplier: Array, expected_ms: Array, target_ms: Array, weight: Array) -> Array:
-    """λ of a `dual` step: where it starts, what ascent has added, and a damping near the target.
+    """Returns λ of a `dual` step: initial value, result of the ascent, and damping near the target.
 
     Args:
-      multiplier: float32 [], what `dual_ascent` gave so far; 0 at first.
+      multiplier: float32 [], latest result of `dual_ascent`; 0 at first.
       expected_ms: E[LAT] before the step.
-      weight: where λ starts.
+      weight: initial λ.
     """
     near = jnp.clip(_excess(expected_ms, target_ms), -DUAL_BAND, DUAL_BAND)
     return weight + multiplier + DUAL_DAMPING * near
@@ -85,24 +86,25 @@ def dual_ascent(
     target_ms: Array,
     alpha_learning_rate: float,
 ) -> Array:
-    """`dual`: one bounded step of ascent on the constraint c = (E[LAT] − LAT_T) / LAT_T.
+    """Returns the multiplier after a bounded ascent on the constraint c = (E[LAT] − LAT_T) / LAT_T.
 
         multiplier += DUAL_RATE · (alpha_learning_rate · c + DUAL_TRAVEL · (c − c before))
 
-    Plain ascent, the first term alone, integrates what α integrates already, and swings about the
-    target without end. The second term is damping (a PI controller: Stooke et al. 2020, "Responsive
-    Safety in Reinforcement Learning by PID Lagrangian Methods"): λ grows only as long as c decays
-    slower than over DUAL_TRAVEL / alpha_learning_rate steps, the time in which Adam takes α that
-    far. So λ stays about as small as will do, and cross-entropy is heard from the first step.
+    Plain ascent, the first term alone, integrates what α already integrates, and oscillates about
+    the target without end. The second term is damping (a PI controller: Stooke et al. 2020,
+    "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods"): λ grows only while c
+    decays more slowly than over DUAL_TRAVEL / alpha_learning_rate steps, the time in which Adam
+    moves α by DUAL_TRAVEL. So λ stays about as small as suffices, and cross-entropy takes effect
+    from the first step.
 
-    λ may become negative. The budget is there to be spent, and E[LAT] has to come up to it also
-    where cross-entropy, or a space that starts below the target, does not ask for more: with λ
-    projected to λ ≥ 0 such simulated searches ended 11 to 29 % short of it.
+    λ may become negative. The budget is to be used, so E[LAT] must also rise to it if neither
+    cross-entropy nor the space's start requires more. With λ projected to λ ≥ 0, such simulated
+    searches ended 11 to 29 % below it.
 
     Args:
       multiplier: float32 [].
       before_ms, after_ms: E[LAT] before and after α's update.
-      alpha_learning_rate: of α's Adam.
+      alpha_learning_rate: learning rate of α's Adam.
     """
     excess = _excess(after_ms, target_ms)
     change = DUAL_RATE * (
@@ -112,7 +114,7 @@ def dual_ascent(
 
 
 def check_control(control: str, estimator: str) -> None:
-    """Raises ValueError for an unknown latency control, and for one that does not fit."""
+    """Raises ValueError for an unknown latency control, or one that does not fit the estimator."""
     if control not in LATENCY_CONTROLS:
         raise ValueError(
             f"unknown latency control {control!r}, allowed are {', '.join(LATENCY_CONTROLS)}"
@@ -120,7 +122,7 @@ def check_control(control: str, estimator: str) -> None:
     if estimator == "reinforce" and control != "fixed":
         raise ValueError(
             f"the estimator reinforce has latency in its reward, which the latency "
-            f"control {control} does not reach; take fixed, or another estimator"
+            f"control {control} does not affect; use fixed, or another estimator"
         )
 
 

@@ -1,4 +1,4 @@
-"""One network: its specification, its counts and its Flax NNX module."""
+"""One network: specification, counts and Flax NNX module."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxnas.space import Arch, Space
 
 @dataclasses.dataclass(frozen=True)
 class MBConvSpec:
-    """One inverted residual; `name` is the block's name in every exported file."""
+    """Specification of an inverted residual; `name` is the block's name in every exported file."""
 
     name: str
     in_channels: int
@@ -28,7 +28,7 @@ class MBConvSpec:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-    """A whole network: 3x3 stride-2 stem, inverted residuals, 1x1 head, pooling, linear layer."""
+    """Specification of a network: 3x3 stride-2 stem, inverted residuals, 1x1 head, linear layer."""
 
     name: str
     stem_channels: int
@@ -38,7 +38,7 @@ class NetworkSpec:
 
 
 def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network") -> NetworkSpec:
-    """The network that an architecture stands for; skipped blocks are left out, names stay.
+    """Returns the network of an architecture, without skipped blocks; the others keep their names.
 
     Raises:
       ValueError: the architecture does not fit the space.
@@ -63,7 +63,7 @@ def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network"
 
 
 def count_parameters(spec: NetworkSpec) -> int:
-    """Trainable parameters: kernels, batch-norm scales and biases, the classifier with its bias."""
+    """Returns the number of trainable parameters, batch norm and the classifier's bias included."""
     total = 3 * 9 * spec.stem_channels + 2 * spec.stem_channels
     for b in spec.blocks:
         width = b.in_channels * b.expansion
@@ -77,7 +77,7 @@ def count_parameters(spec: NetworkSpec) -> int:
 
 
 def count_macs(spec: NetworkSpec, image_size: int) -> int:
-    """Multiply-accumulates of one square image of `image_size` px; biases are not counted."""
+    """Returns multiply-accumulates per square image of `image_size` px; biases are not counted."""
     size = -(-image_size // 2)
     total = size**2 * 3 * 9 * spec.stem_channels
     for b in spec.blocks:
@@ -91,9 +91,9 @@ def count_macs(spec: NetworkSpec, image_size: int) -> int:
 
 
 class Network(nnx.Module):
-    """The network of a specification. Input float [batch, size, size, 3], output logits float32.
+    """Network of a specification, from float [batch, size, size, 3] to logits float32.
 
-    `train()` and `eval()` of NNX choose the batch's statistics or the running ones.
+    NNX's `train()` and `eval()` select the batch statistics or the running ones.
     """
 
     def __init__(self, spec: NetworkSpec, *, rng: np.random.Generator):

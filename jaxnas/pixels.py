@@ -1,17 +1,17 @@
-"""Pixels as networks take them: scaled, not shifted; the same in JAX and in exported files."""
+"""Scaling of pixels for networks, without a shift; the same in JAX and in exported files."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
-# A power of two: folding it into the stem's convolution changes no result by a bit. No mean is
-# subtracted: it could not be folded, since the convolution pads with zeros, and would cost a stage
-# of its own on the MyriadX (0.13 ms at 224 px). The stem's batch norm removes any constant.
+# A power of two, so that folding it into the stem's convolution is exact. No mean is subtracted: it
+# could not be folded, since the convolution pads with zeros, and would cost a stage of its own on
+# the MyriadX (0.13 ms at 224 px). The stem's batch norm removes any constant.
 PIXEL_SCALE = 1 / 64
 
 
-def from_pixels(pixels: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Returns 8-bit pixels, uint8 [batch, size, size, 3], as a network's input in `dtype`."""
+def from_pixels(pixels: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+    """Converts pixels, uint8 [batch, size, size, 3], to a network's input in `dtype`."""
     return pixels.astype(dtype) * PIXEL_SCALE
 
 
@@ -19,7 +19,7 @@ def check_batch(batch: dict[str, jax.Array]) -> None:
     """Checks shapes and dtypes of a batch: pixels as above, labels int32 [batch].
 
     Raises:
-      AssertionError: chex's, which says what differs.
+      AssertionError: one differs; chex's message names it.
     """
     chex.assert_rank(batch["image"], 4)
     chex.assert_axis_dimension(batch["image"], 3, 3)

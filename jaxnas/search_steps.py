@@ -1,7 +1,7 @@
-"""The jitted steps of the search: pure functions of the state, which they are given to keep.
+"""Jitted steps of the search: pure functions of the state.
 
-Only the state, a batch, a path and scalars cross into jit. Every random draw of a step comes from
-`fold_in(key, step)`, the same on all devices of a run.
+Only the state, a batch, a path, the latency table's arrays and scalars cross into jit. Every random
+draw of a step derives from `fold_in(key, step)`, so it is the same on all devices of a run.
 """
 
 import dataclasses
@@ -29,21 +29,25 @@ GUMBEL_TEMPERATURE = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """What the steps are compiled with. Defaults: the official ProxylessNAS search.
+    """Hyperparameters that the steps are compiled with.
+
+    Defaults are those of the official ProxylessNAS search, except for `estimator` (there `full`)
+    and `latency_control` (there `mul_log`).
 
     Attributes:
-      momentum: Nesterov, of the weights' SGD.
-      weight_decay: added to the gradient of the sampled weights.
-      label_smoothing: of weight steps; architecture steps take plain cross-entropy.
-      alpha_learning_rate: of α's Adam, β = (0, 0.999).
-      initialisation: of the supernet, `independent` as published or `shared`.
-      estimator: of α's gradient; `jaxnas.estimators` says when to use which.
-      gumbel_temperature: of the estimator `gumbel`. At 1 the gradient is of softmax(α + noise)
-        itself; lower ones are less biased and noisier (Jang et al. 2017, §2.2).
-      latency_control: the latency's part of the loss; `jaxnas.loss` says when to use which.
-        `reinforce` knows `fixed` alone, as the exponent of its reward.
-      precision: of the layers' inputs and products in weight and architecture steps. Weights,
-        statistics, loss, gates' gradients and what is evaluated are float32.
+      momentum: Nesterov momentum of the weights' SGD.
+      weight_decay: weight decay, added to the gradient of the sampled weights.
+      label_smoothing: label smoothing of weight steps; α steps use plain cross-entropy.
+      alpha_learning_rate: learning rate of α's Adam, β = (0, 0.999).
+      initialisation: initialization of the supernet, `independent` as published or `shared`.
+      estimator: estimator of α's gradient; `jaxnas.estimators` describes when to use which.
+      gumbel_temperature: temperature of the estimator `gumbel`. At 1 the gradient is that of
+        softmax(α + noise) itself; at lower values it is less biased and noisier (Jang et al. 2017,
+        §2.2).
+      latency_control: latency term of the loss; `jaxnas.loss` describes when to use which.
+        `reinforce` supports `fixed` only, as the exponent of its reward.
+      precision: precision of the layers' inputs and products in weight and α steps. Weights,
+        statistics, loss, gate gradients and evaluation are float32.
     """
 
     momentum: float = 0.9
@@ -74,17 +78,17 @@ class Hyperparameters:
 )
 @dataclasses.dataclass(frozen=True)
 class SearchState:
-    """All that a search carries from step to step, and all that its checkpoint holds.
+    """State that a search carries from step to step and saves in its checkpoints.
 
     Attributes:
-      step: int32 [], weight steps taken.
-      key: the run's PRNG key data, uint32; never changed.
-      params, stats: the supernet's weights and running batch statistics.
-      momentum: optimizer state of the weights, shaped like params.
-      alpha: float32 [blocks, candidates].
+      step: int32 [], number of weight steps taken.
+      key: PRNG key data of the run, uint32; never changed.
+      params, stats: weights and running batch statistics of the supernet.
+      momentum: optimizer state of the weights, whose trace is shaped like params.
+      alpha: α, float32 [blocks, candidates].
       alpha_adam: optimizer state of α.
-      multiplier: float32 [], what `dual` has added to λ; 0 with the other latency controls.
-      baseline: float32 [], of the rewards of `reinforce`; NaN before its first step.
+      multiplier: float32 [], amount that `dual` has added to λ; 0 with the other latency controls.
+      baseline: float32 [], baseline of the rewards of `reinforce`; NaN before its first step.
     """
 
     step: Array
@@ -100,18 +104,17 @@ class SearchState:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The compiled programs of one search.
+    """Jitted functions of one search.
 
     Attributes:
-      sample: (state) → path int32 [blocks] drawn from softmax(α) for the state's step.
-      weight: (state, batch, path, learning_rate, statistics_momentum) → (state, metrics). The
-        state given is consumed. With learning_rate 0 and statistics_momentum i / (i + 1) for
-        i = 0, 1, ... the weights stay and the running statistics become the batches' mean:
-        recalibration.
-      arch: (state, batch, latency, target_ms, latency_weight) → (the fields of the state that an
-        architecture step changes by name, metrics). latency_weight is λ of `fixed`, where λ of
-        `dual` starts, β of `mul_log`; with `reinforce` the exponent of latency in the reward.
-      evaluate: (params, stats, path, batch) → sums over the batch, running statistics.
+      sample: (state) → path int32 [blocks], drawn from softmax(α) for the state's step.
+      weight: (state, batch, path, learning_rate, statistics_momentum) → (state, metrics). Consumes
+        the state. With learning_rate 0 and statistics_momentum i / (i + 1) for i = 0, 1, ... it
+        recalibrates: the weights stay and the running statistics become the batches' mean.
+      arch: α step, (state, batch, latency, target_ms, latency_weight) → (changed fields of the
+        state by name, metrics). latency_weight is λ of `fixed`, the initial λ of `dual`, β of
+        `mul_log`; with `reinforce` it is the exponent of latency in the reward.
+      evaluate: (params, stats, path, batch) → sums over the batch, with running statistics.
     """
 
     sample: Callable[[SearchState], Array]
@@ -131,7 +134,7 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 
 
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
-    """A fresh search."""
+    """Returns the state of a new search."""
     key = jax.random.key(seed)
     params, stats = supernet.init(space, num_classes, seed, hyper.initialisation)
     alpha = sampling.init_alpha(key, space.allowed)
@@ -140,7 +143,7 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
         key=jax.random.key_data(key),
         params=params,
         stats=stats,
-        # As one program: leaf by leaf each shape is compiled, which takes seconds.
+        # As one program: leaf by leaf, each shape would be compiled, which takes seconds.
         momentum=jax.jit(_optimizer(hyper).init)(params),
         alpha=alpha,
         alpha_adam=_alpha_optimizer(hyper).init(alpha),
@@ -150,7 +153,7 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
 
 
 def _map_trace(function, *states):
-    """`function` on the trace inside optax states, which is shaped like the weights."""
+    """Applies `function` to the traces inside optax states, which are shaped like the weights."""
     return jax.tree.map(
         lambda *s: (
             s[0]._replace(trace=function(*(x.trace for x in s)))
@@ -171,13 +174,13 @@ def _key(state: SearchState, use: int) -> Array:
 def make_steps(
     space: Space, hyper: Hyperparameters, replicated: jax.sharding.Sharding | None = None
 ) -> Steps:
-    """The steps of a search of `space`, each of which compiles once for one batch shape.
+    """Returns the steps of a search of `space`; each compiles once per batch shape.
 
     Args:
-      replicated: where all that the steps give is to lie; None leaves it to the arguments.
+      replicated: sharding of all outputs; None leaves it to the inputs.
 
     Raises:
-      ValueError: an unknown estimator or latency control, or two that do not go together.
+      ValueError: the estimator or latency control is unknown, or they do not fit each other.
     """
     loss.check_control(hyper.latency_control, hyper.estimator)
     optimizer, alpha_optimizer = _optimizer(hyper), _alpha_optimizer(hyper)
@@ -297,7 +300,7 @@ def make_steps(
             "entropy": sampling.entropy(alpha, allowed),
             **estimate.metrics,
         }
-        if hyper.estimator != "reinforce":  # which has latency in its reward
+        if hyper.estimator != "reinforce":  # its reward includes latency
             metrics["latency_term"] = term(estimate.ce, expected_ms, target_ms, weight)
         return changes, metrics
 

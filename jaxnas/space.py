@@ -1,8 +1,8 @@
-"""Search spaces of inverted-residual (MBConv) networks and the text form of an architecture.
+"""Search spaces of inverted-residual (MBConv) networks, and the text form of an architecture.
 
 A `Space` is a table: fixed first layers, a row of searchable blocks, fixed last layers. Every block
-offers the same candidates in the same order; the skip candidate is allowed only where the block
-keeps its shape. An architecture is one candidate for each block:
+has the same candidates in the same order; skip is allowed only where the block keeps its shape. An
+architecture is one candidate per block:
 
     k5e6 k3e3 - k7e6 ...      kernel 5 expansion 6, kernel 3 expansion 3, skip, ...
 """
@@ -23,7 +23,7 @@ from jaxnas.json_file import read_object
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One choice for a block: an MBConv of this depthwise kernel and expansion, or skip (0, 0)."""
+    """Choice for a block: an MBConv with this depthwise kernel and expansion, or skip (0, 0)."""
 
     kernel: int
     expansion: int
@@ -37,14 +37,14 @@ class Candidate:
 
 
 SKIP = Candidate(0, 0)
-MOST_CHANNELS, MOST_BLOCKS = 8192, 256  # of a space in a file
+MOST_CHANNELS, MOST_BLOCKS = 8192, 256  # limits of a space in a file
 
 Arch = tuple[Candidate, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A searchable place in the network: its name in every file, and its shape."""
+    """Searchable block: its name in every file, and its shape."""
 
     name: str
     in_channels: int
@@ -58,15 +58,15 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A search space.
+    """Search space.
 
     Attributes:
-      name: the value of `--space`.
+      name: name of the space, which latency tables and results record.
       stem_channels: output channels of the 3x3 stride-2 stem convolution.
-      first_channels: output channels of the fixed MBConv k3 e1 behind the stem.
-      blocks: the searchable blocks, in order.
+      first_channels: output channels of the first block, a fixed MBConv k3 e1 after the stem.
+      blocks: searchable blocks, in order.
       head_channels: output channels of the last 1x1 convolution, before pooling.
-      candidates: the choices of every block, in the order of the columns of α and of tables.
+      candidates: choices of every block, in the order of the columns of α and of tables.
     """
 
     name: str
@@ -78,18 +78,18 @@ class Space:
 
     @property
     def convolutions(self) -> tuple[Candidate, ...]:
-        """The candidates that hold weights: all but skip, which is last."""
+        """Candidates that have weights: all but skip, which is last."""
         return tuple(c for c in self.candidates if not c.is_skip)
 
     @property
     def allowed(self) -> np.ndarray:
-        """bool [blocks, candidates]: False where a block may not skip."""
+        """Valid mask, bool [blocks, candidates]: False where a block may not skip."""
         return np.array(
             [[b.allows_skip or not c.is_skip for c in self.candidates] for b in self.blocks]
         )
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """(start, length) of each run of consecutive blocks of one shape, in order."""
+        """Yields (start, length) of each sequence of consecutive blocks of one shape, in order."""
         start = 0
         for _, group in itertools.groupby(
             self.blocks, key=lambda b: (b.in_channels, b.out_channels, b.stride)
@@ -99,11 +99,11 @@ class Space:
             start += length
 
     def parse(self, text: str) -> Arch:
-        """Reads an architecture's text form strictly; `format_arch` is its inverse.
+        """Parses the text form of an architecture strictly; `format_arch` is the inverse.
 
         Raises:
-          ValueError: an unknown token, a wrong length, or a skip where shapes differ; the message
-            names the block.
+          ValueError: the text has an unknown token, a wrong length, or a skip where shapes differ;
+            the message names the block.
         """
         tokens = text.split()
         if len(tokens) != len(self.blocks):
@@ -132,7 +132,7 @@ class Space:
         return tuple(arch)
 
     def path(self, arch: Sequence[Candidate]) -> np.ndarray:
-        """An architecture as int32 [blocks], the index of each block's candidate.
+        """Returns an architecture as int32 [blocks], the index of each block's candidate.
 
         Raises:
           ValueError: as `parse`.
@@ -149,20 +149,20 @@ class Space:
                 )
             if candidate.is_skip and not block.allows_skip:
                 raise ValueError(
-                    f"{block.name}: skip is not allowed, the block turns {block.in_channels} "
-                    f"channels into {block.out_channels} at stride {block.stride}; choose a "
+                    f"{block.name}: skip is not allowed, the block maps {block.in_channels} "
+                    f"channels to {block.out_channels} at stride {block.stride}; choose a "
                     f"convolution for it"
                 )
         return np.array([self.candidates.index(c) for c in arch], np.int32)
 
     def arch(self, path: Sequence[int] | np.ndarray) -> Arch:
-        """The architecture of candidate indices [blocks]; raises ValueError as `path` does."""
+        """Returns the architecture of candidate indices [blocks]; raises ValueError like `path`."""
         arch = tuple(self.candidates[int(i)] for i in path)
         self.path(arch)
         return arch
 
     def random_path(self, rng: np.random.Generator) -> np.ndarray:
-        """A path int32 [blocks], uniform over the allowed candidates of each block."""
+        """Draws a path int32 [blocks] uniformly over the allowed candidates of each block."""
         return np.array([rng.choice(np.flatnonzero(row)) for row in self.allowed], np.int32)
 
     def _tokens(self) -> str:
@@ -170,7 +170,7 @@ class Space:
 
 
 def format_arch(arch: Sequence[Candidate]) -> str:
-    """The text form of an architecture, one token a block."""
+    """Returns the text form of an architecture, one token per block."""
     return " ".join(map(str, arch))
 
 
@@ -186,7 +186,7 @@ def staged_space(
     kernels: Sequence[int] = (3, 5, 7),
     expansions: Sequence[int] = (3, 6),
 ) -> Space:
-    """A space given stage by stage: the first block of a stage has its stride and changes width.
+    """Returns a space of stages; the first block of a stage has its stride and changes the width.
 
     Raises:
       ValueError: `widths`, `counts` and `strides` differ in length, a kernel is even, or an
@@ -195,7 +195,7 @@ def staged_space(
     if not len(widths) == len(counts) == len(strides):
         raise ValueError(
             f"{name}: widths, counts and strides are given for {len(widths)}, "
-            f"{len(counts)} and {len(strides)} stages; give one of each a stage"
+            f"{len(counts)} and {len(strides)} stages; give one of each per stage"
         )
     if any(k % 2 == 0 for k in kernels) or min(expansions) < 2:
         raise ValueError(
@@ -214,7 +214,7 @@ def staged_space(
     return Space(name, stem, first, tuple(blocks), head, (*candidates, SKIP))
 
 
-# Cai, Zhu, Han: ProxylessNAS (ICLR 2019), §4.2 and the official repository's search network.
+# Cai, Zhu, Han: ProxylessNAS (ICLR 2019), §4.2, and the search network of its official repository.
 PROXYLESS = staged_space(
     "proxyless",
     stem=32,
@@ -225,7 +225,7 @@ PROXYLESS = staged_space(
     head=1280,
 )
 
-# The same kind of network at a fraction of the size: a dry run of every phase in a minute or two.
+# The same kind of network at a fraction of the size, to try every phase in a minute or two.
 PROXYLESS_TINY = staged_space(
     "proxyless_tiny", stem=8, first=8, widths=(16, 24), counts=(2, 3), strides=(2, 2), head=64
 )
@@ -234,15 +234,15 @@ SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY)}
 
 
 def find_space(name: str) -> Space:
-    """The space of this name, or the one that a JSON file describes.
+    """Returns the space of this name, or the one that a JSON file describes.
 
     Args:
-      name: one of SPACES, or the path of a file that ends in `.json` and holds an object of
-        `staged_space`'s arguments. Its space is named after the file and what is in it, so that a
-        latency table made before a change is refused after it.
+      name: one of SPACES, or the path of a `.json` file that holds an object of `staged_space`'s
+        arguments. Its space is named after the file and its content, so a latency table made before
+        a change of the file is refused after it.
 
     Raises:
-      ValueError: an unknown name, or a file that describes no space.
+      ValueError: the name is unknown, or the file describes no space.
     """
     if name in SPACES:
         return SPACES[name]

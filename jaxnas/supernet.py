@@ -1,15 +1,15 @@
-"""The supernet: every candidate of every block in one tree of weights, one path computed at a time.
+"""Supernet: all candidates of all blocks in one tree of weights, one path computed at a time.
 
-Weights and statistics are nested dicts of arrays. Blocks of one shape that follow each other form
-a *run*; a run's leaves are [length, candidates, ...], each candidate padded with zeros to the
+Weights and statistics are nested dicts of arrays. Consecutive blocks of one shape are stacked:
+leaves under the key `runs` are [length, candidates, ...], each candidate padded with zeros to the
 largest kernel and expansion. Sampling is then a gather:
 
-    active = gather(space, params, path)       leaves [length, ...]: one candidate a block
-    logits, batch_stats = supernet.apply(active, active_stats, path, images)
+    active = gather(space, params, path)       leaves [length, ...]: one candidate per block
+    logits, batch_stats = apply(space, active, active_stats, path, images, train=True)
     params = scatter(space, params, updated, path)
 
-A step touches the sampled path's slices and nothing else, so candidates not sampled keep their
-bits. What happens inside a block stands in `jaxnas.blocks`.
+A step reads and writes only the sampled path's slices, so candidates that are not sampled stay
+bit-identical. `jaxnas.supernet_block` computes a block.
 """
 
 import dataclasses
@@ -37,21 +37,22 @@ def init(
     seed: int,
     initialisation: Literal["shared", "independent"] = "shared",
 ) -> tuple[Tree, Tree]:
-    """Fresh weights and batch statistics.
+    """Returns newly initialized weights and batch statistics.
 
     Args:
-      initialisation: `independent` draws every candidate by itself, as the official search does,
-        which needs thousands of steps before what is behind a block makes sense of all its
-        candidates. With `shared` the candidates of a block start as one function: the smallest
-        one's weights, in the middle of larger kernels and beside wider expansions' own channels,
-        whose projections start at zero; and blocks with a shortcut start as the identity (the
-        last scale 0: Goyal et al. 2017, §5.1). Hundreds of steps then do.
+      initialisation: `independent` draws every candidate separately, as the official search does.
+        It takes thousands of steps until the layers after a block work with all its candidates.
+        With `shared` the candidates of a block start as one function: the smallest one's weights,
+        in the middle of larger kernels and beside wider expansions' own channels, whose projections
+        start at zero. Blocks with a shortcut then start as the identity (the last scale is 0: Goyal
+        et al. 2017, §5.1). Hundreds of steps suffice.
 
     Returns:
       params, stats: {"stem": ..., "first": ..., "runs": [...], "classifier": ...}, float32.
     """
     rng = np.random.default_rng(seed)
-    params, stats = {"runs": []}, {"runs": []}
+    params: dict[str, Any] = {"runs": []}
+    stats: dict[str, Any] = {"runs": []}
     for name, module in _fixed_modules(space, num_classes, rng).items():
         _, params[name], stats[name] = supernet_block.split(module)
     for start, length in space.runs():
@@ -78,16 +79,16 @@ def init(
             _share(space, shape, run[0])
         params["runs"].append(run[0])
         stats["runs"].append(run[1])
-    return jax.device_put((params, stats))  # at once: leaf by leaf takes a second
+    return jax.device_put((params, stats))  # in one call: leaf by leaf takes a second
 
 
 def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
-    """The path's slices of params, stats or anything shaped like them.
+    """Returns the path's slices of params, stats or a tree shaped like them.
 
     Args:
-      tree: leaves of runs [length, candidates, ...].
-      path: int32 [..., blocks]; the runs' leaves come out as [..., length, ...]. A skip gathers
-        some candidate's slice; nothing reads it, and `scatter` does not write it.
+      tree: tree whose leaves under `runs` are [length, candidates, ...].
+      path: int32 [..., blocks]; the leaves under `runs` become [..., length, ...]. For skip, some
+        candidate's slice is gathered; nothing reads it, and `scatter` does not write it.
     """
     return {
         **tree,
@@ -104,7 +105,7 @@ def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
 
 
 def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
-    """`tree` with the path's slices replaced by `active`; the inverse of `gather`.
+    """Returns `tree` with the path's slices replaced by `active`; the inverse of `gather`.
 
     Skip's index lies beyond the stacked candidates, so its write is dropped.
     """
@@ -128,13 +129,13 @@ def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
 def apply(
     space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.Array, *, train: bool
 ) -> tuple[jax.Array, Tree]:
-    """The path's network on a batch.
+    """Applies the path's network to a batch.
 
     Args:
-      params, stats: gathered for `path`.
+      params, stats: trees gathered for `path`.
       path: int32 [blocks].
       images: [batch, size, size, 3].
-      train: normalize by the batch's statistics instead of the running ones.
+      train: normalize by the batch statistics instead of the running ones.
 
     Returns:
       Logits float32 [batch, classes], and the statistics: the batch's if `train`, else unchanged.
@@ -159,20 +160,20 @@ def apply(
 def apply_gated(
     space: Space, params: Tree, stats: Tree, paths: jax.Array, gates: jax.Array, images: jax.Array
 ) -> jax.Array:
-    """The first of k paths' network, with all of their outputs behind gates, batch statistics.
+    """Applies the first of k paths' networks, with all paths' candidates behind gates.
 
-    Every block gives y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
-    candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for each, and gradients to earlier blocks
-    through the active one alone (ProxylessNAS, §3.2.1).
+    Every block computes y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
+    candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for each candidate, and gradients to
+    earlier blocks through the active one only (ProxylessNAS, §3.2.1). Uses batch statistics.
 
-    Beside a weight step's memory it takes k outputs of every block until the backward pass: 2.5 MB
-    · k an image for the proxyless space in float32 at 224 px, so 4.4 GB at k = 7 and batch 256.
+    Beside a weight step's memory, it keeps k outputs of every block until the backward pass: 2.5 MB
+    · k per image for the proxyless space in float32 at 224 px, or 4.4 GB at k = 7 and batch 256.
 
     Args:
-      params, stats: gathered for `paths`.
-      paths: int32 [k, blocks], the active one first. Where k is the number of candidates, a block
-        that may not skip leaves the last, which must be its skip, uncomputed: 0 is its gradient.
-      gates: float32 [k, blocks]; values do not matter, gradients do.
+      params, stats: trees gathered for `paths`.
+      paths: int32 [k, blocks], the active one first. If k is the number of candidates, a block that
+        may not skip does not compute the last, which must be its skip; its gradient is 0.
+      gates: float32 [k, blocks]; only their gradients matter, not their values.
       images: [batch, size, size, 3].
 
     Returns:
@@ -203,8 +204,8 @@ def extract(
     num_classes: int,
     name: str = "network",
 ) -> Network:
-    """The path's network on its own, with the supernet's weights and running statistics."""
-    # On the host: one process may do this alone, though the arrays lie on the devices of many.
+    """Returns the path's network, with the supernet's weights and running statistics."""
+    # On the host, since one process may do this alone with arrays on the devices of many.
     params, stats = jax.device_get((params, stats))
     spec = network_of(space, space.arch(path), num_classes, name)
     network = Network(spec, rng=np.random.default_rng(0))
@@ -258,12 +259,12 @@ def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: boo
 
 
 def _shape(space: Space, index: int) -> Block:
-    """The block without its name: what a run's blocks have in common, and caches go by."""
+    """Returns the block without its name: what stacked blocks share, and the key of caches."""
     return dataclasses.replace(space.blocks[index], name="")
 
 
 def _share(space: Space, shape: Block, run: Tree) -> None:
-    """Makes the candidates of a run's blocks one function, in place; see `init`."""
+    """Makes the candidates of stacked blocks one function, in place; see `init`."""
     smallest = min(c.kernel for c in space.convolutions)
     width = shape.in_channels * min(c.expansion for c in space.convolutions)
     donor = next(
@@ -288,7 +289,7 @@ def _share(space: Space, shape: Block, run: Tree) -> None:
 
 
 def _over_run(step, x: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:
-    """`lax.scan` along a run; a run of one block may change x's shape, which a scan may not."""
+    """Scans stacked blocks; calls a single block, which may change x's shape, unlike a scan."""
     if jax.tree.leaves(inputs)[0].shape[0] > 1:
         return lax.scan(step, x, inputs)
     x, outputs = step(x, jax.tree.map(lambda leaf: leaf[0], inputs))

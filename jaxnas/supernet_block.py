@@ -1,9 +1,9 @@
 """One searchable block: its candidates at their true sizes, on slices padded to the largest.
 
-`lax.switch` picks the candidate's expansion, another its kernel. Differentiated plainly they would
-keep what every branch needs for its backward pass. Under the custom rules here the backward pass
-switches again, and one padded buffer a convolution is kept for all candidates: the outputs, from
-which the rest is recomputed elementwise.
+One `lax.switch` selects the candidate's expansion, a second one its kernel. Plain differentiation
+would keep the residuals of every branch. With the custom rules here, the backward pass switches
+again, and one padded buffer per convolution, its output, is kept for all candidates. The rest is
+recomputed elementwise from these outputs.
 """
 
 import functools
@@ -22,7 +22,7 @@ Tree = Any  # nested dicts of arrays
 
 
 def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
-    """The candidate's layers, drawn at its true size."""
+    """Returns the candidate's layers, drawn at its true size."""
     return MBConv(
         shape.in_channels,
         shape.out_channels,
@@ -34,47 +34,48 @@ def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBCo
 
 
 def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """A module as its graph, its weights and its statistics, the latter two as nested dicts."""
+    """Returns a module's graph, weights and statistics, the latter two as nested dicts."""
     (module.train if train else module.eval)()
-    graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+    params, stats = map(nnx.to_pure_dict, states)
+    return graph, params, stats
 
 
 @functools.cache
 def split_of(
     shape: Block, candidate: Candidate, train: bool = True
 ) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """`split` of some drawing of the candidate: for its graph and its true shapes."""
+    """Returns `split` of an arbitrarily drawn candidate, for its graph and true shapes."""
     return split(module(shape, candidate, np.random.default_rng(0)), train)
 
 
 def run(graph: nnx.GraphDef, params: Tree, stats: Tree, *inputs: Any) -> tuple[jax.Array, Tree]:
-    """What `split` took apart, applied to inputs: the output and the statistics after it."""
+    """Applies a split module to inputs; returns the output and the statistics after it."""
     module = nnx.merge(graph, nnx.State(params), nnx.State(stats))
     y = module(*inputs)
     return y, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
 def crop(tree: Tree, like: Tree) -> Tree:
-    """Padded slices cut to the shapes of `like`."""
+    """Returns padded slices cropped to the shapes of `like`."""
     return jax.tree.map(lambda leaf, true: leaf[tuple(map(slice, true.shape))], tree, like)
 
 
 def pad(leaf: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array | np.ndarray:
-    """A slice with zeros behind, up to `size`."""
-    module = np if isinstance(leaf, np.ndarray) else jnp
-    return module.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
+    """Returns a slice padded with trailing zeros to `size`."""
+    library = np if isinstance(leaf, np.ndarray) else jnp
+    return library.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
 def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, ...]]], np.ndarray]:
-    """What a block's switches choose from.
+    """Returns the choices of a block's switches.
 
-    The outer picks the expansion or skip, the inner one the kernel, so that whatever depends on the
-    expansion alone is compiled once and not for every candidate.
+    The outer switch selects the expansion or skip, the inner one the kernel, so that operations
+    that depend only on the expansion are compiled once and not for every candidate.
 
     Returns:
-      For each expansion, itself and its kernels' sizes; int32 [candidates, 2], a candidate's place
-      among the expansions, behind which stands skip's, and its kernel's place among the sizes.
+      Each expansion with its kernel sizes; int32 [candidates, 2], the index of a candidate's
+      expansion (skip's follows the last) and the index of its kernel among the sizes.
     """
     sizes: dict[int, list[int]] = {}
     for c in space.convolutions:
@@ -88,7 +89,7 @@ def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, 
 
 
 def largest(space: Space, expansion: int | None = None) -> Candidate:
-    """The largest kernel, of this expansion or the largest one."""
+    """Returns the candidate of the largest kernel, with this expansion or else the largest one."""
     return Candidate(
         max(c.kernel for c in space.convolutions),
         expansion or max(c.expansion for c in space.convolutions),
@@ -105,7 +106,7 @@ def _forward(
     choice: jax.Array,
     x: jax.Array,
 ) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
-    """The output, the statistics after it, and if `keeps` the convolutions' outputs, padded."""
+    """Returns the output, the statistics after it and, if `keeps`, padded convolution outputs."""
     expansions, places = _expansions(space, shape)
     like = _kept_shapes(space, shape, x.shape) if keeps else ()
 
@@ -145,7 +146,7 @@ def _forward(
 
 @functools.cache
 def _kept_shapes(space: Space, shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Of what `_forward` keeps for an input of this shape."""
+    """Returns the shapes of what `_forward` keeps for an input of this shape."""
     graph, params, stats = split_of(shape, largest(space))
 
     def outputs(params, stats, x):
@@ -170,7 +171,7 @@ def _backward(
     dy: jax.Array,
     with_params: bool = True,
 ) -> tuple[Tree | None, jax.Array]:
-    """The gradients of params, if asked for, and x, from what `_forward` returned."""
+    """Returns the gradients of params, if requested, and x, from what `_forward` returned."""
     expansions, places = _expansions(space, shape)
 
     def convolutions(expansion, sizes):
@@ -226,13 +227,13 @@ def block(
     choice: jax.Array,
     x: jax.Array,
 ) -> tuple[jax.Array, Tree]:
-    """The chosen candidate's output, and its statistics as `supernet.apply` has them.
+    """Returns the chosen candidate's output, and its statistics as in `supernet.apply`.
 
-    Gradients, which want `train`, are those of the output alone.
+    Gradients require `train`, and are those of the output only.
 
     Args:
-      params, stats: one candidate's, padded.
-      choice: int32 [], its index.
+      params, stats: weights and statistics of one candidate, padded.
+      choice: int32 [], index of the candidate.
       x: [batch, height, width, channels].
     """
     return _forward(space, shape, train, False, params, stats, choice, x)[:2]
@@ -260,14 +261,14 @@ def gated_block(
     gates: jax.Array,
     x: jax.Array,
 ) -> jax.Array:
-    """The active candidate's output, with gradients for the gates; see `supernet.apply_gated`.
+    """Returns the active candidate's output, with gradients for the gates; see `apply_gated`.
 
     The candidates are computed one after the other. Their outputs, k times the block's, are kept
-    for the backward pass; of what is inside them, the active one's convolutions' outputs.
+    for the backward pass, and the convolution outputs of the active one.
 
     Args:
       slices: params and stats of k candidates, leaves [k, ...], padded, the active one first.
-      choices: int32 [k], their indices.
+      choices: int32 [k], indices of the candidates.
       gates: float32 [k].
       x: [batch, height, width, channels].
     """
@@ -290,7 +291,7 @@ def _gated_backward(space, shape, saved, dy):
     _, dx = _backward(space, shape, *residuals, dy, with_params=False)
 
     def gradient(outputs):
-        # In float32 whatever the blocks compute in: sums over a whole batch.
+        # In float32 for any precision of the blocks, since the sums are over a whole batch.
         return jnp.sum(
             outputs.astype(jnp.float32) * dy.astype(jnp.float32),
             tuple(range(outputs.ndim - 4, outputs.ndim)),

@@ -1,9 +1,9 @@
-"""The jitted steps that train one network: pure functions of the state, which they consume.
+"""Jitted steps that train one network: pure functions of the state.
 
-Only the state and a batch cross into jit. The learning rate comes from the state's own count, and
-the dropped features from `fold_in(key, step)`, so a run goes on from its state alone. Weights,
-statistics, loss and what is evaluated are float32; `bf16` is the precision of the layers' inputs
-and products in the training step.
+Only the state and a batch cross into jit. The learning rate derives from the state's step count,
+and dropout from `fold_in(key, step)`, so a run resumes from its state alone. Weights, statistics,
+loss and evaluation are float32; `bf16` is the precision of the layers' inputs and products in the
+training step.
 """
 
 import dataclasses
@@ -27,21 +27,21 @@ Tree = Any  # nested dicts of arrays
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Defaults: ProxylessNAS's retraining of its mobile network.
+    """Training recipe. Defaults: ProxylessNAS's retraining of its mobile network.
 
     Attributes:
-      steps: of the whole schedule; the cosine reaches 0 with the last.
-      last_steps: of these, the last, for which the cosine begins anew at its peak, as pictures of
-        another size ask for; 0 for one cosine over all steps.
-      warmup_steps: of these, the first, with a linear learning rate up to its peak.
-      learning_rate: the peak.
-      momentum: Nesterov, of SGD.
-      weight_decay: added to the gradient; batch norm has none, see `decayed`.
-      label_smoothing: of the training loss.
-      dropout: rate at which the classifier's features are dropped.
-      ema_decay: of the average of weights and statistics that is evaluated and delivered; 0 takes
-        the weights as they are. The average is free of the bias to its start (Adam's correction).
-      precision: of the training step.
+      steps: number of steps of the whole schedule; the cosine reaches 0 with the last.
+      last_steps: number of final steps for which the cosine restarts at its peak, as training at
+        another image size needs; 0 for one cosine over all steps.
+      warmup_steps: number of first steps in which the learning rate rises linearly to its peak.
+      learning_rate: peak learning rate.
+      momentum: Nesterov momentum of SGD.
+      weight_decay: weight decay, added to the gradient; not for batch norm, see `decayed`.
+      label_smoothing: label smoothing of the training loss.
+      dropout: dropout rate of the classifier's features.
+      ema_decay: decay of the moving average of weights and statistics that is evaluated and
+        exported; 0 uses the weights themselves. The average is bias-corrected, as in Adam.
+      precision: precision of the training step.
     """
 
     steps: int
@@ -63,14 +63,14 @@ class Recipe:
 )
 @dataclasses.dataclass(frozen=True)
 class NetworkState:
-    """All that a training carries from step to step, and all that its checkpoint holds.
+    """State that a training carries from step to step and saves in its checkpoints.
 
     Attributes:
-      step: int32 [], steps taken.
-      key: the run's PRNG key data, uint32; never changed.
-      params, stats: the network's weights and running batch statistics, float32.
+      step: int32 [], number of steps taken.
+      key: PRNG key data of the run, uint32; never changed.
+      params, stats: weights and running batch statistics of the network, float32.
       optimizer: optax's state: momentum shaped like params, and the schedule's count.
-      average: optax's moving average of params and stats; None without one.
+      average: optax's moving average of params and stats, or None.
     """
 
     step: Array
@@ -83,12 +83,12 @@ class NetworkState:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSteps:
-    """The programs of one training, each of which compiles once for one batch shape.
+    """Jitted functions of one training; each compiles once per batch shape.
 
     Attributes:
-      train: (state, batch) → (state, metrics). The state given is consumed.
-      delivered: (state) → (params, stats) that are evaluated and delivered.
-      evaluate: (params, stats, batch with mask) → sums over the batch, running statistics.
+      train: (state, batch) → (state, metrics). Consumes the state.
+      delivered: (state) → (params, stats) to evaluate and export.
+      evaluate: (params, stats, batch with mask) → sums over the batch, with running statistics.
     """
 
     train: Callable[[NetworkState, dict[str, Array]], tuple[NetworkState, dict[str, Array]]]
@@ -97,11 +97,11 @@ class NetworkSteps:
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
-    """Cosines to 0 (Loshchilov and Hutter 2017), the first behind a warm-up if any."""
+    """Returns cosines to 0 (Loshchilov and Hutter 2017), the first after a warm-up if any."""
     steps, peak = recipe.steps - recipe.last_steps, recipe.learning_rate
     first = optax.cosine_decay_schedule(peak, steps)
     if recipe.warmup_steps:
-        # From one part of the way and not from 0, with which the first step would do nothing.
+        # Starts at peak / (warmup_steps + 1), since with 0 the first step would do nothing.
         first = optax.warmup_cosine_decay_schedule(
             peak / (recipe.warmup_steps + 1), peak, recipe.warmup_steps, steps
         )
@@ -113,7 +113,7 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
 
 
 def decayed(params: Tree) -> Tree:
-    """Which weights decay: all but the scale and bias of batch norm. Shaped like params, bool."""
+    """Returns a tree of bool like params: True for all weights but batch norm's scale and bias."""
     if not isinstance(params, dict):
         return True
     if "scale" in params:
@@ -122,7 +122,7 @@ def decayed(params: Tree) -> Tree:
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """SGD of the recipe: masked weight decay, Nesterov momentum, scheduled learning rate."""
+    """Returns the recipe's SGD: masked weight decay, Nesterov momentum, scheduled learning rate."""
     return optax.chain(
         optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
         optax.sgd(learning_rate(recipe), momentum=recipe.momentum, nesterov=True),
@@ -130,7 +130,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
-    """A training that starts at the network's weights, of which it takes a copy."""
+    """Returns the state of a training that starts from a copy of the network's weights."""
     _, params, stats = supernet_block.split(network)
     params, stats = jax.tree.map(jnp.array, (params, stats))
     average = None
@@ -149,10 +149,10 @@ def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
 def make_steps(
     network: Network, recipe: Recipe, replicated: jax.sharding.Sharding | None = None
 ) -> NetworkSteps:
-    """The steps that train networks of this one's specification.
+    """Returns the steps that train networks of this network's specification.
 
     Args:
-      replicated: where all that the steps give is to lie; None leaves it to the arguments.
+      replicated: sharding of all outputs; None leaves it to the inputs.
     """
     train_graph, eval_graph = (
         supernet_block.split(network, True)[0],
@@ -194,7 +194,7 @@ def make_steps(
     def delivered(state: NetworkState) -> tuple[Tree, Tree]:
         if state.average is None:
             return state.params, state.stats
-        # EmaState holds the plain sum; optax corrects it in what `update` returns alone.
+        # EmaState holds the uncorrected average; optax corrects only what `update` returns.
         average = optax.tree.bias_correction(
             state.average.ema, recipe.ema_decay, state.average.count
         )
@@ -212,7 +212,7 @@ def make_steps(
 
 
 def _logits(network: Network, images: Array, dropout: float, key: Array) -> Array:
-    """`Network.__call__` with features dropped between pooling and linear layer."""
+    """Applies a `Network` with dropout between pooling and linear layer."""
     x = network.stem(images)
     for block in network.blocks:
         x = block(x)

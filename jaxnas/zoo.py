@@ -1,4 +1,4 @@
-"""Published networks, as specifications.
+"""Specifications of published networks.
 
 MobileNetV2: Sandler et al. 2018, table 2. ProxylessNAS mobile, cpu, gpu and mobile_14: the
 configurations that the official repository (mit-han-lab/proxylessnas) publishes with its weights.
@@ -22,7 +22,7 @@ _GPU = "k5e3 - - - k7e3 - - k3e3 k7e6 - - k5e3 k5e6 - k3e3 k5e3 k7e6 k7e6 k7e6 k
 
 
 def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
-    """MobileNetV2 1.0."""
+    """Returns MobileNetV2 1.0."""
     blocks = [MBConvSpec("first", 32, 16, 3, 1, 1)]
     channels = 16
     for width, count, stride in (
@@ -82,7 +82,7 @@ ZOO: dict[str, Callable[..., NetworkSpec]] = {
 
 
 def find_network(name: str, num_classes: int = 1000) -> NetworkSpec:
-    """The published network of this name; raises ValueError naming those there are."""
+    """Returns the published network of this name; raises ValueError that lists the known names."""
     if name not in ZOO:
         raise ValueError(f"unknown network {name!r}, allowed are {', '.join(ZOO)}")
     return ZOO[name](num_classes=num_classes)

@@ -1,32 +1,41 @@
-"""How every program here starts and ends: exit status 0 done, 1 failed, 2 wrong usage."""
+"""Start and end of every program, and flags that several share.
+
+Exit status 0 is done, 1 failed, 2 wrong usage. Importing this module needs neither ONNX nor
+OpenVINO, so that the benchmark runs without them.
+"""
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from profiling.database import Store, StoreError, StoreUnwritable
 from profiling.device import MAX_SHAVES, Options
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.myriad import remote
-from profiling.registry import DEVICES
 from profiling.user_folders import data_folder
+
+if TYPE_CHECKING:
+    from profiling.database import Store
 
 FAILED, WRONG_USAGE = 1, 2
 
 
 def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> list[str]:
+    """Parses the flags and returns the other arguments; exits with 2 if any of them is wrong."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal of few characters ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no crash where the encoding lacks a character
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        # absl's own --help lists the flags of one module and exits with 1.
+        # absl's own --help lists the flags of one module only and exits with 1.
         print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
         sys.exit(0)
-    flags.FLAGS.set_gnu_getopt(True)  # flags may come behind the action
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the action
     try:
         _check_flag_files(argv[1:])
         rest = flags.FLAGS(list(argv))
@@ -34,12 +43,10 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if actions and (len(rest) == 1 or rest[1] not in actions):
-        print(
-            f"error: give one of {', '.join(actions)} (--help says what each does)", file=sys.stderr
-        )
+        print(f"error: give one of {', '.join(actions)} (see --help)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if files is not None and len(rest) == 1:
-        print(f"error: give {files} (--help says more)", file=sys.stderr)
+        print(f"error: give {files} (see --help)", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if files is None and len(rest) > 1 + bool(actions):
         print(
@@ -48,13 +55,13 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
             file=sys.stderr,
         )
         sys.exit(WRONG_USAGE)
-    # JAX, jax2onnx and others tell their every step at INFO.
+    # JAX, jax2onnx and other libraries log every step at INFO.
     logging.set_verbosity(logging.WARNING)
     return rest
 
 
 def _check_flag_files(arguments: Sequence[str]) -> None:
-    """Raises ValueError where a file of flags, or one that it names, is no UTF-8 text."""
+    """Raises ValueError if a flag file, or one that it includes, is not readable UTF-8 text."""
     seen, names = set(), [*arguments]
     while names:
         flag, given, name = names.pop().strip().partition("flagfile=")
@@ -65,8 +72,8 @@ def _check_flag_files(arguments: Sequence[str]) -> None:
             text = pathlib.Path(name).expanduser().read_bytes().decode()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"--flagfile={name} is no UTF-8 text ({error.reason} at byte "
-                f"{error.start}); save it as that"
+                f"--flagfile={name} is not UTF-8 text ({error.reason} at byte "
+                f"{error.start}); save it as UTF-8"
             ) from error
         except OSError as error:
             raise ValueError(f"--flagfile={name} cannot be read: {error.strerror}") from error
@@ -78,7 +85,7 @@ def _check_flag_files(arguments: Sequence[str]) -> None:
 
 
 def _help() -> str:
-    """The flags of this project's modules, and not those of libraries."""
+    """Returns the help of this project's flags, without those of libraries."""
     ours = [
         module
         for module in flags.FLAGS.flags_by_module_dict()
@@ -87,7 +94,7 @@ def _help() -> str:
     return "\n".join(
         [
             *map(flags.FLAGS.module_help, ours),
-            "  --flagfile: A file of flags, one a line; later flags win.",
+            "  --flagfile: A file of flags, one per line; later flags win.",
         ]
     )
 
@@ -97,64 +104,65 @@ def run(
     actions: Sequence[str] = (),
     files: str | None = None,
 ) -> None:
-    """`app.run` with this project's exit statuses; a wrong flag is one line, not a page.
+    """Runs a program as `app.run` does, with this project's exit statuses and one-line errors.
 
     Args:
-      main: gets the program's name and, where it has actions, the one asked for.
-      actions: words of which the command line must have one.
-      files: what else it must name, one or more, for people; None where it names nothing.
+      main: function that takes the program's name followed by the action or the files.
+      actions: allowed actions, one of which the command line must contain; empty for none.
+      files: description of the files that the command line must contain, for the error message;
+        None if it takes no files.
     """
 
-    def to_the_end(argv: Sequence[str]) -> int | None:
+    def flushed(argv: Sequence[str]) -> int | None:
         try:
             status = main(argv)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Who read the output wants no more of it, as in `... | head -1`.
+            # The reader closed the pipe, as in `... | head -1`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = FAILED
         return status
 
-    app.run(to_the_end, flags_parser=lambda argv: _parse(argv, actions, files))
+    app.run(flushed, flags_parser=lambda argv: _parse(argv, actions, files))
 
 
 def define_device_flags() -> None:
-    """Defines --device and what may be asked of it."""
+    """Defines --device and the flags of `define_option_flags`."""
+    from profiling.registry import DEVICES
+
     flags.DEFINE_string(
         "device",
         "MYRIADX_COMPILER",
-        f"Where latency comes from: "
-        f"{', '.join(DEVICES)}, or a comma-separated list, of which the first "
-        f"that is there is taken. MYRIAD.<port>-ma2480, OAK.<id> and GPU.<n> "
-        f"choose one of several.",
+        f"Device that latency is measured or estimated for: {', '.join(DEVICES)}, or a "
+        f"comma-separated list, of which the first available one is used. MYRIAD.<port>-ma2480, "
+        f"OAK.<id> and GPU.<n> select one of several.",
     )
     define_option_flags()
 
 
 def define_option_flags() -> None:
-    """Defines what may be asked of a device: the fields of `Options`."""
+    """Defines the flags of the fields of `Options`."""
     flags.DEFINE_integer(
         "shaves",
         None,
-        "MyriadX SHAVE processors to compile for, 1 to 16; unset "
-        "is the compiler's own choice, and 6 on an OAK.",
+        "Number of MyriadX SHAVE processors to compile for, 1 to 16; unset leaves it to the "
+        "compiler, and is 6 on an OAK.",
         lower_bound=1,
         upper_bound=MAX_SHAVES,
     )
     flags.DEFINE_integer(
-        "threads", None, "Threads of the CPU; unset is OpenVINO's own choice.", lower_bound=1
+        "threads", None, "Number of CPU threads; unset leaves it to OpenVINO.", lower_bound=1
     )
     flags.DEFINE_string(
         "worker_prefix",
         None,
-        "Command that runs the MyriadX worker on another "
-        "host, such as 'ssh lab-pi'; `python -m profiling.myriad.install` with it "
-        "prepares that host.",
+        "Command that runs the MyriadX worker on another host, such as 'ssh lab-pi'; "
+        "`python -m profiling.myriad.install` with the same flag prepares that host.",
     )
 
 
 def device_options() -> Options:
-    """The flags of `define_option_flags` as given; raises ValueError for a prefix that is none."""
+    """Returns the values of the option flags; raises ValueError if the prefix is not a command."""
     args = flags.FLAGS
     if args.worker_prefix is not None:
         remote.command(args.worker_prefix)
@@ -166,18 +174,19 @@ def define_store_flag() -> None:
     flags.DEFINE_string(
         "store",
         None,
-        "File that keeps every measurement (SQLite); unset is "
-        "$JAXNAS_STORE or else jaxnas/measurements.sqlite in $XDG_DATA_HOME "
-        "(~/.local/share).",
+        "SQLite file that stores every measurement; unset is $JAXNAS_STORE, else "
+        "jaxnas/measurements.sqlite in $XDG_DATA_HOME (~/.local/share).",
     )
 
 
-def open_store(name: str | None, *, create: bool = True) -> Store:
-    """The store that a --store of this value names; raises as `Store` does.
+def open_store(name: str | None, *, create: bool = True) -> "Store":
+    """Opens the store for a value of --store; raises as `Store` does.
 
-    A program that records does so in memory where the user named no store and the usual one cannot
-    be written; it says so.
+    If the user named no store, the default one cannot be written and `create` is true, warns and
+    returns a store in memory.
     """
+    from profiling.database import Store, StoreError, StoreUnwritable
+
     name = name or os.environ.get("JAXNAS_STORE")
     if name:
         return Store(pathlib.Path(name), create=create)
@@ -192,21 +201,19 @@ def open_store(name: str | None, *, create: bool = True) -> Store:
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Around the checking of a user's input, which ends the program with one line and 2.
-
-    It is wrong where that raises ValueError, or OSError of a path that the user named.
-    """
+    """Exits with status 2 and one line on ValueError or OSError; encloses checks of user input."""
     try:
         yield
     except (ValueError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename is not None
-        said = f"{error.filename}: {error.strerror}" if named else error
-        print(f"error: {said}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
 
 
 def check_output(flag: str, file: pathlib.Path) -> None:
-    """Raises ValueError where a file that a flag names could not be written at the end."""
+    """Raises ValueError if the output file that a flag names cannot be written."""
     partial = file.with_name(f"{file.name}.partial")
     try:
         if file.is_dir():
@@ -216,17 +223,19 @@ def check_output(flag: str, file: pathlib.Path) -> None:
     except OSError as error:
         raise ValueError(
             f"--{flag}={file} cannot be written ({error.strerror}); give a file in a "
-            f"folder that can be"
+            f"writable folder"
         ) from error
 
 
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
-    """Around work on a device: what device and store say ends the program, without a traceback.
+    """Ends the program with one line on device and store errors; encloses work on a device.
 
-    A network the compiler refuses is the user's input (2); a device that is not there is not (1),
-    nor is a damaged store.
+    The status is 2 if the compiler refuses the network, which is user input, and 1 if the device
+    is unavailable or the store cannot be used.
     """
+    from profiling.database import StoreError
+
     try:
         yield
     except CompileError as error:

@@ -1,9 +1,9 @@
-"""Every measurement, and what it was made on, in one SQLite file that several programs share.
+"""Database of all measurements and their setups: one SQLite file that several programs share.
 
-One row a run, which nobody changes and only `python -m profiling.store prune` deletes. It keeps
-SQLite's rollback journal with full synchronization: what is committed is there, whatever is killed
-and whenever. Unlike a write-ahead log that needs no memory shared between processes, so that it
-also holds on a network folder whose server locks files.
+Each run is one row. Rows never change, and only `python -m profiling.store prune` deletes them.
+The file uses SQLite's rollback journal with full synchronization: committed rows survive a kill at
+any time. Unlike a write-ahead log, this needs no memory shared between processes, so it also works
+on a network folder whose server supports file locks.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import onnx
 from profiling.measurement import LayerTime, Measurement, Setup
 
 SCHEMA = 1
-APPLICATION = 0x6A784E53  # marks the file as ours
+APPLICATION = 0x6A784E53  # identifies the file as a store of this project
 BUSY_S = 30.0
 
 _CREATE = """
@@ -36,37 +36,37 @@ CREATE TABLE measurement (
 )
 """
 _DAMAGED = (
-    "it is damaged. Move it aside, and a new one is begun (`sqlite3 FILE .recover` may "
+    "it is damaged. Move it aside to start a new one (`sqlite3 FILE .recover` may "
     "save its rows), or name another with --store"
 )
 _REMEDIES = {
     "SQLITE_NOTADB": _DAMAGED,
     "SQLITE_CORRUPT": _DAMAGED,
-    "SQLITE_FULL": "make room on its disk, or name another with --store",
-    "SQLITE_IOERR": "see to its disk and the limits on files there, or name another with --store",
-    "SQLITE_BUSY": f"another program has held it for {BUSY_S:.0f} s; let that one end",
+    "SQLITE_FULL": "free space on its disk, or name another with --store",
+    "SQLITE_IOERR": "check its disk and the limits on file sizes, or name another with --store",
+    "SQLITE_BUSY": f"another program has locked it for {BUSY_S:.0f} s; wait until it ends",
     "SQLITE_READONLY": "make it and its folder writable, or name another with --store",
-    "SQLITE_CANTOPEN": "name a file in a folder that can be written with --store",
+    "SQLITE_CANTOPEN": "name a file in a writable folder with --store",
 }
 
 
 class StoreError(RuntimeError):
-    """A store of measurements cannot be read or written; names the file and the remedy."""
+    """A store cannot be read or written; the message names the file and the remedy."""
 
 
 class StoreUnwritable(StoreError):
-    """It is not there or well, and cannot be written."""
+    """The file of a store, or its folder, cannot be opened, created or written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A measurement as stored.
+    """A stored measurement.
 
     Attributes:
-      model_name: of the ONNX graph.
-      model_sha256, model_bytes: digest and size of the ONNX network.
-      recipe: what this project made the network from; None for any other network.
-      measurement: without the blob.
+      model_name: name of the ONNX graph.
+      model_sha256, model_bytes: digest and size of the ONNX file.
+      recipe: description of how this project made the network; None for any other network.
+      measurement: measurement without the blob.
     """
 
     model_name: str
@@ -76,7 +76,7 @@ class Run:
     measurement: Measurement
 
     def document(self) -> dict[str, Any]:
-        """The JSON object of `profiling.store export`: that of `profiling.measure`, and more."""
+        """Returns the JSON object of `profiling.store export`; extends `Measurement.document`."""
         return {
             **self.measurement.document(self.model_name),
             "model_sha256": self.model_sha256,
@@ -86,21 +86,21 @@ class Run:
 
 
 class Store:
-    """The measurements in a file; a context manager that closes it. For one thread."""
+    """The measurements in one file; a context manager that closes it. Not thread-safe."""
 
     def __init__(self, file: pathlib.Path | None, *, create: bool = True):
-        """Opens the file and checks all of it, before any work that it is to keep.
+        """Opens the file and checks all of it, before work whose results it is to store.
 
-        An empty file counts as new: SQLite leaves one where a first program was killed early.
+        An empty file counts as new: SQLite leaves one if the first program is killed early.
 
         Args:
-          file: None keeps measurements in memory, while this program runs.
-          create: for a program that records: a file that is not there is made, and one that cannot
-            be written is refused.
+          file: file of the store; None keeps measurements in memory while this program runs.
+          create: whether to create a missing file and to require write access; for programs that
+            record.
 
         Raises:
-          StoreError: it is damaged, of another schema, no store, not there or, StoreUnwritable, not
-            to be written.
+          StoreError: the file is missing, damaged, not a store or of another schema.
+          StoreUnwritable: the file cannot be opened, created or written.
         """
         self.file = file
         if file is None:
@@ -110,16 +110,16 @@ class Store:
         if not create and not file.exists():
             raise StoreError(
                 f"there is no store of measurements {file}: programs that measure "
-                f"make it; name another with --store"
+                f"create it; name another with --store"
             )
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnwritable(
-                f"the folder of the store of measurements {file} cannot be made "
+                f"the folder of the store of measurements {file} cannot be created "
                 f"({error.strerror}); name another file with --store"
             ) from error
-        with self._told():
+        with self._sqlite_errors():
             self._connection = sqlite3.connect(
                 f"{file.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
                 uri=True,
@@ -133,27 +133,27 @@ class Store:
             raise
 
     def _check(self, create: bool) -> None:
-        with self._told():
+        with self._sqlite_errors():
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA synchronous=FULL")
             if self._value("PRAGMA page_count") == 0:
-                self._connection.execute("PRAGMA auto_vacuum=FULL")  # pruning gives space back
+                self._connection.execute("PRAGMA auto_vacuum=FULL")  # pruning shrinks the file
         if create:
-            with self._transaction():  # one of several programs at once makes the table
+            with self._transaction():  # of several programs, only one creates the table
                 if not self._value("SELECT count(*) FROM sqlite_master") and not any(self._marks()):
                     self._connection.execute(_CREATE)
                     self._connection.execute(f"PRAGMA application_id={APPLICATION}")
                     self._connection.execute(f"PRAGMA user_version={SCHEMA}")
-        with self._told():
+        with self._sqlite_errors():
             (application, schema), fault = self._marks(), self._value("PRAGMA quick_check(1)")
         if application != APPLICATION:
             raise StoreError(
-                f"{self.file} is no store of measurements; name another file with --store"
+                f"{self.file} is not a store of measurements; name another file with --store"
             )
         if schema != SCHEMA:
             raise StoreError(
                 f"the store of measurements {self.file} has schema {schema}, this "
-                f"program reads {SCHEMA}: use the program that made it, move it "
+                f"program reads {SCHEMA}: use the program that created it, move it "
                 f"aside, or name another with --store"
             )
         if fault != "ok":
@@ -168,18 +168,19 @@ class Store:
         self._connection.close()
 
     def __len__(self) -> int:
-        with self._told():
+        with self._sqlite_errors():
             return self._value("SELECT count(*) FROM measurement")
 
     def add(self, measurement: Measurement, model: bytes, recipe: str | None = None) -> None:
-        """Adds a run; on return it is on the disk.
+        """Adds a run, which is on the disk when this returns.
 
         Args:
-          model: the ONNX network measured; its name, size and digest are kept.
-          recipe: what the network was made from, to find the run by without making it again.
+          measurement: measurement to store, without its blob.
+          model: bytes of the measured ONNX file; its name, size and digest are stored.
+          recipe: description of how the network was made, to find the run without exporting again.
 
         Raises:
-          StoreError: it cannot be written; what was there remains.
+          StoreError: the file cannot be written; earlier runs remain.
         """
         row = {
             "time": _text(measurement.time),
@@ -210,15 +211,15 @@ class Store:
         since: datetime.datetime | None = None,
         model: str | None = None,
     ) -> list[Run]:
-        """The runs in order of their adding; each argument that is given leaves fewer.
+        """Returns the runs that meet every given criterion, in the order they were added.
 
         Args:
-          device: its name.
-          since: with a time zone; the earliest.
+          device: name of the device.
+          since: earliest time, with a time zone.
           model: name of the ONNX graph, or the beginning of the network's digest.
 
         Raises:
-          StoreError: it cannot be read.
+          StoreError: the file cannot be read.
         """
         where = _Where(device=device)
         if since is not None:
@@ -235,12 +236,12 @@ class Store:
     def runs_of(
         self, recipe: str, setup: Setup, since: datetime.datetime | None = None
     ) -> list[Measurement]:
-        """Runs of the networks that were made from a recipe, with an equal setup, oldest first.
+        """Returns runs with an equal setup of the networks made from a recipe, in order of adding.
 
-        A run of the same ONNX bytes without the recipe counts too: what must match is the digest.
+        A run of the same ONNX bytes without the recipe also counts: networks match by digest.
 
         Raises:
-          StoreError: it cannot be read.
+          StoreError: the file cannot be read.
         """
         where = _Where(**_columns(setup))
         where.add("model_sha256 IN (SELECT model_sha256 FROM measurement WHERE recipe = ?)", recipe)
@@ -249,11 +250,11 @@ class Store:
         return [dataclasses.replace(run.measurement, setup=setup) for run in self._select(where)]
 
     def prune(self, *, before: datetime.datetime | None = None, device: str | None = None) -> int:
-        """Deletes the runs that meet every criterion given, and returns how many.
+        """Deletes the runs that meet every given criterion and returns their number.
 
         Raises:
-          ValueError: no criterion.
-          StoreError: it cannot be written; all runs remain.
+          ValueError: no criterion is given.
+          StoreError: the file cannot be written; all runs remain.
         """
         where = _Where(device=device)
         if before is not None:
@@ -266,23 +267,24 @@ class Store:
             ).rowcount
 
     def _select(self, where: "_Where") -> list[Run]:
-        with self._told():
-            # All at once: a reader that lingers, behind a pager say, would hold up who records.
+        with self._sqlite_errors():
+            # All at once: a slow reader, such as a pager, would block programs that record.
             rows = self._connection.execute(
                 f"SELECT * FROM measurement {where} ORDER BY id", where.values
             ).fetchall()
         return list(map(_run, rows))
 
     def _marks(self) -> tuple[int, int]:
-        """Whose file it is, and of which schema; zeros where it is new."""
+        """Returns application id and schema; both are 0 in a new file."""
         return self._value("PRAGMA application_id"), self._value("PRAGMA user_version")
 
-    def _value(self, statement: str) -> int | str:
+    def _value(self, statement: str) -> Any:
+        """Returns the single value that an SQL statement gives, in SQLite's type for it."""
         return self._connection.execute(statement).fetchone()[0]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._told():
+        with self._sqlite_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -292,8 +294,8 @@ class Store:
                     self._connection.execute("ROLLBACK")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What SQLite says, with the file and the remedy."""
+    def _sqlite_errors(self) -> Iterator[None]:
+        """Raises SQLite's errors as StoreError, with the file and the remedy."""
         try:
             yield
         except sqlite3.Error as error:
@@ -303,12 +305,12 @@ class Store:
                 "name another file with --store",
             )
             unwritable = name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
-            kind = StoreUnwritable if unwritable else StoreError
-            raise kind(f"the store of measurements {self.file} ({error}): {remedy}") from error
+            refusal = StoreUnwritable if unwritable else StoreError
+            raise refusal(f"the store of measurements {self.file} ({error}): {remedy}") from error
 
 
 class _Where:
-    """An SQL condition that is made clause by clause."""
+    """SQL condition, built clause by clause."""
 
     def __init__(self, **equal: object):
         self.clauses: list[str] = []
@@ -331,7 +333,7 @@ def _columns(setup: Setup) -> dict[str, Any]:
         "kind": setup.kind,
         "hardware": setup.hardware,
         "precision": setup.precision,
-        # Sorted, so that what is equal is equal in SQL.
+        # Sorted, so that equal mappings are equal text in SQL.
         "versions": json.dumps(dict(setup.versions), sort_keys=True),
         "settings": json.dumps(dict(setup.settings), sort_keys=True),
     }

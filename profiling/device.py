@@ -1,9 +1,9 @@
-"""What a device is to the rest of the project, and what a user may ask of one."""
+"""The interface of a device, and the options that a user may set."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -14,48 +14,48 @@ MAX_SHAVES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user may ask of a device; each holds for some devices and is ignored by others.
+    """Options of a device; a device ignores those that do not apply to it.
 
     Attributes:
-      shaves: MyriadX SHAVE processors to compile for, 1 to 16; None is the compiler's own choice.
-      threads: of the CPU; None is OpenVINO's own choice.
-      worker_prefix: command that runs the MyriadX worker elsewhere, such as `ssh lab-pi`.
+      shaves: number of MyriadX SHAVE processors to compile for, 1 to 16. None leaves it to the
+        compiler; an OAK then uses 6.
+      threads: number of CPU threads; None leaves it to OpenVINO.
+      worker_prefix: command that runs the MyriadX worker on another host, such as `ssh lab-pi`.
     """
 
     shaves: int | None = None
     threads: int | None = None
     worker_prefix: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shaves is not None and not 1 <= self.shaves <= MAX_SHAVES:
             raise ValueError(f"shaves is {self.shaves}, allowed are 1 to {MAX_SHAVES}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}, allowed are 1 or more")
 
     def settings(self) -> dict[str, Any]:
-        """What a table's settings must be for it to serve."""
+        """Returns the settings that a latency table must have to be valid for these options."""
         threads = {} if self.threads is None else {"threads": self.threads}
         return {"shaves": self.shaves, **threads}
 
 
 class Device(Protocol):
-    """A device that is there; a context manager that gives it back.
+    """An open device; a context manager that closes it."""
 
-    Attributes:
-      setup: what its numbers depend on beside the network.
-      passes: how many runs a figure is pooled from, in tables with the networks in turn; one where
-        it is estimated.
-    """
+    @property
+    def setup(self) -> Setup:
+        """Everything besides the network that a latency depends on."""
 
-    setup: Setup
-    repeats: int
+    @property
+    def repeats(self) -> int:
+        """Number of runs that one latency is pooled from; 1 if latency is estimated."""
 
     def measure(self, model: bytes) -> Measurement:
-        """Latency of an ONNX network.
+        """Measures or estimates the latency of an ONNX network.
 
         Raises:
-          CompileError: the device's compiler refuses the network; in its words.
-          DeviceUnavailable: the device, or the process that speaks to it, is gone.
+          CompileError: the device's compiler refuses the network; with the compiler's message.
+          DeviceUnavailable: the device, or the process that drives it, stopped working.
         """
 
     def __enter__(self) -> Self: ...
@@ -63,22 +63,23 @@ class Device(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+@runtime_checkable
 class Executor(Device, Protocol):
-    """A device that runs networks."""
+    """A device that runs networks, instead of only estimating their latency."""
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Runs a network of one input and one output on images, one image an inference.
+        """Runs a network with one input and one output on each image, at batch 1.
 
         Args:
-          file: ONNX; or OpenVINO IR, which CPU, GPU and NPU read.
-          images: at least one, each of the input's shape without its batch of 1 and of its dtype.
+          file: ONNX file, or OpenVINO IR for CPU, GPU and NPU.
+          images: one image or more, with the shape (without batch) and dtype of the input.
 
         Returns:
-          float32 [images, elements of an output].
+          float32 [images, elements of the output].
 
         Raises:
           CompileError: the device cannot read the file, or its compiler refuses the network.
-          DeviceUnavailable: the device fails, or is gone.
+          DeviceUnavailable: the device fails or stopped working.
         """
 
 
@@ -87,13 +88,15 @@ def measure_repeatedly(
     model: bytes,
     progress: Callable[[int, Measurement], None] = lambda done, run: None,
 ) -> Measurement:
-    """The runs of one ONNX network, as many as the device asks for, pooled.
+    """Measures an ONNX network `device.repeats` times and returns the pooled measurement.
 
     Args:
-      progress: called after each run with the runs done and the last of them.
+      device: device to measure on.
+      model: bytes of the ONNX file.
+      progress: called after each run with the number of runs done and the last measurement.
 
     Raises:
-      CompileError, DeviceUnavailable: as `Device.measure`.
+      CompileError, DeviceUnavailable: as in `Device.measure`.
     """
     runs: list[Measurement] = []
     while len(runs) < device.repeats:

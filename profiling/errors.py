@@ -1,20 +1,20 @@
-"""Errors that devices raise."""
+"""Errors raised by devices."""
 
 
 class DeviceUnavailable(RuntimeError):
-    """A device, or the software that speaks to it, cannot be used here; says the remedy."""
+    """A device, or the software that drives it, cannot be used; the message names the remedy."""
 
 
 class WorkerError(DeviceUnavailable):
-    """A device's worker process crashed, hung or answered rubbish, also after its restarts."""
+    """A worker process crashed, hung or sent invalid answers, even after it was restarted."""
 
 
 class CompileError(RuntimeError):
     """A device's compiler refuses a network.
 
     Attributes:
-      layer: the layer that the compiler named, or None. The last layer of a network goes by the
-        name of the network's output.
+      layer: name of the layer that the compiler refuses, or None if it names none. The compiler
+        names the last layer of a network after the network's output.
     """
 
     def __init__(self, message: str, layer: str | None = None):

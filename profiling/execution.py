@@ -1,4 +1,4 @@
-"""Devices that run networks and do not only estimate them."""
+"""Helpers of the devices that run networks."""
 
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,17 @@ from profiling.onnx_file import read_network
 
 
 def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
-    """The bytes of a file for a device that reads ONNX alone; raises CompileError for another."""
+    """Reads a file for a device that accepts ONNX only.
+
+    Args:
+      file: file to read.
+      device: name of the device, for error messages.
+
+    Raises:
+      CompileError: the file is not an ONNX file, or not a valid network.
+    """
     if file.suffix != ".onnx":
-        raise CompileError(f"{file}: {device} is given ONNX files; give the network's .onnx")
+        raise CompileError(f"{file}: {device} accepts only ONNX files; give the network's .onnx")
     try:
         return read_network(file)
     except ValueError as error:
@@ -20,7 +28,7 @@ def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
 
 
 def batched(images: Iterable[np.ndarray], max_bytes: int) -> Iterator[np.ndarray]:
-    """Images [count, ...] of max_bytes at most, one image at least."""
+    """Yields batches [count, ...] of at most `max_bytes`, but of at least one image."""
     batch: list[np.ndarray] = []
     for image in images:
         if batch and (len(batch) + 1) * image.nbytes > max_bytes:

@@ -1,9 +1,9 @@
-"""Latency of one network on one device, and where it goes.
+"""Latency of one network and of its layers on one device.
 
     python -m profiling.measure --model=FILE.onnx --device=MYRIADX_COMPILER
 
-prints the slowest layers for people; with `--json` one JSON object of all, and nothing else, on
-standard output. `--model` may also be the name of a published network.
+Prints the latency and the slowest layers as text. With `--json`, prints only one JSON object with
+all layers on standard output. `--model` may also be the name of a published network.
 """
 
 import json
@@ -23,14 +23,20 @@ from profiling.tables import exported
 
 
 def read_model(name: str, image_size: int, shape: str | None) -> bytes:
-    """An ONNX file, or a published network with drawn weights.
+    """Reads an ONNX file, or exports a published network with random weights.
+
+    Args:
+      name: path of an ONNX file, or name of a published network.
+      image_size: image size in px, for published networks.
+      shape: value of --shape, for ONNX files.
 
     Raises:
-      ValueError: no such file, or none that a device can be given; says what is allowed.
+      ValueError: the file is missing, or a device cannot take its network; the message says what
+        is allowed.
     """
     if name in ZOO:
         if shape is not None:
-            raise ValueError(f"--shape={shape}: {name} has a size, --image_size; leave it out")
+            raise ValueError(f"--shape={shape}: leave it out, {name} takes --image_size")
         return exported(find_network(name), image_size)
     file = pathlib.Path(name)
     if not file.exists():
@@ -41,7 +47,7 @@ def read_model(name: str, image_size: int, shape: str | None) -> bytes:
 
 
 def parsed_shape(text: str) -> list[int]:
-    """The numbers of --shape; raises ValueError."""
+    """Returns the sizes in a value of --shape; raises ValueError if it is not a list of sizes."""
     sizes = text.strip("[] ").split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
         raise ValueError(f"--shape={text}: give sizes of 1 or more, such as 1,3,224,224")
@@ -49,7 +55,7 @@ def parsed_shape(text: str) -> list[int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measures as the flags say; see the module."""
+    """Runs the program; see the module."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -74,15 +80,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, f"An ONNX file, or one of {', '.join(ZOO)}.", required=True)
+    flags.DEFINE_string("model", None, f"ONNX file, or one of {', '.join(ZOO)}.", required=True)
     flags.DEFINE_string(
         "shape",
         None,
-        "Of the input of an ONNX file that leaves it open, or in "
-        "place of the file's own: 1,3,224,224.",
+        "Input shape for an ONNX file, such as 1,3,224,224; sets dynamic sizes and replaces "
+        "fixed ones.",
     )
-    flags.DEFINE_integer("image_size", 224, "px; for published networks only.", lower_bound=32)
-    flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on standard output.")
+    flags.DEFINE_integer("image_size", 224, "px, for published networks only.", lower_bound=32)
+    flags.DEFINE_bool("json", False, "Print only one JSON object on standard output.")
     command.define_device_flags()
     command.define_store_flag()
     command.run(main)

@@ -1,4 +1,4 @@
-"""What a device answered: the latency of a network and its layers, and what it depends on."""
+"""Result of a measurement: latency of a network and its layers, and the setup it depends on."""
 
 import dataclasses
 import datetime
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LayerTime:
-    """The time of one ONNX node, or of a step of the device that belongs to none."""
+    """Time of one ONNX node, or of a step of the device that belongs to no node."""
 
     name: str
     ms: float
@@ -19,15 +19,16 @@ class LayerTime:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a latency depends on beside the network.
+    """Everything besides the network that a latency depends on.
 
     Attributes:
-      device: its name, as `--device` takes it, without the number of one among several.
-      kind: whether it is timed, or its compiler's schedule costed.
-      hardware: model, and where it has one its serial or port.
-      precision: what it computes in.
-      versions: of the software, by name.
-      settings: what was chosen, by name: shaves, threads.
+      device: name as `--device` takes it, without the part that selects one of several.
+      kind: "measured" if inferences are timed; "estimated" if a cost model is applied to the
+        compiler's schedule.
+      hardware: model of the device, with its serial number or port if it has one.
+      precision: data type of the computation.
+      versions: software versions by name.
+      settings: chosen values by name: shaves, threads.
     """
 
     device: str
@@ -40,18 +41,18 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One network on one device, batch 1.
+    """Latency of one network on one device at batch 1.
 
     Attributes:
-      setup: what gave the numbers.
-      latency_ms: the median of the inferences timed, or the estimate.
-      p10_ms, p90_ms: percentiles of those timed, or the estimate's interval.
-      count: inferences timed; 0 where estimated.
-      layers: in order of execution; with host_ms they add up to latency_ms.
-      host_ms: the part of latency_ms that is the host's and the bus's.
-      temperature_c: of the device before and after, where it tells.
-      blob: the compiled network for the MyriadX, else None.
-      time: when it was made, UTC.
+      setup: setup that the numbers hold for.
+      latency_ms: median of the timed inferences, or the estimate.
+      p10_ms, p90_ms: percentiles of the timed inferences, or the interval of the estimate.
+      count: number of timed inferences; 0 if estimated.
+      layers: layers in order of execution; their times and host_ms add up to latency_ms.
+      host_ms: part of latency_ms that belongs to no layer: host and bus.
+      temperature_c: temperature of the device before and after; None if it reports none.
+      blob: compiled network for the MyriadX; None for other devices.
+      time: time of the measurement, UTC.
     """
 
     setup: Setup
@@ -68,7 +69,7 @@ class Measurement:
     )
 
     def document(self, model: str) -> dict[str, Any]:
-        """The JSON object of `profiling.measure`."""
+        """Returns the JSON object that `profiling.measure` prints."""
         return {
             "schema": 2,
             "model": model,
@@ -87,19 +88,20 @@ class Measurement:
 
 
 def pooled(runs: Sequence[Measurement]) -> Measurement:
-    """Several runs of one network with one setup, as one measurement; a single run is itself.
+    """Combines runs of one network with one setup; a single run is returned unchanged.
 
-    Latency, host part and each layer are medians over the runs, host and layers then rescaled so
-    that they add up to the latency again. A layer that a run does not report took none of its time
-    there: its work was done within another. The interval is from the 10th percentile of the runs'
-    p10_ms to the 90th of their p90_ms: it shows what changed from run to run, and a lone disturbed
-    run among many does not set it. Counts are added; time is the first's.
+    Latency, host part and each layer are medians over the runs. Host part and layers are then
+    rescaled so that they add up to the latency again. A layer missing from a run counts as 0 ms,
+    because its work was done within another layer. The interval extends from the 10th percentile
+    of the runs' p10_ms to the 90th percentile of their p90_ms: it covers the variation between
+    runs, but one disturbed run among many does not determine it. Counts are added; time and blob
+    are those of the first run.
 
     Args:
-      runs: in order of time, at least one.
+      runs: one run or more, in order of time.
 
     Raises:
-      ValueError: the runs differ in their setup.
+      ValueError: the runs have different setups.
     """
     first, last = runs[0], runs[-1]
     if len(runs) == 1:
@@ -107,7 +109,7 @@ def pooled(runs: Sequence[Measurement]) -> Measurement:
     other = next((run.setup for run in runs if run.setup != first.setup), None)
     if other is not None:
         raise ValueError(
-            f"runs of {first.setup} and of {other} cannot be pooled; pool those of one setup"
+            f"runs of {first.setup} and of {other} cannot be pooled; pool runs of one setup"
         )
     latency_ms = statistics.median(run.latency_ms for run in runs)
     by_name = [{layer.name: layer.ms for layer in run.layers} for run in runs]
@@ -115,7 +117,9 @@ def pooled(runs: Sequence[Measurement]) -> Measurement:
     layers = {name: statistics.median(ms.get(name, 0.0) for ms in by_name) for name in names}
     host_ms = statistics.median(run.host_ms for run in runs)
     factor = latency_ms / (host_ms + sum(layers.values()))
-    told = first.temperature_c is not None and last.temperature_c is not None
+    temperature_c = None
+    if first.temperature_c is not None and last.temperature_c is not None:
+        temperature_c = (first.temperature_c[0], last.temperature_c[1])
     return dataclasses.replace(
         first,
         latency_ms=latency_ms,
@@ -124,5 +128,5 @@ def pooled(runs: Sequence[Measurement]) -> Measurement:
         count=sum(run.count for run in runs),
         layers=tuple(LayerTime(name, ms * factor) for name, ms in layers.items()),
         host_ms=host_ms * factor,
-        temperature_c=(first.temperature_c[0], last.temperature_c[1]) if told else None,
+        temperature_c=temperature_c,
     )

@@ -1,13 +1,13 @@
-"""An OAK camera with a MyriadX (OAK-1, OAK-D): runs the blob and tells each inference's time.
+"""OAK camera with a MyriadX (OAK-1, OAK-D): runs the blob and reads inference times from its log.
 
-The camera has no per-layer counters. Its log at level trace has one line an inference,
+The camera has no per-layer counters. At level trace, its log contains one line per inference,
 
     NeuralNetwork inference took '62.274784' ms.
 
-the time on the device, without the host and the bus. A layer's time here is therefore the
-measured time of the whole network, divided as the compiler's schedule and the cost model of
-`profiling.myriad.stages` divide their estimate: the sum is measured, the shares are estimated.
-`Setup.versions` says so under "layers".
+which is the time on the device, without host and bus. The measured time of the whole network is
+divided among the layers in proportion to their estimates, which `profiling.myriad.cost` makes from
+the compiler's stage graph: the sum is measured, the shares are estimated. `Setup.versions` states
+this under "layers".
 
 Luxonis' own benchmark reads the same line: github.com/luxonis/modelconverter, log_latency.py.
 """
@@ -35,43 +35,44 @@ from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
 from profiling.myriad.cost import estimate
 from profiling.myriad.stick import UDEV_RULE
+from profiling.onnx_file import inputs_of
 
 NAME = "OAK"
-# As many as a pipeline with a streaming camera leaves to each of two inference threads.
+# The number that a pipeline with a streaming camera leaves to each of two inference threads.
 SHAVES = 6
 UNTIMED, TIMED = 2, 50
 
 REMEDY = (
-    f"Plug an OAK camera in (USB id 03e7). On Linux it needs a udev rule, once: "
+    f"Plug in an OAK camera (USB id 03e7). On Linux it needs a udev rule, once: "
     f"`echo '{UDEV_RULE}' | sudo tee /etc/udev/rules.d/80-movidius.rules && sudo udevadm control "
-    f"--reload-rules && sudo udevadm trigger`. A container is given -v /dev/bus/usb:/dev/bus/usb "
+    f"--reload-rules && sudo udevadm trigger`. Start a container with -v /dev/bus/usb:/dev/bus/usb "
     f"--device-cgroup-rule='c 189:* rmw'. Without a camera, --device=MYRIADX_COMPILER estimates"
 )
 
 _INSTALL = "`pip install depthai==3.12.0`"
 _SEARCH_S = 5.0
-_REBOOT_S = 20.0  # from the end of one pipeline until the camera can be opened again
+_REBOOT_S = 20.0  # limit from the end of a pipeline until the camera can be opened again
 _INFERENCE_S = 30.0
 _TRACE_S = 120.0
 _TOOK = re.compile(r"\bNeuralNetwork inference took\s+'(\d+(?:\.\d+)?)'\s+ms\b")
-_DTYPES = {"U8F": np.uint8, "FP32": np.float32}  # by depthai's names for them
+_DTYPES = {"U8F": np.uint8, "FP32": np.float32}  # keys are depthai's type names
 _COMPLAINT = re.compile(r"\[(warn|err|crit)")
 
 
 class Trace:
-    """What a camera logs: the inferences' times, and its complaints.
+    """Inference times, warnings and errors from a camera's log.
 
     Attributes:
-      times_ms: of the inferences, in order.
+      times_ms: times of the inferences, in order.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.times_ms: list[float] = []
         self._lines = 0
         self._complaints: collections.deque[str] = collections.deque(maxlen=5)
 
     def hear(self, line: str) -> None:
-        """Takes in one line, `[node] [level] text`; any text but an inference's time is none."""
+        """Reads one line, `[node] [level] text`; keeps times and the last 5 complaints."""
         self._lines += 1
         took = _TOOK.search(line)
         if took:
@@ -80,7 +81,7 @@ class Trace:
             self._complaints.append(line)
 
     def heard(self) -> str:
-        """What to say of the log where it was not enough."""
+        """Returns a summary of the log, for the error message if it contains too few times."""
         complaints = "; ".join(self._complaints) or "no complaint"
         return (
             f"inference times in its log: {len(self.times_ms)}, in {self._lines} lines; "
@@ -89,27 +90,28 @@ class Trace:
 
 
 def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
-    """The `depthai.OpenVINO.Blob` of a compiled network, checked against what was asked for.
+    """Returns the `depthai.OpenVINO.Blob` of a compiled network, checked against the request.
 
     Args:
-      compiled: as `Worker.compile` made it from `model`.
-      model: the ONNX file's bytes.
-      shaves: SHAVE processors it was to be compiled for.
+      compiled: result of `Worker.compile` for `model`.
+      model: bytes of the ONNX file.
+      shaves: number of SHAVE processors requested from the compiler.
 
     Raises:
-      DeviceUnavailable: depthai cannot read it, or reads other resources or inputs than asked for.
-      CompileError: an input is of a type that is not fed here.
+      DeviceUnavailable: depthai cannot read the blob, or its resources or inputs differ from those
+        requested.
+      CompileError: an input has an unsupported data type.
     """
     dai = _depthai()
     try:
         blob = dai.OpenVINO.Blob(dai.VectorUInt8(compiled.blob))
     except (RuntimeError, ValueError) as error:
         raise DeviceUnavailable(
-            f"depthai {dai.__version__} cannot read the compiler's blob ({error}); {_INSTALL} can"
+            f"depthai {dai.__version__} cannot read the compiler's blob ({error}): {_INSTALL}"
         ) from error
     if (blob.numShaves, blob.numSlices) != (shaves, shaves):
         raise DeviceUnavailable(
-            f"the blob is for {blob.numShaves} SHAVEs and {blob.numSlices} CMX slices, asked for "
+            f"the blob is for {blob.numShaves} SHAVEs and {blob.numSlices} CMX slices, requested "
             f"were {shaves} of each: `python -m profiling.myriad.install` renews the compiler"
         )
     expected = _inputs(model)
@@ -122,34 +124,34 @@ def read_blob(compiled: Compiled, model: bytes, shaves: int) -> Any:
     for name, info in blob.networkInputs.items():
         if info.dataType.name not in _DTYPES:
             raise CompileError(
-                f"input {name!r} is {info.dataType.name}; an OAK is fed "
-                f"{' or '.join(_DTYPES)} here, export the network with that"
+                f"input {name!r} is {info.dataType.name}, supported on an OAK are "
+                f"{' and '.join(_DTYPES)}; export the network with one of them"
             )
     return blob
 
 
 def divide(latency_ms: float, estimated: Sequence[LayerTime]) -> tuple[LayerTime, ...]:
-    """The time of a whole network, in ms, among its layers in proportion to their estimates."""
+    """Divides the time of a whole network among its layers in proportion to their estimates."""
     scale = latency_ms / sum(layer.ms for layer in estimated)
     return tuple(LayerTime(layer.name, layer.ms * scale) for layer in estimated)
 
 
 class Oak:
-    """The device OAK, or OAK.<id> where several are connected; the id is the one depthai prints.
+    """The device OAK; OAK.<id> selects one of several, with the id that depthai prints.
 
-    Latency is the median of single inferences, one after the other, one thread, one convolution
-    engine; the blob is compiled for as many SHAVEs as asked for, else 6. A Neural Compute Stick 2
-    has the same USB id before it boots: beside one, give the camera's id.
+    Latency is the median of single inferences in sequence, on one thread and one convolution
+    engine. The blob is compiled for `Options.shaves` SHAVEs, by default 6. A Neural Compute Stick 2
+    has the same USB id before it boots: if one is connected too, give the camera's id.
     """
 
     repeats = 3
 
     def __init__(self, name: str, options: Options):
-        """Opens the camera and starts the compiler, which is installed at first use.
+        """Opens the camera and starts the compiler, which is installed on first use.
 
         Raises:
-          ValueError: worker_prefix is no command.
-          DeviceUnavailable: no depthai, no camera, or no compiler; says what to do.
+          ValueError: worker_prefix is not a command.
+          DeviceUnavailable: depthai, camera or compiler is missing; the message names the remedy.
         """
         dai = _depthai()
         self._shaves = options.shaves or SHAVES
@@ -157,7 +159,7 @@ class Oak:
         self._compiler = Worker(prefix=options.worker_prefix)  # starts nothing yet
         self._camera = _open(dai, self._id, _SEARCH_S)
         try:
-            with _camera_errors(dai, "telling its name"):
+            with _camera_errors(dai, "reporting its name"):
                 self._id = self._camera.getDeviceId()
                 product = self._camera.getProductName() or self._camera.getDeviceName()
             versions = {
@@ -181,14 +183,14 @@ class Oak:
             self._camera.close()
 
     def measure(self, model: bytes) -> Measurement:
-        """As `Device.measure`."""
+        """See `Device.measure`."""
         compiled = self._compiler.compile(model, shaves=self._shaves)
         blob = read_blob(compiled, model, self._shaves)
         try:
             estimated = estimate(compiled.graph).layers
         except ValueError as error:
             raise CompileError(
-                f"the compiler's stage graph of this network is beyond the cost model: {error}"
+                f"the cost model cannot read the compiler's stage graph of this network: {error}"
             ) from error
         times_ms, temperature_c = self._time(blob)
         latency_ms, p10_ms, p90_ms = map(float, np.percentile(times_ms, (50, 10, 90)))
@@ -204,26 +206,26 @@ class Oak:
         )
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """As `Executor.scores`."""
+        """See `Executor.scores`."""
         model = onnx_bytes(file, NAME)
         blob = read_blob(self._compiler.compile(model, shaves=self._shaves), model, self._shaves)
         (name,) = blob.networkInputs
-        dai, trace, found = _depthai(), Trace(), []
+        dai, trace, scores = _depthai(), Trace(), []
         with self._running(blob, trace) as (_, infer):
             for image in images:
                 data = dai.NNData()
                 _add_tensor(dai, data, name, image[None])
-                found.append(np.float32(infer(data).getFirstTensor(dequantize=True)).ravel())
-        return np.stack(found)
+                scores.append(np.float32(infer(data).getFirstTensor(dequantize=True)).ravel())
+        return np.stack(scores)
 
     def _time(self, blob: Any) -> tuple[list[float], tuple[float, float]]:
-        """Times in ms of TIMED inferences, and the chip's °C before and after."""
+        """Returns the ms of TIMED inferences and the chip temperatures in °C before and after."""
         trace = Trace()
         with self._running(blob, trace) as (camera, infer):
             before_c = camera.getChipTemperature().average
             data = _data(_depthai(), blob.networkInputs)
             end_s = time.monotonic() + _TRACE_S
-            # The log comes on a channel of its own, later than the outputs.
+            # The log has its own channel and arrives later than the outputs.
             while len(trace.times_ms) < UNTIMED + TIMED:
                 if time.monotonic() > end_s:
                     raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
@@ -233,9 +235,9 @@ class Oak:
 
     @contextlib.contextmanager
     def _running(self, blob: Any, trace: Trace) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
-        """A pipeline of the network alone: the camera, and what turns an input into its output."""
+        """Runs a pipeline of the network; yields the camera and a function for one inference."""
         dai = _depthai()
-        # The end of a pipeline closes its camera, which then boots anew.
+        # The end of a pipeline closes its camera, which then reboots.
         camera = self._camera or _open(dai, self._id, _REBOOT_S)
         self._camera = None
         with contextlib.closing(camera), _camera_errors(dai, "running a network", trace):
@@ -245,7 +247,7 @@ class Oak:
                 )
             )
             camera.setLogLevel(dai.LogLevel.TRACE)
-            camera.setLogOutputLevel(dai.LogLevel.OFF)  # it would print to standard output
+            camera.setLogOutputLevel(dai.LogLevel.OFF)  # otherwise printed to standard output
             with dai.Pipeline(camera) as pipeline:
                 network = pipeline.create(dai.node.NeuralNetwork)
                 network.setBlob(blob)
@@ -266,8 +268,8 @@ class Oak:
 
 
 def _depthai() -> ModuleType:
-    """The depthai package, which only this device needs."""
-    # depthai logs to standard output, which is the programs' own. What goes wrong is raised.
+    """Imports depthai, which only this device needs; raises DeviceUnavailable."""
+    # depthai would log to standard output, among the program's output. It also raises its errors.
     os.environ.setdefault("DEPTHAI_LEVEL", "off")
     try:
         import depthai
@@ -277,17 +279,17 @@ def _depthai() -> ModuleType:
         ) from error
     if not depthai.__version__.startswith("3."):
         raise DeviceUnavailable(
-            f"depthai is {depthai.__version__}, this program speaks to depthai 3: {_INSTALL}"
+            f"depthai is {depthai.__version__}, this program needs depthai 3: {_INSTALL}"
         )
     return depthai
 
 
 def _open(dai: ModuleType, device_id: str, search_s: float) -> Any:
-    """Opens the camera of this id, or the first, which must turn up within search_s."""
+    """Opens the camera with this id, or the first one, once it is found; waits search_s at most."""
     end_s = time.monotonic() + search_s
     while True:
         with _camera_errors(dai, "being searched for"):
-            # Also those that are in use or not allowed; each search takes half a second.
+            # Includes cameras that are in use or not permitted. Each search takes half a second.
             seen = dai.XLinkConnection.getAllConnectedDevices(
                 dai.XLinkDeviceState.X_LINK_ANY_STATE, False
             )
@@ -308,7 +310,7 @@ def _open(dai: ModuleType, device_id: str, search_s: float) -> Any:
 
 
 def _obstacle(dai: ModuleType, info: Any, device_id: str) -> str | None:
-    """Why a camera that was found is not the one to open; None if it is."""
+    """Returns why a camera that was found cannot be opened; None if it can."""
     if info.platform != dai.XLinkPlatform.X_LINK_MYRIAD_X:
         return f"has no MyriadX ({info.platform.name})"
     if info.status == dai.XLinkError_t.X_LINK_INSUFFICIENT_PERMISSIONS:
@@ -324,30 +326,27 @@ def _obstacle(dai: ModuleType, info: Any, device_id: str) -> str | None:
 
 @contextlib.contextmanager
 def _camera_errors(dai: ModuleType, doing: str, trace: Trace | None = None) -> Iterator[None]:
-    """Around calls of depthai: what it raises becomes DeviceUnavailable, with what was heard."""
+    """Raises depthai's errors as DeviceUnavailable, with a summary of the log."""
     try:
         yield
     except (RuntimeError, TimeoutError, dai.MessageQueue.QueueException) as error:
-        heard = f" ({trace.heard()})" if trace else ""
+        log = f" ({trace.heard()})" if trace else ""
         raise DeviceUnavailable(
-            f"the OAK camera failed {doing}: {error}{heard}. Plug it out and "
-            f"in, into a USB 3 port, and try again"
+            f"the OAK camera failed while {doing}: {error}{log}. Unplug it, plug it into a USB 3 "
+            f"port and try again"
         ) from error
 
 
 def _inputs(model: bytes) -> dict[str, int]:
-    """Elements of each input of an ONNX network of static shapes, by name."""
-    graph = onnx.load_from_string(model).graph
-    weights = {tensor.name for tensor in graph.initializer}
+    """Returns the number of elements of each input of a static ONNX network, by name."""
     return {
         value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in graph.input
-        if value.name not in weights
+        for value in inputs_of(onnx.load_model_from_string(model))
     }
 
 
 def _data(dai: ModuleType, inputs: Mapping[str, Any]) -> Any:
-    """Drawn inputs for a blob; its dimensions are given innermost first."""
+    """Draws inputs for a blob, whose dimensions are listed innermost first."""
     rng, data = np.random.default_rng(0), dai.NNData()
     for name, info in inputs.items():
         values = rng.uniform(0, 256, info.dims[::-1]).astype(_DTYPES[info.dataType.name])
@@ -356,6 +355,6 @@ def _data(dai: ModuleType, inputs: Mapping[str, Any]) -> Any:
 
 
 def _add_tensor(dai: ModuleType, data: Any, name: str, values: np.ndarray) -> None:
-    """Adds an input; its type is that of the values."""
+    """Adds an input with the data type of its values."""
     (type_name,) = (key for key, dtype in _DTYPES.items() if dtype == values.dtype)
     data.addTensor(name, values, dataType=getattr(dai.TensorInfo.DataType, type_name))

@@ -1,13 +1,13 @@
 """CPU, GPU and NPU through the current OpenVINO.
 
-As OpenVINO's benchmark_app has it: latency hint, one untimed inference, then single requests one
-after the other, the median. How many threads the CPU takes and what a device computes in is
-OpenVINO's own choice unless the user chooses; either is stated with every measurement.
+Timing follows OpenVINO's benchmark_app: latency hint, one untimed inference, then single requests
+in sequence, of which the median counts. Unless the user sets them, OpenVINO chooses the number of
+CPU threads and the precision; every measurement states both.
 
-Per-layer times are the device's counters. They cost nothing measurable while it infers (below 0.3 %
-on a CPU), but reading them disturbs its caches (1 to 3 % where they are read after each inference),
-so they are read once a measurement. CPU and GPU count the mean since the network was compiled, the
-NPU its last inference.
+Layer times come from the device's counters. Counting costs below 0.3 % on a CPU, which is not
+measurable, but reading the counters after each inference disturbs its caches by 1 to 3 %, so they
+are read once per measurement. CPU and GPU report the mean since the network was compiled, the NPU
+its last inference.
 """
 
 import collections
@@ -31,17 +31,17 @@ from profiling.measurement import LayerTime, Measurement, Setup
 
 NAMES = ("CPU", "GPU", "NPU")
 
-# Machines drift, and other processes come and go: many short turns meet every network alike.
+# Machines drift and other processes come and go: many short turns affect all networks alike.
 PASSES = 40
 TIMED_S = 0.05
 MIN_COUNT = 3
-MAX_COMPILED = 32  # more than a table's networks; about 35 MB each
+MAX_COMPILED = 32  # more than the networks of a table; about 35 MB each
 
 _REMEDY = {
-    "CPU": "OpenVINO has it for x86-64 and 64-bit Arm",
+    "CPU": "OpenVINO supports x86-64 and 64-bit Arm",
     "GPU": "an Intel GPU needs Intel's compute runtime (packages intel-opencl-icd and "
-    "libze-intel-gpu1) and its user in the group render",
-    "NPU": "it needs an Intel Core Ultra, Intel's NPU driver (linux-npu-driver) and its user in "
+    "libze-intel-gpu1) and a user in the group render",
+    "NPU": "it needs an Intel Core Ultra, Intel's NPU driver (linux-npu-driver) and a user in "
     "the group render",
 }
 _PRECISION = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
@@ -49,11 +49,14 @@ _PRECISION = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 
 @dataclasses.dataclass(frozen=True)
 class _Compiled:
-    """A network on the device, inferred at least once.
+    """A network compiled for the device, after at least one inference.
 
     Attributes:
-      executed: names of the steps that were ever reported as executed. A step that takes less than
-        the counter's microsecond on average is reported as not.
+      request: request that infers it.
+      attribution: mapping of its steps to layers.
+      setup: setup of its measurements.
+      executed: names of all steps ever reported as executed. A step that takes less than the
+        counter's microsecond on average is reported as not executed.
     """
 
     request: openvino.InferRequest
@@ -63,23 +66,24 @@ class _Compiled:
 
 
 class OpenVinoDevice:
-    """The device CPU, GPU or NPU; GPU.1 is one of several.
+    """The device CPU, GPU or NPU; a name such as GPU.1 selects one of several.
 
-    Static shapes, one request at a time. Not for several threads at once.
+    Measures networks of static shape, one request at a time. Not thread-safe.
     """
 
     repeats = PASSES
 
     def __init__(self, name: str, options: Options, precision: str | None = None):
-        """Looks for the device and lets it infer once.
+        """Finds the device and runs one inference on it.
 
         Args:
-          name: as OpenVINO has it.
-          options: `threads` holds for the CPU.
-          precision: `f32` or another that OpenVINO names; None is OpenVINO's own choice.
+          name: OpenVINO's name for the device.
+          options: options, of which `threads` applies to the CPU.
+          precision: `f32` or another of OpenVINO's type names; None leaves it to OpenVINO.
 
         Raises:
-          DeviceUnavailable: it is not there, or does not work; says what is and what to do.
+          DeviceUnavailable: the device is missing or fails; the message lists the devices found or
+            the error, and the remedy.
         """
         self._name = name
         self._kind = name.split(".")[0]
@@ -106,7 +110,7 @@ class OpenVinoDevice:
             compiled.create_infer_request().infer()
         except RuntimeError as error:
             raise DeviceUnavailable(
-                f"{name} is there and does not infer: {_words(error)}. For "
+                f"{name} was found but an inference failed: {_message(error)}. For "
                 f"{self._kind}: {_REMEDY[self._kind]}."
             ) from error
         self.setup = self._setup(compiled)
@@ -118,14 +122,15 @@ class OpenVinoDevice:
         self._compiled.clear()
 
     def measure(self, model: bytes) -> Measurement:
-        """Latency of an ONNX network with static shapes; compiles those it has not seen.
+        """Measures an ONNX network of static shape; compiles it unless a recent call did.
 
-        The counters' sum is not quite the latency: between the layers a CPU has work of its own,
-        an accelerator the host's and the bus's. Layers are scaled so that they add up to it.
+        The counters do not quite add up to the latency, because of work between the layers: the
+        CPU's own, or that of host and bus for an accelerator. Layers are scaled to add up to it.
 
         Raises:
-          CompileError: OpenVINO refuses the network, in its words; or a shape is dynamic.
-          DeviceUnavailable: the device fails while it infers.
+          CompileError: OpenVINO refuses the network, with its message; or an input has a dynamic
+            shape or is text.
+          DeviceUnavailable: the device fails during inference.
         """
         network = self._network(model)
         try:
@@ -133,10 +138,10 @@ class OpenVinoDevice:
             steps = network.request.profiling_info
         except RuntimeError as error:
             raise DeviceUnavailable(
-                f"{self._name} fails while it infers: {_words(error)}"
+                f"{self._name} failed during inference: {_message(error)}"
             ) from error
         network.executed.update(_executed(steps))
-        counters = collections.defaultdict(float)
+        counters: collections.defaultdict[str, float] = collections.defaultdict(float)
         for step in steps:
             if step.node_name in network.executed:
                 counters[step.node_name] += 1e3 * step.real_time.total_seconds()
@@ -154,13 +159,13 @@ class OpenVinoDevice:
         )
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """As `Executor.scores`; several requests at once, as many as OpenVINO chooses."""
+        """See `Executor.scores`; OpenVINO chooses how many requests run at once."""
         images = iter(images)
         first = next(images)
-        found: dict[int, np.ndarray] = {}
+        scores: dict[int, np.ndarray] = {}
 
         def keep(request: openvino.InferRequest, index: int) -> None:
-            found[index] = request.get_output_tensor().data.astype(np.float32).ravel()
+            scores[index] = request.get_output_tensor().data.astype(np.float32).ravel()
 
         config = {**self._config, "PERFORMANCE_HINT": "THROUGHPUT", "PERF_COUNT": False}
         try:
@@ -169,7 +174,7 @@ class OpenVinoDevice:
                 network.reshape([1, *first.shape])
             compiled = self._core.compile_model(network, self._name, config)
         except RuntimeError as error:
-            raise CompileError(f"{self._name} refuses {file}: {_words(error)}") from error
+            raise CompileError(f"{self._name} refuses {file}: {_message(error)}") from error
         try:
             queue = openvino.AsyncInferQueue(compiled)
             queue.set_callback(keep)
@@ -178,12 +183,12 @@ class OpenVinoDevice:
             queue.wait_all()
         except RuntimeError as error:
             raise DeviceUnavailable(
-                f"{self._name} fails while it infers: {_words(error)}"
+                f"{self._name} failed during inference: {_message(error)}"
             ) from error
-        return np.stack([found[index] for index in range(len(found))])
+        return np.stack([scores[index] for index in range(len(scores))])
 
     def _network(self, model: bytes) -> _Compiled:
-        """The network compiled, now or earlier; those used last are kept."""
+        """Returns the compiled network from a cache of the MAX_COMPILED most recently used."""
         digest = hashlib.sha256(model).digest()
         if digest not in self._compiled:
             self._compiled[digest] = self._compile(model)
@@ -193,10 +198,11 @@ class OpenVinoDevice:
         return self._compiled[digest]
 
     def _compile(self, model: bytes) -> _Compiled:
+        """Compiles a network and runs its first inference; raises CompileError."""
         try:
             network = self._core.read_model(model)
         except RuntimeError as error:
-            raise CompileError(f"OpenVINO cannot read the network: {_words(error)}") from error
+            raise CompileError(f"OpenVINO cannot read the network: {_message(error)}") from error
         dynamic = [
             f"{value.get_any_name()} {value.get_partial_shape()}"
             for value in network.inputs
@@ -205,7 +211,7 @@ class OpenVinoDevice:
         if dynamic:
             raise CompileError(
                 f"the network has inputs of dynamic shape: {', '.join(dynamic)}; "
-                f"export it with the sizes it is to run at, batch 1"
+                f"export it with fixed sizes and batch 1"
             )
         text = [
             value.get_any_name()
@@ -214,18 +220,17 @@ class OpenVinoDevice:
         ]
         if text:
             raise CompileError(
-                f"the network has inputs of text: {', '.join(text)}; give one whose "
-                f"inputs are numbers"
+                f"the network has text inputs: {', '.join(text)}; give one whose inputs are numbers"
             )
         try:
             compiled = self._core.compile_model(network, self._name, self._config)
             request = compiled.create_infer_request()
             _fill(request)
             request.infer()
-            # The GPU's runtime model is complete after an inference only.
+            # The GPU's runtime model is complete only after an inference.
             runtime = compiled.get_runtime_model()
         except RuntimeError as error:
-            raise CompileError(f"{self._name} refuses the network: {_words(error)}") from error
+            raise CompileError(f"{self._name} refuses the network: {_message(error)}") from error
         return _Compiled(
             request,
             Attribution(onnx.load_model_from_string(model), runtime),
@@ -238,7 +243,7 @@ class OpenVinoDevice:
         for key in self._core.get_property(self._name, "SUPPORTED_PROPERTIES"):
             if key.endswith("DRIVER_VERSION"):
                 versions["driver"] = str(self._core.get_property(self._name, key))
-        precision = "FP16"  # the NPU's, which has no such property
+        precision = "FP16"  # of the NPU, which has no such property
         if "INFERENCE_PRECISION_HINT" in compiled.get_property("SUPPORTED_PROPERTIES"):
             type_name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             precision = _PRECISION.get(type_name, type_name)
@@ -258,7 +263,7 @@ class OpenVinoDevice:
 
 
 def _fill(request: openvino.InferRequest) -> None:
-    """Random images in the request's own tensors, which spares accelerators a copy."""
+    """Fills the request's own tensors with random images, which saves accelerators a copy."""
     rng = np.random.default_rng(0)
     for tensor in request.input_tensors:
         if tensor.element_type.is_real():
@@ -270,9 +275,9 @@ def _fill(request: openvino.InferRequest) -> None:
 
 
 def _time(request: openvino.InferRequest) -> list[float]:
-    """Milliseconds of single inferences behind an untimed one."""
+    """Returns the milliseconds of single inferences after an untimed one."""
     request.infer()
-    times_ms = []
+    times_ms: list[float] = []
     end = time.perf_counter() + TIMED_S
     while len(times_ms) < MIN_COUNT or time.perf_counter() < end:
         start = time.perf_counter()
@@ -285,8 +290,8 @@ def _executed(steps: Sequence[openvino.ProfilingInfo]) -> set[str]:
     return {step.node_name for step in steps if step.status == step.Status.EXECUTED}
 
 
-def _words(error: RuntimeError) -> str:
-    """What OpenVINO says, on one line, without the places in its source."""
+def _message(error: RuntimeError) -> str:
+    """Returns OpenVINO's error message on one line, without locations in its source code."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(
         line for line in lines if line and not line.startswith(("Exception from src/", "Check '"))

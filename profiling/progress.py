@@ -1,4 +1,4 @@
-"""Progress with time left: bars on a terminal, a line now and then elsewhere; standard error."""
+"""Progress and time left on standard error: bars on a terminal, otherwise a line every 15 s."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ FIRST_LINE_S, LINE_EVERY_S = 5.0, 15.0
 
 
 class Phase:
-    """One phase under way."""
+    """A phase of a program in progress."""
 
     def __init__(self, progress: "Progress", name: str, total: float, done: float):
         self._progress, self._name, self._total = progress, name, total
@@ -19,12 +19,13 @@ class Phase:
         self._first: tuple[float, float] | None = None  # time and done of the first update
         self._start = time.monotonic()
         self._next_line_s = self._start + FIRST_LINE_S
-        self._task = progress.bars.add_task(name, total=total, completed=done, note="")
+        # rich counts in floats, though it annotates this argument as an int.
+        self._task = progress.bars.add_task(name, total=total, completed=done, note="")  # type: ignore[arg-type]
 
     def update(self, done: float, note: str = "") -> None:
-        """Tells how much is done, of the phase's total, and how it goes."""
+        """Shows how much of the phase's total is done, and a note."""
         self._done = done
-        # The first unit often pays for more than itself, so that time left goes by those after it.
+        # The first unit often includes one-time work, so the time left is estimated without it.
         self._first = self._first or (time.monotonic(), done)
         self._progress.bars.update(self._task, completed=done, note=note)
         if not self._progress.interactive and time.monotonic() > self._next_line_s:
@@ -32,17 +33,19 @@ class Phase:
             self._progress.print(f"{self._name}: {done / self._total:4.0%}  {note}{self._left()}")
 
     def end(self, note: str) -> None:
-        """Closes the phase with a line that stays."""
+        """Removes the bar and prints a permanent line with the time taken and a note."""
         seconds = time.monotonic() - self._start
         self.close()
         self._progress.print(f"✓ {self._name}, {_clock(seconds)}  {note}", "green")
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._task in self._progress.bars.task_ids:
             self._progress.bars.remove_task(self._task)
 
     def _left(self) -> str:
+        """Returns the time left as text, empty until a second update shows progress."""
+        assert self._first is not None
         start, first = self._first
         gained = self._done - first
         if gained <= 0:
@@ -52,10 +55,14 @@ class Phase:
 
 
 class Progress:
-    """The progress of a program; a context manager around all its phases."""
+    """Progress of a program; a context manager that encloses all its phases."""
 
     def __init__(self, quiet: bool = False) -> None:
-        """Args: quiet: print nothing, in processes of a run that another speaks for."""
+        """Prepares the output.
+
+        Args:
+          quiet: print nothing; for the processes of a run other than process 0.
+        """
         self.console = rich.console.Console(stderr=True, highlight=False, quiet=quiet)
         self.interactive = self.console.is_terminal
         self.bars = rich.progress.Progress(
@@ -78,12 +85,12 @@ class Progress:
         self.bars.stop()
 
     def print(self, text: str, style: str = "") -> None:
-        """A line that stays, above the bars; text is taken as it is."""
+        """Prints a permanent line above the bars; the text is not parsed as markup."""
         self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
-        """A phase of `total` units; its bar goes when the block ends."""
+        """Yields a phase of `total` units; its bar is removed when the block ends."""
         phase = Phase(self, name, total, done)
         try:
             yield phase

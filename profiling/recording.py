@@ -1,4 +1,4 @@
-"""A device that remembers what it measured."""
+"""A device that stores its measurements."""
 
 import pathlib
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from profiling.measurement import Measurement, Setup
 
 
 class Recording:
-    """A device whose every measurement goes into a store; in all else the device itself."""
+    """Wrapper of a device that adds every measurement to a store."""
 
-    def __init__(self, device: Device | Executor, store: Store):
+    def __init__(self, device: Device, store: Store):
         self.store = store
         self._device = device
 
@@ -28,11 +28,14 @@ class Recording:
         return self._device.repeats
 
     def measure(self, model: bytes, recipe: str | None = None) -> Measurement:
-        """As the device's; a measurement that cannot be stored is given all the same, and said so.
+        """Measures and stores; if storing fails, warns and still returns the measurement.
 
         Args:
-          model: an ONNX network.
-          recipe: what it was made from; see `Store.add`.
+          model: bytes of an ONNX file.
+          recipe: description of how the network was made; see `Store.add`.
+
+        Raises:
+          CompileError, DeviceUnavailable: as in `Device.measure`.
         """
         measurement = self._device.measure(model)
         try:
@@ -44,7 +47,8 @@ class Recording:
         return measurement
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """As `Executor.scores`, of a device that runs networks."""
+        """See `Executor.scores`; the device must be an `Executor`."""
+        assert isinstance(self._device, Executor)
         return self._device.scores(file, images)
 
     def __enter__(self) -> Self:

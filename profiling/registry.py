@@ -1,11 +1,11 @@
-"""Device registry: the classes of devices by the names that `--device` takes."""
+"""Device registry: maps the names that `--device` takes to device classes."""
 
 from collections.abc import Callable
 
 from absl import logging
 
 from profiling import oak_device, openvino_device
-from profiling.device import Device, Executor, Options
+from profiling.device import Device, Options
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import compiler, stick
 
@@ -18,33 +18,33 @@ DEVICES: dict[str, Callable[[str, Options], Device]] = {
 
 
 def device_names(text: str) -> list[str]:
-    """The names in a comma-separated preference list.
+    """Returns the names in a comma-separated preference list.
 
-    What follows a name's first dot chooses one among several: `MYRIAD.1.2-ma2480`.
+    The part after a name's first dot selects one of several devices: `MYRIAD.1.2-ma2480`.
 
     Raises:
-      ValueError: an unknown device; names those there are.
+      ValueError: a device is unknown; the message lists the known ones.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if device_kind(name) not in DEVICES:
             raise ValueError(
                 f"unknown device {name!r}, allowed are {', '.join(DEVICES)} or a "
-                f"comma-separated list of them, the preferred first"
+                f"comma-separated list of them in order of preference"
             )
     return names
 
 
 def device_kind(name: str) -> str:
-    """A device's name without the number of one among several, as tables and setups have it."""
+    """Returns a device's name without the part after the dot, as tables and setups store it."""
     return name.partition(".")[0]
 
 
 def executor_name(text: str) -> str:
-    """The name of one device that runs networks.
+    """Returns the name of the one device that runs networks.
 
     Raises:
-      ValueError: an unknown device, several, or the compiler alone, which runs nothing.
+      ValueError: the device is unknown or cannot run networks, or several devices are given.
     """
     names = device_names(text)
     if len(names) > 1 or device_kind(names[0]) == compiler.NAME:
@@ -53,12 +53,12 @@ def executor_name(text: str) -> str:
     return names[0]
 
 
-def open_device(text: str, options: Options | None = None) -> Device | Executor:
-    """The first device of a preference list that is there.
+def open_device(text: str, options: Options | None = None) -> Device:
+    """Opens the first available device of a preference list.
 
     Raises:
-      ValueError: an unknown device.
-      DeviceUnavailable: none is there; says why for each.
+      ValueError: a device is unknown.
+      DeviceUnavailable: no device is available; the message gives the reason for each.
     """
     names, reasons = device_names(text), []
     for name in names:
@@ -67,7 +67,7 @@ def open_device(text: str, options: Options | None = None) -> Device | Executor:
         except DeviceUnavailable as error:
             reasons.append(f"{name}: {error}")
             if len(reasons) < len(names):
-                logging.warning("%s is not there: %s", name, error)
+                logging.warning("%s is not available: %s", name, error)
     raise DeviceUnavailable(
-        "no device is there. " + ". ".join(reason.rstrip(".") for reason in reasons)
+        "no device is available. " + ". ".join(reason.rstrip(".") for reason in reasons)
     )

@@ -1,4 +1,4 @@
-"""What a person reads of a measurement and of a latency table; on standard output, 80 columns."""
+"""Text output of measurements and latency tables on standard output; fits 80 columns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ BAR_COLUMNS = 20
 
 
 def show_measurement(measurement: Measurement, model: str) -> None:
-    """Prints what was measured on what, and the layers, the slowest first."""
+    """Prints a measurement, its setup and its layers, the slowest first."""
     setup = measurement.setup
     console = rich.console.Console(highlight=False)
     console.print(
@@ -38,7 +38,7 @@ def _head(measurement: Measurement) -> list[tuple[str, str]]:
     rows = [
         (
             "latency",
-            f"median of {measurement.count} inferences timed, p10 to p90 {interval}"
+            f"median of {measurement.count} timed inferences, p10 to p90 {interval}"
             if setup.kind == "measured"
             else f"estimated, not timed; interval {interval}",
         )
@@ -63,7 +63,7 @@ def _head(measurement: Measurement) -> list[tuple[str, str]]:
 
 
 def _layers(measurement: Measurement) -> rich.table.Table:
-    """The slowest layers with their share of the latency; all others in the last line."""
+    """Returns a table of the slowest layers with their shares; the last row sums up the others."""
     layers = sorted(measurement.layers, key=lambda layer: layer.ms, reverse=True)
     shown = len(layers) if len(layers) <= SHOWN_LAYERS + 1 else SHOWN_LAYERS
     others = layers[shown:]
@@ -88,7 +88,7 @@ def _layers(measurement: Measurement) -> rich.table.Table:
 
 
 def show_table(table: LatencyTable, space: Space, note: str) -> None:
-    """Prints a table's range, what each block's candidates cost and where the fixed part goes."""
+    """Prints a table's range, the cost of each block's candidates and the parts of `fixed_ms`."""
     console = rich.console.Console(highlight=False)
     fastest, slowest = table.range_ms
     console.print(
@@ -112,11 +112,11 @@ def show_table(table: LatencyTable, space: Space, note: str) -> None:
 
 
 def _blocks(table: LatencyTable, space: Space) -> rich.table.Table:
-    """A row for each block: its cheapest and its dearest candidate; a skip costs nothing."""
+    """Returns a row per block with its cheapest and most expensive candidate, skips left out."""
     grid = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     for title in ("block", "channels"):
         grid.add_column(title, no_wrap=True)
-    for title in ("cheapest", "ms", "dearest", "ms"):
+    for title in ("fastest", "ms", "slowest", "ms"):
         grid.add_column(title, justify="right", no_wrap=True)
     grid.add_column("", width=BAR_COLUMNS)
     longest_ms = np.where(space.allowed, table.candidate_ms, 0).max()
@@ -142,5 +142,5 @@ def _named(values: Mapping[str, Any]) -> str:
 
 
 def _text(text: str, style: str = "") -> rich.text.Text:
-    """Text as it is: names of layers and models may hold what rich takes for markup."""
+    """Returns text without markup: names of layers and models may contain rich's markup syntax."""
     return rich.text.Text(text, style)

@@ -1,7 +1,7 @@
-"""The measurements that programs have made here: to list, to export and to delete.
+"""Lists, exports and deletes stored measurements.
 
 python -m profiling.store list [--device=CPU] [--since=2026-01-31] [--model=mobilenet_v2]
-python -m profiling.store export [--output=FILE] [the same]   one JSON object a line
+python -m profiling.store export [--output=FILE] [same filters]   one JSON object per line
 python -m profiling.store prune --older_than_days=90 [--device=CPU]
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import rich.console
 import rich.table
@@ -29,7 +29,7 @@ CRITERIA = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the command line asks for; see the module."""
+    """Runs the program; see the module."""
     action, args = argv[1], flags.FLAGS
     with command.usage_errors():
         check(
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         runs = store.runs(device=args.device, since=since, model=args.model)
         if not runs:
             print(
-                f"none of the {len(store)} measurements in {store.file} is asked for",
+                f"none of the {len(store)} measurements in {store.file} matches",
                 file=sys.stderr,
             )
         elif action == "list":
@@ -54,19 +54,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(action: str, given: Set[str]) -> None:
-    """Raises ValueError where flags are given that the action has no use for, or none to prune."""
+def check(action: str, given: set[str]) -> None:
+    """Raises ValueError if a given flag does not apply to the action, or prune has no criterion."""
     for name in sorted(given.difference(CRITERIA[action])):
         raise ValueError(
             f"--{name} is not for {action}, which takes "
             f"{', '.join(f'--{own}' for own in CRITERIA[action])}"
         )
     if action == "prune" and not given:
-        raise ValueError("prune deletes: say what, by --older_than_days, --device or both")
+        raise ValueError("prune needs a criterion: --older_than_days, --device or both")
 
 
 def utc_time(text: str | None) -> datetime.datetime | None:
-    """A date, or date and time, of ISO 8601; UTC where it names no zone; ValueError if none."""
+    """Parses an ISO 8601 date or time, by default in UTC; raises ValueError; None gives None."""
     if text is None:
         return None
     try:
@@ -80,7 +80,7 @@ def utc_time(text: str | None) -> datetime.datetime | None:
 
 
 def show(runs: Sequence[Run]) -> None:
-    """Prints a line for each run, the newest last."""
+    """Prints one line per run, in the given order."""
     rows = [
         (
             f"{run.measurement.time:%Y-%m-%d %H:%M}",
@@ -94,7 +94,7 @@ def show(runs: Sequence[Run]) -> None:
     ]
     table = rich.table.Table(box=None, padding=(0, 1, 0, 0))
     for title in ("UTC", "device", "kind", "model", "digest", "ms"):
-        # Where the terminal is narrow the model's name is cut, and nothing else.
+        # On a narrow terminal only the model's name is shortened.
         table.add_column(
             title,
             overflow="ellipsis",
@@ -107,7 +107,7 @@ def show(runs: Sequence[Run]) -> None:
 
 
 def export(runs: Sequence[Run], output: str | None) -> None:
-    """Writes one JSON object a line; raises ValueError where the file cannot be written."""
+    """Writes one JSON object per line; raises ValueError if the file cannot be written."""
     lines = "".join(json.dumps(run.document()) + "\n" for run in runs)
     if output is not None:
         try:
@@ -121,37 +121,37 @@ def export(runs: Sequence[Run], output: str | None) -> None:
         sys.stdout.write(lines)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who read has read enough; Python would complain again when it closes the output.
+        # The reader closed the pipe. Python would raise again when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def prune(store: Store, older_than_days: float | None, device: str | None) -> int:
-    """Deletes the runs that meet every criterion and says how many."""
+    """Deletes the runs that meet every criterion and prints their number."""
     before = (
         None
         if older_than_days is None
         else (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than_days))
     )
-    there = len(store)
+    total = len(store)
     deleted = store.prune(before=before, device=device)
-    print(f"deleted {deleted} of {there} measurements in {store.file}")
+    print(f"deleted {deleted} of {total} measurements in {store.file}")
     return 0
 
 
 if __name__ == "__main__":
     command.define_store_flag()
-    flags.DEFINE_string("device", None, "Those of this device only, such as MYRIADX_COMPILER.")
+    flags.DEFINE_string("device", None, "Only runs on this device, such as MYRIADX_COMPILER.")
     flags.DEFINE_string(
-        "since", None, "list, export: those made at or after this date, or date and time, UTC."
+        "since", None, "list, export: only runs at or after this date, or date and time, UTC."
     )
     flags.DEFINE_string(
         "model",
         None,
-        "list, export: those of this network, by the name of its "
-        "ONNX graph or the beginning of its SHA-256.",
+        "list, export: only runs of this network, given as the name of its ONNX graph or the "
+        "beginning of its SHA-256.",
     )
     flags.DEFINE_string("output", None, "export: file to write; unset is standard output.")
     flags.DEFINE_float(
-        "older_than_days", None, "prune: those made before so many days ago.", lower_bound=0
+        "older_than_days", None, "prune: only runs older than this number of days.", lower_bound=0
     )
     command.run(main, ACTIONS)

@@ -1,10 +1,10 @@
-"""A device's latency table from a handful of whole networks.
+"""Builds a device's latency table from a few whole networks.
 
-In network j of the covering set block l takes its candidate (l + j) mod n: as many networks as the
-largest block has candidates show every candidate of every block, each in its place in a real
-network. The device's per-layer times are attributed to blocks by node name. What the table is
-worth is then tested on random networks that were not among them. Every run is kept in the store,
-and a run that the store has is not made again.
+In network j of the covering set, block l takes its candidate (l + j) mod n, where n is the number
+of candidates allowed in the block. As many networks as the largest n thus contain every candidate
+of every block, each in its place in a real network. The device's layer times are attributed to
+blocks by node name. The table is then tested on random networks outside the covering set. Every
+run is stored, and stored runs are not repeated.
 
     python -m profiling.tables --device=MYRIADX_COMPILER --space=proxyless --output=table.json
 """
@@ -33,20 +33,20 @@ from profiling.registry import device_kind, device_names, open_device
 RunsMade = Callable[[int, int], None]
 SHIPPED = pathlib.Path(__file__).with_name("shipped_tables")
 MEASURED_MAX_AGE_DAYS = 30
-HELD_OUT_SEED = 20_17  # of the random networks that test a table
+HELD_OUT_SEED = 20_17  # seed of the random networks that test a table
 
 
 def covering_set(space: Space) -> list[np.ndarray]:
-    """Paths int32 [blocks] that together show every allowed candidate of every block."""
+    """Returns paths int32 [blocks] that together contain every allowed candidate of every block."""
     counts = space.allowed.sum(1)
     return [((np.arange(len(counts)) + j) % counts).astype(np.int32) for j in range(counts.max())]
 
 
 def recipe(spec: NetworkSpec, image_size: int) -> str:
-    """What decides the graph that a specification is exported as; found without exporting it.
+    """Describes everything that determines the exported graph, without exporting it.
 
-    Another release of jax2onnx, or another graph by our exporter (`export.EXPORT`), is another
-    recipe, whose networks are measured anew.
+    Another release of jax2onnx or another version of our exporter (`export.EXPORT`) gives another
+    recipe, so that its networks are measured again.
     """
     return (
         f"export {export.EXPORT}, jax2onnx {importlib.metadata.version('jax2onnx')}, "
@@ -55,7 +55,7 @@ def recipe(spec: NetworkSpec, image_size: int) -> str:
 
 
 def exported(spec: NetworkSpec, image_size: int) -> bytes:
-    """ONNX of a specification's network with drawn weights; the same bytes every time."""
+    """Exports a network with random weights to ONNX; returns the same bytes on every call."""
     network = Network(spec, rng=np.random.default_rng(0))
     return export.to_onnx(network, image_size).SerializeToString()
 
@@ -68,20 +68,22 @@ def measure_specs(
     max_age_days: float | None = None,
     progress: RunsMade = lambda done, total: None,
 ) -> list[Measurement]:
-    """Specifications' networks, each measured `device.repeats` times and pooled.
+    """Measures each network `device.repeats` times and returns the pooled measurements.
 
-    The networks take turns, so that a device that grows slow does so for all of them. What the
-    store has of them counts, with an equal setup and no older than allowed: an interrupted call
-    goes on where it was.
+    The networks take turns, so that a device that slows down does so for all of them. Stored runs
+    with an equal setup count if they are recent enough, so that an interrupted call resumes.
 
     Args:
-      max_age_days: of the runs in the store that count, 0 for none. None is MEASURED_MAX_AGE_DAYS
-        for what was measured, since machines change in ways that a setup does not tell; and no
-        limit for estimates, which do not.
+      device: device to measure on, with the store.
+      specs: specifications of the networks.
+      image_size: image size in px.
+      max_age_days: maximum age of stored runs that count; 0 for none. None is
+        MEASURED_MAX_AGE_DAYS for measurements, since machines change in ways that a setup does not
+        record, and no limit for estimates, which do not change.
       progress: called after each run with (runs made, runs to make).
 
     Raises:
-      CompileError, DeviceUnavailable: as `Device.measure`.
+      CompileError, DeviceUnavailable: as in `Device.measure`.
       StoreError: the store cannot be read.
     """
     if max_age_days is None and device.setup.kind == "measured":
@@ -113,10 +115,10 @@ def measure_specs(
 
 
 def ms_by_part(measurement: Measurement) -> dict[str, float]:
-    """Milliseconds by block and by fixed part.
+    """Returns milliseconds by block and by fixed part.
 
     Raises:
-      ValueError: a layer that belongs to no part; it would be lost to the table.
+      ValueError: a layer belongs to no part, so that its time would be missing from the table.
     """
     parts = {"host": measurement.host_ms}
     for layer in measurement.layers:
@@ -147,18 +149,20 @@ def build(
     max_age_days: float | None = None,
     progress: RunsMade = lambda done, total: None,
 ) -> LatencyTable:
-    """A table of the covering set, tested on the held-out networks; see the module.
+    """Builds a table from the covering set and tests it on held-out networks; see the module.
 
     Args:
-      device: where to measure what its store does not have.
+      device: device to measure on, with the store.
+      space: search space of the table.
       image_size: deployment size in px.
-      num_classes: of the classifier.
-      asked: what the user asked of the device, `Options.settings`.
-      held_out: random networks that test the table.
-      max_age_days, progress: as for `measure_specs`.
+      num_classes: number of outputs of the classifier.
+      asked: settings that the user requested, from `Options.settings`.
+      held_out: number of random networks that test the table.
+      max_age_days, progress: as in `measure_specs`.
 
     Raises:
-      CompileError, DeviceUnavailable, StoreError: as `measure_specs`.
+      CompileError, DeviceUnavailable, StoreError: as in `measure_specs`.
+      ValueError: as in `ms_by_part`.
     """
     covering = covering_set(space)
     rng = np.random.default_rng(HELD_OUT_SEED)
@@ -172,12 +176,12 @@ def build(
     )
     parts = [ms_by_part(m) for m in measurements[: len(covering)]]
     entries = np.where(space.allowed, 0.0, np.inf)
-    shown = np.zeros(space.allowed.shape, int)
+    counts = np.zeros(space.allowed.shape, int)
     for path, ms in zip(covering, parts, strict=True):
         for row, column in enumerate(path):
             if not space.candidates[column].is_skip:
                 entries[row, column] += ms[space.blocks[row].name]
-                shown[row, column] += 1
+                counts[row, column] += 1
     setup = measurements[0].setup
     table = LatencyTable(
         space=space.name,
@@ -189,13 +193,13 @@ def build(
         settings=dict(setup.settings),
         asked=dict(asked or {}),
         fixed_ms={part: float(np.mean([ms.get(part, 0.0) for ms in parts])) for part in FIXED},
-        candidate_ms=entries / np.maximum(shown, 1),
+        candidate_ms=entries / np.maximum(counts, 1),
     )
     errors = [
         100 * (table.path_ms(path) / m.latency_ms - 1)
         for path, m in zip(tests, measurements[len(covering) :], strict=True)
     ]
-    additivity = {"held_out_networks": held_out}
+    additivity: dict[str, float] = {"held_out_networks": held_out}
     if errors:
         additivity |= {
             "mean_error_percent": float(np.mean(errors)),
@@ -218,7 +222,7 @@ def build(
 
 
 def additivity_note(table: LatencyTable) -> str:
-    """How the table's sums met whole networks, in words."""
+    """Describes how well the table's sums match the latency of the held-out networks."""
     error = table.additivity
     if not error.get("held_out_networks"):
         return "not tested on held-out networks"
@@ -232,7 +236,7 @@ def additivity_note(table: LatencyTable) -> str:
 def with_classes(
     table: LatencyTable, device: Recording, space: Space, num_classes: int
 ) -> LatencyTable:
-    """The table with the fixed layers of a network of another number of classes, measured anew."""
+    """Returns the table for another number of classes, with the fixed layers measured again."""
     spec = network_of(space, space.arch(covering_set(space)[0]), num_classes)
     (measurement,) = measure_specs(device, [spec], table.image_size)
     parts = ms_by_part(measurement)
@@ -249,7 +253,7 @@ def with_classes(
 
 
 def shipped(devices: str, space: Space, image_size: int, options: Options) -> pathlib.Path | None:
-    """The table that ships with the project for the first of these devices that has one."""
+    """Returns the shipped table of the first device that has one; None for non-default options."""
     if options.settings() != Options().settings():
         return None
     for device in map(device_kind, device_names(devices)):
@@ -260,7 +264,7 @@ def shipped(devices: str, space: Space, image_size: int, options: Options) -> pa
 
 
 def main(argv: Sequence[str]) -> int:
-    """Builds a table as the flags say; see the module."""
+    """Runs the program; see the module."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -298,23 +302,20 @@ if __name__ == "__main__":
     command.define_device_flags()
     command.define_store_flag()
     flags.DEFINE_string(
-        "space", "proxyless", f"One of {', '.join(SPACES)}, or a JSON file that describes one."
+        "space", "proxyless", f"One of {', '.join(SPACES)}, or a JSON file that describes a space."
     )
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
-    flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
+    flags.DEFINE_integer("num_classes", 1000, "Number of outputs of the classifier.", lower_bound=2)
     flags.DEFINE_integer(
-        "held_out_networks", 4, "Random networks that test the table.", lower_bound=0
+        "held_out_networks", 4, "Number of random networks that test the table.", lower_bound=0
     )
     flags.DEFINE_float(
         "max_age_days",
         None,
-        f"Age of stored runs that the table may be made of, 0 "
-        f"for none; unset is {MEASURED_MAX_AGE_DAYS} where the device is measured "
-        f"and no limit where it is estimated.",
+        f"Maximum age in days of stored runs that the table may use, 0 for none; unset is "
+        f"{MEASURED_MAX_AGE_DAYS} for measured latency and no limit for estimates.",
         lower_bound=0,
     )
-    flags.DEFINE_string("output", None, "File to write, JSON.", required=True)
-    flags.DEFINE_bool(
-        "json", False, "Print the table as JSON, and nothing else, on standard output."
-    )
+    flags.DEFINE_string("output", None, "JSON file to write.", required=True)
+    flags.DEFINE_bool("json", False, "Print only the table as JSON on standard output.")
     command.run(main)

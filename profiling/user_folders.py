@@ -1,20 +1,20 @@
-"""Folders of this project among the user's own."""
+"""This project's folders in the user's home folder."""
 
 import os
 import pathlib
 
 
 def cache_folder() -> pathlib.Path:
-    """jaxnas in $XDG_CACHE_HOME (~/.cache): what only saves time.
+    """Returns jaxnas in $XDG_CACHE_HOME (~/.cache), for files that only save time.
 
     Raises:
-      OSError: the user has no home and the environment names no other folder.
+      OSError: the user has no home folder and the variable is not set.
     """
     return _folder("XDG_CACHE_HOME", ".cache")
 
 
 def data_folder() -> pathlib.Path:
-    """jaxnas in $XDG_DATA_HOME (~/.local/share); raises as `cache_folder`."""
+    """Returns jaxnas in $XDG_DATA_HOME (~/.local/share); raises OSError as `cache_folder`."""
     return _folder("XDG_DATA_HOME", ".local/share")
 
 
@@ -24,5 +24,5 @@ def _folder(variable: str, default: str) -> pathlib.Path:
         return pathlib.Path(given, "jaxnas")
     try:
         return pathlib.Path.home() / default / "jaxnas"
-    except RuntimeError as error:  # a user id without a name, and no $HOME
+    except RuntimeError as error:  # the user id has no name and $HOME is not set
         raise OSError(f"this user has no home folder; set HOME or {variable}") from error

@@ -1,6 +1,7 @@
 """What tests share: a space small enough to compile in seconds, and one set of compiled steps."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from jaxnas.pixels import from_pixels
 from jaxnas.space import Space, staged_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
-from tests.programs import run_program
+from tests.programs import run_fresh
 
 # Two runs, the second of three equal blocks; kernels 3 and 5, expansions 1½ apart; skip.
 SMALL = staged_space(
@@ -45,18 +46,27 @@ MICRO = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_folders(tmp_path_factory) -> Iterator[None]:
-    """Measurements and compiled programs of the tests' own, for the programs that they start.
+def pytest_configure() -> None:
+    # What is compiled here runs for a few steps: less time goes into making it fast.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
-    What is compiled is shared by all processes of pytest.
-    """
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> pathlib.Path:
+    """A folder that all processes of pytest share."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory, shared_folder) -> Iterator[None]:
+    """Measurements and outputs of this process; compiled programs shared by all of pytest's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
         patch.setenv("PROGRAM_OUTPUTS", str(tmp_path_factory.mktemp("programs")))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared / "xla"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared_folder / "xla"))
         yield
 
 
@@ -72,12 +82,12 @@ def myriad() -> environment.Environment:
 
 
 @pytest.fixture(scope="session")
-def micro_search(tmp_path_factory, myriad) -> tuple[str, ...]:
+def micro_search(shared_folder, myriad) -> tuple[str, ...]:
     """The flags of a search that takes seconds: three blocks, pictures of 16 px, 51 steps.
 
     Its network is trained for 34 steps, at the deployment size alone: a size less to compile for.
     """
-    file = tmp_path_factory.mktemp("space") / "micro.json"
+    file = shared_folder / "micro.json"
     file.write_text(json.dumps(MICRO))
     return (
         "--device=MYRIADX_COMPILER",
@@ -93,11 +103,14 @@ def micro_search(tmp_path_factory, myriad) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def micro_searched(tmp_path_factory, micro_search) -> pathlib.Path:
-    """The folder of that search, by one process that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("micro") / "run"
-    done = run_program("experiments.search", *micro_search, f"--workdir={folder}")
-    assert done.returncode == 0, done.stderr
+def micro_searched(shared_folder, micro_search) -> pathlib.Path:
+    """The folder of that search, by `python -m`, undisturbed; once for all processes of pytest."""
+    folder = shared_folder / "micro"
+    with (shared_folder / "micro.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "result.json").exists():
+            done = run_fresh("experiments.search", *micro_search, f"--workdir={folder}")
+            assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -322,7 +322,10 @@ def test_the_page_is_made_of_the_documents(tmp_path):
 
 @pytest.mark.parametrize(
     "text, said",
-    [("[]", "is no benchmark"), ('{"schema": 9}', "has schema 9, this version reads 1")],
+    [
+        ("[]", "is not a benchmark's result"),
+        ('{"schema": 9}', "has schema 9, this version reads 1"),
+    ],
 )
 def test_the_page_is_made_of_nothing_else(tmp_path, text, said):
     file = tmp_path / "other.json"

@@ -347,7 +347,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
     )
     assert full.stdout.startswith(
-        f"a checkpoint could not be written to {run}, those before it are kept: "
+        f"a checkpoint could not be written to {run}, earlier ones are kept: "
     ), full.stderr
     assert "File too large" in full.stdout
     with opened(run, {"seed": 0}) as checkpoints:

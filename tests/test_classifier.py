@@ -82,7 +82,7 @@ def test_a_dynamic_size_is_asked_for_and_a_dynamic_batch_is_not(tmp_path, shape)
     if isinstance(shape[2], int):
         assert read_classifier(file).image_size == 8
     else:
-        with pytest.raises(ValueError, match=r"of any size; give --image_size"):
+        with pytest.raises(ValueError, match="has a dynamic size; give --image_size"):
             read_classifier(file)
         assert read_classifier(file, 32).image_size == 32
 
@@ -122,9 +122,9 @@ def test_pixels_become_the_input(tmp_path):
             {"shape": (8, 3, 8, 8)},
             r"its input is \[8,3,8,8\]; give a network that takes one picture",
         ),
-        ({"shape": (1, 3, 8, 6)}, "of 8 x 6 px; square ones are taken"),
+        ({"shape": (1, 3, 8, 6)}, "is 8 x 6 px; only squares are supported"),
         ({"classes": 1}, r"its output is \[1,1\]; a classifier's is"),
-        ({"type_": TensorProto.INT64}, "pictures are given as 8-bit pixels or as floats"),
+        ({"type_": TensorProto.INT64}, "has the type i64; supported are 8-bit pixels"),
         ({"names": ["a", "b"]}, "names 2 classes and has 3 scores"),
     ],
 )
@@ -143,7 +143,9 @@ def test_refuses_files_that_are_none_and_sizes_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="noise.onnx cannot be read as a network"):
         read_classifier(tmp_path / "noise.onnx")
     for name in ("notes.txt", "gone.onnx"):
-        with pytest.raises(ValueError, match="no network's file; give one that ends in .onnx or"):
+        with pytest.raises(
+            ValueError, match="is not a model file; give a file that ends in .onnx or"
+        ):
             read_classifier(tmp_path / name)
     with pytest.raises(ValueError, match="--image_size=8: .* takes 4 px; leave it out"):
         read_classifier(linear(tmp_path), 8)
@@ -167,7 +169,7 @@ def test_classes_go_by_their_names(tmp_path):
         columns_of(named, Named("cat", "dog", "owl"))
     nameless = read_classifier(linear(tmp_path))
     assert columns_of(nameless, Named("cat", "dog", "fox")).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="has 3 classes and digits 2; give the data set"):
+    with pytest.raises(ValueError, match="has 3 classes, digits has 2; give the data set"):
         columns_of(nameless, Named("cat", "dog"))
 
 

@@ -107,7 +107,7 @@ def test_markdown_has_a_row_each_and_says_what_the_figures_are(compared):
 def test_a_device_that_is_not_there_is_left_out_and_said_so(compared):
     folder, done = compared
     assert "NPU is left out: " in done.stderr
-    assert "NPU is left out, it is not there" in " ".join(done.stdout.split())
+    assert "NPU is left out: it is unavailable" in " ".join(done.stdout.split())
     document = json.loads((folder / "compare.json").read_text())
     assert list(document["devices"]) == ["MYRIADX_COMPILER"]
     assert "NPU" in document["left_out"]["NPU"]
@@ -136,7 +136,7 @@ def test_what_was_estimated_is_not_estimated_again(compared, command):
     [
         (["--devices=CPU,TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
         (["--device=CPU"], "Unknown command line flag 'device'. Did you mean: devices"),
-        (["--output=README.md"], "--output=README.md cannot be made"),
+        (["--output=README.md"], "--output=README.md cannot be created"),
     ],
 )
 def test_refuses_bad_input_with_one_line(arguments, message, tmp_path):
@@ -154,15 +154,16 @@ def test_refuses_what_cannot_be_a_row_or_a_column(tmp_path):
         __main__.network_rows(["resnet"], 1000)
     rows = __main__.network_rows(["mobilenet_v2"], 1000)
     with pytest.raises(
-        ValueError, match="--image_size=100: give a multiple of 32 px, by which MobileNetV2 divides"
+        ValueError,
+        match="--image_size=100: give a multiple of 32 px, the total stride of MobileNetV2",
     ):
         __main__.check_size(rows, 100)
     with pytest.raises(ValueError, match="nowhere is no folder"):
         __main__.with_found(rows, [tmp_path / "nowhere"], 1000)
-    with pytest.raises(ValueError, match="is no folder of a run"):
+    with pytest.raises(ValueError, match="is not the folder of a run"):
         __main__.with_found(rows, [tmp_path], 1000)
     unfit = run_folder(tmp_path / "unfit", "k3e3", "proxyless_tiny")
-    with pytest.raises(ValueError, match="does not fit: architecture has 1 tokens"):
+    with pytest.raises(ValueError, match="is invalid: architecture has 1 tokens"):
         __main__.with_found(rows, [unfit], 1000)
     odd = run_folder(tmp_path / "odd", FOUND, "proxyless_tiny")
     (odd / "result.json").write_text('{"accuracy": 0.9}')
@@ -173,4 +174,4 @@ def test_refuses_what_cannot_be_a_row_or_a_column(tmp_path):
 def test_fails_where_no_device_is_there(tmp_path):
     done = run_program("experiments.compare", f"--output={tmp_path}", "--devices=NPU")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: none of --devices=NPU is there" in done.stderr and not done.stdout
+    assert "error: none of --devices=NPU is available" in done.stderr and not done.stdout

@@ -41,7 +41,7 @@ def test_the_run_is_named_after_what_it_is(default):
         ({"held_out": 101}, "--held_out=101: give a multiple of the 10 classes"),
         (
             {"estimator": "reinforce", "latency_control": "dual"},
-            "--estimator=reinforce --latency_control=dual: its latency stands in the reward",
+            "--estimator=reinforce --latency_control=dual: reinforce has the latency in its reward",
         ),
         ({"gumbel_temperature": 0.5}, "--gumbel_temperature=0.5 --estimator=two: only gumbel has"),
         (
@@ -55,7 +55,7 @@ def test_the_run_is_named_after_what_it_is(default):
         ({"pareto_ms": (float("inf"),)}, "--pareto_ms=inf: give positive latencies"),
         (
             {"finalists": 2, "derive": "argmax"},
-            "--finalists=2 --derive=argmax: argmax has one network",
+            "--finalists=2 --derive=argmax: argmax has only one candidate",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_budgets_are_numbers_in_order(default):
 
 def test_refuses_a_folder_of_something_else(default, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="--workdir=jaxnas holds files of something else"):
+    with pytest.raises(ValueError, match="--workdir=jaxnas is not the folder of a run"):
         check_workdir(dataclasses.replace(default, workdir="jaxnas"))
 
 

@@ -137,7 +137,10 @@ def test_evaluate_gives_the_run_s_figure_for_each_of_its_files(trained, result):
 def test_weights_of_another_size_s_training_are_noticed(small, test_part, tmp_path):
     network, small_top1 = small
     assert small_top1 > 0.7
-    with Progress() as progress, pytest.raises(ParityBroken, match="does not do what was trained"):
+    with (
+        Progress() as progress,
+        pytest.raises(ParityBroken, match="differs from the trained network"),
+    ):
         check_accuracy(
             export_to(tmp_path, network, test_part), test_part, small_top1, None, progress
         )
@@ -145,7 +148,7 @@ def test_weights_of_another_size_s_training_are_noticed(small, test_part, tmp_pa
 
 def test_another_normalization_is_noticed(small, test_part, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PIXEL_SCALE", 1 / 255)
-    with pytest.raises(ParityBroken, match="differs from JAX's"):
+    with pytest.raises(ParityBroken, match="differs from the network in JAX"):
         check_parity(small[0], export_to(tmp_path, small[0], test_part), test_part, SIZE)
 
 
@@ -226,7 +229,7 @@ def test_predict_names_pictures(trained, test_part, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["model_api", "onnxruntime"])
-def test_a_picture_is_classified_as_readme_shows(trained, test_part, tmp_path, word):
+def test_code_that_classifies_a_picture_runs_as_printed(trained, test_part, tmp_path, word):
     for name in ("model.onnx", "model.xml", "model.bin", "labels.txt"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     answers = []
@@ -248,14 +251,14 @@ def test_a_picture_is_classified_as_readme_shows(trained, test_part, tmp_path, w
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "README.md"}, "README.md is no network's file; give one that ends in"),
+        ({"name": "README.md"}, "README.md is not a model file; give a file that ends in"),
         ({"name": "tests"}, "--model=tests has no config.json: give the folder of a search"),
         (
             {"device": "MYRIADX_COMPILER"},
             "give one device that runs networks: MYRIAD, OAK, CPU, GPU",
         ),
         ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
-        ({"device": "MYRIAD", "precision": "f16"}, "MYRIAD computes in one precision alone"),
+        ({"device": "MYRIAD", "precision": "f16"}, "MYRIAD has only one precision"),
         ({"image_size": 32}, "takes 64 px; leave it out"),
         ({"normalization": Normalization(scale=(1.0, 2.0, 3.0))}, "takes 8-bit pixels"),
     ],
@@ -276,7 +279,7 @@ def test_refuses_models_that_are_none(trained, changes, message):
 
 def test_refuses_a_run_without_files_yet(trained, tmp_path):
     (tmp_path / "config.json").write_text((trained / "config.json").read_text())
-    with pytest.raises(ValueError, match="has no result.json: let the run come to its end"):
+    with pytest.raises(ValueError, match="has no result.json: let the run finish"):
         find_model(str(tmp_path), None, None, None, Normalization(), Options())
 
 

@@ -52,7 +52,7 @@ def test_a_stick_s_worker_gives_onnx_runtime_s_scores(files, myriad, monkeypatch
         np.testing.assert_allclose(
             device.scores(folder / "model.onnx", iter(images)), expected, atol=1e-4
         )
-        with pytest.raises(CompileError, match="is given ONNX files; give the network's .onnx"):
+        with pytest.raises(CompileError, match="accepts only ONNX files; give the network's .onnx"):
             device.scores(folder / "model.xml", iter(images))
 
 

@@ -98,12 +98,18 @@ def test_files_are_taken_where_pillow_reads_them_and_counted_elsewhere(pictures,
         "d.gif",
     ]
     assert (
-        f"{pictures}/train: 5 files are not taken for pictures: 1 .heic, 1 .txt, 2 hidden, "
-        f"1 without a suffix"
+        f"{pictures}/train: 5 files are ignored, as they are not pictures: 1 .heic, 1 .txt, "
+        f"2 hidden, 1 without a suffix"
     ) in caplog.text
     (cat / "x.jpg").mkdir()
     list_split.cache_clear()
     with pytest.raises(ValueError, match="cat/x.jpg is a folder with a picture's name; rename"):
+        list_split(str(pictures), "train")
+
+
+def test_a_link_that_leads_into_itself_is_refused(pictures):
+    (pictures / "train" / "cat" / "again").symlink_to(pictures / "train", target_is_directory=True)
+    with pytest.raises(ValueError, match="cat/again is a link to a folder that contains it"):
         list_split(str(pictures), "train")
 
 

@@ -5,13 +5,17 @@ Pictures and ONNX files are mutated in test_pictures.py and test_onnx_file.py.
 """
 
 import base64
+import contextlib
 import copy
 import functools
 import json
 import pathlib
 import random
+import shutil
+from collections.abc import Iterator
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies
@@ -21,6 +25,7 @@ from experiments.runs.folder import check_workdir
 from experiments.runs.inference import _read_run
 from experiments.runs.networks import read_accuracy, read_architecture
 from experiments.search.config import Config
+from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
 from jaxnas.json_file import read_object
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
@@ -29,7 +34,7 @@ from profiling import command
 from profiling.myriad import answers
 from profiling.myriad.cost import estimate
 from profiling.myriad.process import Fault
-from tests.conftest import MICRO, random_table
+from tests.conftest import MICRO, random_table, same_bits
 
 TEXT = "k5e3 - k3e3 k7e3 -"
 RESULT = {
@@ -101,6 +106,20 @@ junk = strategies.recursive(
     ),
     max_leaves=5,
 )
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """No input takes 2 GB."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
+    before_kb = memory_kb("VmHWM")
+    yield
+    assert memory_kb("VmHWM") - before_kb < 2 * 2**20
+
+
+def memory_kb(field: str) -> int:
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0])
 
 
 @strategies.composite
@@ -238,6 +257,34 @@ def test_answers_of_the_worker_are_read_or_faults(document, read):
 
     structures()
     read(document)
+
+
+def test_checkpoints_are_restored_whole_or_refused(tmp_path):
+    """Files of a checkpoint damaged, removed, or swapped with those of the checkpoint before."""
+    states = [{"w": np.arange(64, dtype=np.float32) + step, "n": np.int32(step)} for step in (0, 1)]
+    with contextlib.closing(Checkpoints(tmp_path / "whole", {"seed": 0})) as checkpoints:
+        for step, state in enumerate(states):
+            checkpoints.save(step + 1, jax.tree.map(np.asarray, state), wait=True)
+    files = sorted(path for path in (tmp_path / "whole" / "2").rglob("*") if path.is_file())
+    generator = random.Random(3)
+    for trial in range(60):
+        run = tmp_path / str(trial)
+        shutil.copytree(tmp_path / "whole", run)
+        file = run / generator.choice(files).relative_to(tmp_path / "whole")
+        before = run / "1" / file.relative_to(run / "2")
+        if trial % 3 == 0 and before.exists():
+            shutil.copy(before, file)
+        elif trial % 3 == 1:
+            file.unlink()
+        elif content := file.read_bytes():
+            file.write_bytes(generator.choice(damaged_bytes(content, 30)))
+        with contextlib.closing(Checkpoints(run, {"seed": 0})) as checkpoints:
+            try:
+                restored, facts = checkpoints.restore(states[0])
+            except (CheckpointUnreadable, ValueError) as error:
+                assert "\n" not in str(error)
+                continue
+        assert same_bits(restored, states[facts["step"] - 1])
 
 
 def test_flag_files_are_read_or_refused(tmp_path):

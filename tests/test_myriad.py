@@ -464,7 +464,7 @@ def test_uv_is_asked(monkeypatch, tmp_path):
 def test_a_folder_of_somebody_else_is_left_alone(monkeypatch, tmp_path, myriad):
     (tmp_path / "thesis.txt").write_text("two years of work")
     monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path))
-    with pytest.raises(DeviceUnavailable, match="left alone"):
+    with pytest.raises(DeviceUnavailable, match="left unchanged"):
         environment.ensure_environment(str(myriad.python))
     assert (tmp_path / "thesis.txt").exists()
 

@@ -40,7 +40,9 @@ WARNING = (
 )
 
 
-def convolution(name: str = "image", type_: int = TensorProto.FLOAT, size: int = 16) -> bytes:
+def convolution(
+    name: str = "image", type_: int = TensorProto.FLOAT, size: int = 16, batch: int = 1
+) -> bytes:
     """ONNX of one 3×3 convolution, 3 to 8 channels, after a cast where the input is no float."""
     kernel = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
     nodes = [helper.make_node("Conv", [name, "kernel"], ["features"], name="conv", pads=[1] * 4)]
@@ -50,8 +52,8 @@ def convolution(name: str = "image", type_: int = TensorProto.FLOAT, size: int =
     graph = helper.make_graph(
         nodes,
         "convolution",
-        [helper.make_tensor_value_info(name, type_, [1, 3, size, size])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 8, size, size])],
+        [helper.make_tensor_value_info(name, type_, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, 8, size, size])],
         [numpy_helper.from_array(kernel, "kernel")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -94,7 +96,7 @@ def test_the_firmware_that_depthai_boots_writes_that_line():
 
 def test_a_measured_time_is_divided_as_the_estimate():
     estimated = (LayerTime("stem", 1.0), LayerTime("block01/depthwise", 3.0))
-    assert oak_device.shard(8.0, estimated) == (
+    assert oak_device.divide(8.0, estimated) == (
         LayerTime("stem", 2.0),
         LayerTime("block01/depthwise", 6.0),
     )
@@ -116,7 +118,7 @@ def test_a_blob_is_fed_what_its_input_takes(compiled):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shaves": 7}, "for 6 SHAVEs and 6 CMX slices, asked for were 7"),
+        ({"shaves": 7}, "for 6 SHAVEs and 6 CMX slices, requested were 7"),
         (
             {"model": convolution("picture")},
             r"are \{'image': 768\}, the network's are \{'picture': ",
@@ -192,7 +194,8 @@ def test_a_camera_that_cannot_be_had_is_told_apart(state, platform, status, obst
 def test_what_depthai_raises_is_told_with_the_log():
     trace = oak_device.Trace()
     trace.hear(WARNING)
-    with pytest.raises(DeviceUnavailable, match="failed running a network: gone .*1 lines; .*Neur"):
+    message = "failed while running a network: gone .*1 lines; .*Neur"
+    with pytest.raises(DeviceUnavailable, match=message):
         with oak_device._camera_errors(depthai, "running a network", trace):
             raise RuntimeError("gone")
 
@@ -329,6 +332,15 @@ def test_a_measurement_is_the_cameras_times_without_the_first_two(myriad, monkey
     assert depthai.OpenVINO.Blob(depthai.VectorUInt8(first.blob)).numShaves == 6
 
 
+def test_a_batch_of_images_has_no_latency_of_one(myriad, monkeypatch):
+    depthai_with(monkeypatch, Camera)
+    with (
+        oak_device.Oak("OAK", Options()) as camera,
+        pytest.raises(CompileError, match="takes 8 images at once.* a batch of 1"),
+    ):
+        camera.measure(convolution(batch=8))
+
+
 class Answering(Camera):
     """Answers with how many images were sent, and the sum of the last one's bytes."""
 
@@ -393,7 +405,7 @@ def test_without_a_camera_the_next_device_measures_and_output_is_json_alone(myri
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["device"] == "MYRIADX_COMPILER"
-    assert "OAK is not there: no OAK camera" in done.stderr
+    assert "OAK is not available: no OAK camera" in done.stderr
 
 
 def test_a_camera_measures(myriad, monkeypatch):

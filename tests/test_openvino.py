@@ -219,7 +219,7 @@ def test_a_network_that_executes_nothing_is_all_host(cpu):
 
 
 def test_text_is_refused(cpu):
-    with pytest.raises(CompileError, match="inputs of text: input; give one whose inputs are num"):
+    with pytest.raises(CompileError, match="text inputs: input; give one whose inputs are num"):
         cpu.measure(one_node(TensorProto.STRING, "Identity", "input"))
 
 

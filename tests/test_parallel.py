@@ -1,6 +1,7 @@
 """Many processes and devices are one run: the same numbers, the same network, one failure."""
 
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -15,6 +16,9 @@ import pytest
 from jaxnas import parallel
 from tests.conftest import metrics_of
 from tests.programs import ROOT, Program, run_fresh, run_program
+
+
+EIGHT_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
 
 
 def free_port() -> int:
@@ -92,7 +96,7 @@ def test_processes_search_as_one_does(count, micro_search, micro_searched, tmp_p
 
 
 def test_eight_devices_search_as_one_does(micro_search, micro_searched, tmp_path):
-    group = Group(tmp_path, 1, *micro_search, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    group = Group(tmp_path, 1, *micro_search, XLA_FLAGS=EIGHT_DEVICES)
     assert group.wait() == [0], group.said(0)
     assert_same_search(group.run, micro_searched)
 
@@ -127,7 +131,7 @@ def test_waiting_for_a_process_that_never_comes_ends(comes):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
-        "error: 2 processes were to join this run, and not all did in 3 s; see that each was"
+        "error: not all 2 processes of this run joined within 3 s; make sure that each was"
     )
 
 
@@ -145,7 +149,7 @@ def test_processes_that_differ_are_told(micro_search, tmp_path):
     assert [process.wait(120) for process in pair] == [1, 1]
     said = [process.stderr for process in pair]
     for one in said:
-        assert "the configuration: process 1 has another than process 0" in one
+        assert "the configuration: not the same in process 1 as in process 0" in one
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_processes_that_differ_are_told(micro_search, tmp_path):
             ["--processes=2", "--process=2", "--coordinator=127.0.0.1:1"],
             "--process=2 of --processes=2: give 0 to 1",
         ),
-        (["--processes=2"], "--processes=2: the environment does not tell the rest"),
+        (["--processes=2"], "--processes=2: the environment does not provide the rest"),
     ],
 )
 def test_flags_of_processes_that_do_not_go_together_are_refused(flags, message):
@@ -178,7 +182,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         "experiments.search",
         "--flagfile=vpu.flags",
         "--batch_size=60",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=EIGHT_DEVICES,
         JAX_PLATFORMS="cpu",
     )
     assert done.returncode == 2

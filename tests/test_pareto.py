@@ -142,7 +142,7 @@ def test_training_is_the_same_to_the_bit_where_the_budgets_were_done_before(
     (folder / "pareto.json").write_text(json.dumps(document))
     done = run_program(*command, f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr and "pareto" not in done.stderr
+    assert "resuming from step" in done.stderr and "pareto" not in done.stderr
     assert read(folder, "pareto.json") == document and "12.30%" in done.stdout
     for name in ("metrics.jsonl", "model.bin"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name
@@ -166,12 +166,12 @@ def test_without_the_device_its_table_still_gives_every_network(finished, comman
         HOME=str(nowhere),
     )
     assert done.returncode == 1, done.stderr
-    assert "the device is not there" in done.stderr
-    assert "the table's classifier has 1000 outputs, this network 10" in done.stderr
+    assert "the device is not available" in done.stderr
+    assert "the table's classifier has 1000 outputs, this network has 10" in done.stderr
     result = read(folder, "result.json")
     assert result["device_ms"] is None and result["kind"] is None
     assert result["target_met"] is None and result["predicted_ms"] <= 2.2
-    assert "was not there, nothing was checked" in " ".join(done.stdout.split())
+    assert "was not available; nothing was checked" in " ".join(done.stdout.split())
     assert (folder / "model.onnx").exists() and not (folder / "model.blob").exists()
     networks = read(folder, "pareto.json")["networks"]
     assert [one["target_ms"] for one in networks] == list(BUDGETS_MS)

@@ -39,8 +39,8 @@ def test_what_cannot_be_written_in_opset_13_is_refused(compiler):
     )
     with pytest.raises(
         CompileError,
-        match=r"is of opset 20, the compiler reads 13, and it cannot "
-        r"be written in that .*opset_version=13",
+        match=r"has opset 20, the compiler reads opset 13, and the network "
+        r"cannot be converted .*opset_version=13",
     ):
         compiler.measure(model.SerializeToString())
 
@@ -61,7 +61,7 @@ def test_a_layer_that_it_does_not_have_is_named_in_one_line(compiler):
 
 @pytest.mark.parametrize("batch", [2, 8])
 def test_a_batch_of_pictures_has_no_latency_of_one(compiler, batch):
-    with pytest.raises(CompileError, match=f"takes {batch} pictures at once.* a batch of 1"):
+    with pytest.raises(CompileError, match=f"takes {batch} images at once.* a batch of 1"):
         compiler.measure(classifier(batch=batch).SerializeToString())
 
 

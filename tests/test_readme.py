@@ -1,4 +1,4 @@
-"""What README shows to be run is run, as printed."""
+"""Tests of README.md and docs/: commands and code run as printed, and links resolve."""
 
 import json
 import pathlib
@@ -18,16 +18,18 @@ from tests.pictures import draw_folder
 from tests.programs import ROOT, run_program
 
 README = (ROOT / "README.md").read_text()
+USE = (ROOT / "docs" / "use.md").read_text()
+MOST_LINES = 120  # of README, which is one page
 
 
 def python_block(word: str) -> str:
-    """The Python of README that has this word."""
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if word in b)
+    """Returns the Python code of docs/use.md that contains a word."""
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", USE, re.DOTALL) if word in b)
     return block
 
 
 def shell_block(word: str) -> str:
-    """The indented lines of README that belong together and have this word."""
+    """Returns the block of indented lines of README that contains a word."""
     (block,) = (
         b for b in re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, re.MULTILINE) if word in b
     )
@@ -36,15 +38,15 @@ def shell_block(word: str) -> str:
 
 @pytest.fixture(scope="module")
 def files(micro_searched, tmp_path_factory) -> pathlib.Path:
-    """A folder with what a search left."""
+    """Returns a folder with the files of a search."""
     folder = tmp_path_factory.mktemp("use")
     for name in (ONNX, IR, "model.bin", LABELS, BLOB, ARCHIVE):
         (folder / name).write_bytes((micro_searched / name).read_bytes())
     return folder
 
 
-def test_a_camera_is_asked_for_as_readme_shows(files):
-    """No camera is here: the archive is read, and opening one is as far as it comes."""
+def test_code_for_a_camera_runs_as_printed(files):
+    """Without a camera: the archive is read, and opening the camera fails."""
     done = subprocess.run(
         [sys.executable, "-c", python_block("depthai")],
         cwd=files,
@@ -56,11 +58,11 @@ def test_a_camera_is_asked_for_as_readme_shows(files):
     assert done.stderr.splitlines()[-1] == "RuntimeError: No available devices"
     assert python_block("depthai").splitlines()[4] == "with depthai.Pipeline() as pipeline:"
     assert "line 5, in <module>" in done.stderr
-    depthai.NNArchive(files / ARCHIVE)  # which it had opened before
+    depthai.NNArchive(files / ARCHIVE)  # as the code did before it failed
 
 
 def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
-    """The commands as printed, on drawn shapes, with shorter schedules behind them."""
+    """Runs the commands as printed, on drawn shapes, with flags for a shorter schedule added."""
     draw_folder(tmp_path / "flowers", train=40, test=12, shapes=("disc", "square"))
     block = shell_block("cat > camera.json")
     setup, tables, search = re.split(r"\n(?=python )", block)
@@ -74,7 +76,7 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
 
     run(tables, "--held_out_networks=0")
     space = find_space(str(tmp_path / "camera.json"))
-    # What README's target is on one machine need not be a latency of the space on another.
+    # README's target need not lie within the latencies of the space on this machine.
     middle_ms = np.mean(LatencyTable.load(tmp_path / "camera_cpu.json", space).range_ms)
     run(
         search,
@@ -99,3 +101,29 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
     evaluated = json.loads(done.stdout)
     assert (evaluated["top1"], evaluated["runtime"]) == (accuracy["top1"], accuracy["runtime"])
     assert (tmp_path / "run" / LABELS).read_text() == "disc\nsquare\n"
+
+
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= MOST_LINES
+
+
+def heading_anchors(page: pathlib.Path) -> set[str]:
+    """Returns the anchors of a page's headings, as code hosts form them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        path.relative_to(ROOT).as_posix()
+        for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))
+    ],
+)
+def test_links_resolve(page):
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in heading_anchors(target), link

@@ -118,5 +118,5 @@ def test_preempted_while_it_compiles_a_run_succeeds_and_goes_on(micro_search, tm
     process.wait_until((folder / "latency_table.json").exists, 100)
     process.terminate()
     assert process.wait(10) == 0
-    assert process.stderr.splitlines()[-1].endswith("run the same command again to go on")
+    assert process.stderr.splitlines()[-1].endswith("run the same command again to resume")
     assert not (folder / "result.json").exists()

@@ -242,12 +242,12 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, table_file):
         process.send_signal(number)
         assert process.wait(60) == status
         said = process.stderr
-        assert "run the same command again to go on" in said and "Traceback" not in said
+        assert "run the same command again to resume" in said and "Traceback" not in said
         json.loads((folder / "config.json").read_text())
         assert not (folder / "result.json").exists()
     done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    assert "resuming from step" in done.stderr
     mine, theirs = result_of(folder), result_of(finished[0])
     assert mine["architecture"] == theirs["architecture"]
     assert mine["accuracy"] == theirs["accuracy"]

@@ -58,7 +58,7 @@ def test_text_form_literal():
         ("k3e3 " * 5 + "k03e3 " + "k3e3 " * 15, r"block05: unknown token 'k03e3'"),
         (
             "k3e3 " * 4 + "- " + "k3e3 " * 16,
-            r"block04: skip is not allowed.*24 channels into 40 at stride 2",
+            r"block04: skip is not allowed.*24 channels to 40 at stride 2",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_json_file_describes_a_space(tmp_path):
     ("text", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "space.json is no JSON object; give a JSON file, or one of proxyless, "),
+        ("[]", "space.json is not a JSON object; give a JSON file, or one of proxyless, "),
         (
             "{}",
             "describes no space: give an object with stem, first, widths, counts, strides, head, ",

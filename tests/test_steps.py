@@ -285,8 +285,8 @@ def test_dual_ascends_by_bounded_steps_in_both_directions():
     "control, estimator, match",
     [
         ("double", "two", "'double', allowed are fixed, dual, mul_log"),
-        ("dual", "reinforce", "control dual does not reach; take fixed"),
-        ("mul_log", "reinforce", "control mul_log does not reach; take fixed"),
+        ("dual", "reinforce", "control dual does not affect; use fixed"),
+        ("mul_log", "reinforce", "control mul_log does not affect; use fixed"),
     ],
 )
 def test_controls_that_make_no_sense_are_refused(control, estimator, match):

@@ -156,7 +156,7 @@ def test_without_a_stick_it_says_what_to_do(myriad):
 
 
 def test_without_that_stick_it_says_so(myriad):
-    with pytest.raises(DeviceUnavailable, match="MYRIAD.9.9-ma2480 is not to be seen"):
+    with pytest.raises(DeviceUnavailable, match="MYRIAD.9.9-ma2480 is not visible"):
         open_device("MYRIAD.9.9-ma2480")
 
 
@@ -169,7 +169,7 @@ def test_a_device_that_fails_is_tried_again_and_told(myriad, model):
     """A stick that is gone is a fault of the device, and the worker itself stays well."""
     with Worker(retries=1) as worker:
         with pytest.raises(
-            DeviceUnavailable, match="failed 2 times: .* is not there; there are CPU"
+            DeviceUnavailable, match="failed 2 times: .* was not found; available: CPU"
         ) as gone:
             worker.infer(model, "MYRIAD.9.9-ma2480", wait_s=0)
         assert not isinstance(gone.value, WorkerError)
@@ -192,7 +192,7 @@ def test_what_the_runtime_says_of_a_stick(message):
 
 OWNER = """
 import sys, time
-from profiling.measurement import Options
+from profiling.device import Options
 from profiling.myriad.stick import Stick
 with Stick("CPU", Options()):
     print("mine", flush=True)
@@ -217,7 +217,7 @@ def other_owner(myriad):
 
 
 def test_a_device_has_one_owner_and_is_free_when_that_is_killed(other_owner, model):
-    with pytest.raises(DeviceUnavailable, match=f"belongs to process {other_owner.pid}") as owned:
+    with pytest.raises(DeviceUnavailable, match=f"in use by process {other_owner.pid}") as owned:
         Stick("CPU", Options())
     assert f"kill {other_owner.pid}" in str(owned.value)
     os.kill(other_owner.pid, signal.SIGKILL)
@@ -229,7 +229,7 @@ def test_a_device_has_one_owner_and_is_free_when_that_is_killed(other_owner, mod
 def test_a_stick_that_another_process_has_open_is_told(myriad):
     """An open stick is not listed; who has it is known all the same."""
     with owner.claim("MYRIAD.1.2-ma2480", owner.THIS_HOST):
-        with pytest.raises(DeviceUnavailable, match=f"belongs to process {os.getpid()}"):
+        with pytest.raises(DeviceUnavailable, match=f"in use by process {os.getpid()}"):
             Stick(NAME, Options())
         assert owner.owned("ssh lab-pi") == []
         owner.claim("MYRIAD.1.2-ma2480", "ssh lab-pi").close()

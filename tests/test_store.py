@@ -176,8 +176,8 @@ BAD_STORES = {
     "text": (lambda file: file.write_text("latency 17 ms\n" * 100), "Move it aside"),
     "damaged": (damaged, "Move it aside"),
     "truncated": (truncated, "Move it aside"),
-    "schema": (of_another_schema, "has schema 7, this program reads 1: use the program that made"),
-    "another program's": (of_another_program, "is no store of measurements; name another file"),
+    "schema": (of_another_schema, "has schema 7, this program reads 1: use the program that crea"),
+    "another program's": (of_another_program, "is not a store of measurements; name another file"),
 }
 
 
@@ -283,7 +283,7 @@ def fill(file: pathlib.Path, megabytes: int) -> None:
     with Store(file) as store:
         store._connection.execute(f"PRAGMA max_page_count={megabytes * 2**20 // 4096}")
         for recipe in ("x" * 60_000, None):
-            with pytest.raises(StoreError, match="make room"):
+            with pytest.raises(StoreError, match="free space"):
                 while True:
                     store.add(measurement(), network(), recipe)
 
@@ -303,7 +303,7 @@ def test_what_is_measured_while_the_disk_is_full_is_told_all_the_same(store, tmp
     assert done.returncode == 0, done.stderr
     latency_ms = json.loads(done.stdout)["latency_ms"]["median"]
     assert f"a measurement of {latency_ms:.3f} ms is not stored: " in done.stderr
-    assert str(store.file) in done.stderr and "see to its disk" in done.stderr
+    assert str(store.file) in done.stderr and "check its disk" in done.stderr
     assert len(store) == before
     store.add(measurement(), network())
     assert len(store) == before + 1
@@ -313,7 +313,7 @@ def test_a_full_database_keeps_what_it_has(store):
     store.add(measurement(1), network())
     pages = store._value("PRAGMA page_count")
     store._connection.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(StoreError, match="make room") as full:
+    with pytest.raises(StoreError, match="free space") as full:
         store.add(measurement(2), network(), "x" * 100_000)
     assert str(store.file) in str(full.value)
     assert [run.measurement.latency_ms for run in store.runs()] == [1]

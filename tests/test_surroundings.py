@@ -16,8 +16,8 @@ MEASURE = ("profiling.measure", "--model=mobilenet_v2", "--image_size=32", "--de
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("--device=CPU\n".encode("utf-16"), "is no UTF-8 text"),
-        ("--workdir=Größe\n".encode("latin-1"), "is no UTF-8 text"),
+        ("--device=CPU\n".encode("utf-16"), "is not UTF-8 text"),
+        ("--workdir=Größe\n".encode("latin-1"), "is not UTF-8 text"),
         (
             b"\xef\xbb\xbf--device=CPU\n",
             "begins with a byte order mark; save it as UTF-8 without one",

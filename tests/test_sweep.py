@@ -5,8 +5,12 @@ import pathlib
 import signal
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from experiments.search import config
 from experiments.sweep import report
+from experiments.sweep.plan import plan
 from tests.programs import Program, run_program
 
 
@@ -16,7 +20,6 @@ def arguments(micro_search) -> list[str]:
         "experiments.sweep",
         *micro_search,
         "--train_epochs=1",
-        "--sweep=latency_weight=0.05,0.2",
         "--sweep=target_ms=1.8,1.85",
         "--seeds=2",
     ]
@@ -29,20 +32,20 @@ def state_of(folder: pathlib.Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, arguments):
-    """A sweep of eight runs that was stopped half-way; what it was then, and at its end."""
+    """A sweep of four runs that was stopped half-way; what it was then, and at its end."""
     folder = tmp_path_factory.mktemp("sweep") / "out"
     command = [*arguments, f"--output={folder}"]
     process = Program(*command)
     process.wait_until(
         lambda: (
             (folder / "sweep.json").exists()
-            and sum(run["status"] == "done" for run in state_of(folder).values()) >= 4
+            and sum(run["status"] == "done" for run in state_of(folder).values()) >= 2
         )
     )
     process.send_signal(signal.SIGINT)
     assert process.wait(100) == 1
     said = process.stderr
-    assert "run the same command again to go on" in said
+    assert "run the same command again to resume" in said
     half = state_of(folder)
     times = {
         name: pathlib.Path(run["workdir"], "result.json").stat().st_mtime_ns
@@ -56,13 +59,10 @@ def swept(tmp_path_factory, arguments):
 
 def test_a_stopped_sweep_goes_on_and_runs_nothing_twice(swept):
     folder, half, times, _ = swept
-    assert {run["status"] for run in half.values()} == {"done", "waiting"} and len(times) >= 4
+    assert {run["status"] for run in half.values()} == {"done", "waiting"} and len(times) >= 2
     runs = state_of(folder)
     assert list(runs) == [
-        f"latency_weight={weight},target_ms={target},seed={seed}"
-        for weight in ("0.05", "0.2")
-        for target in ("1.8", "1.85")
-        for seed in (0, 1)
+        f"target_ms={target},seed={seed}" for target in ("1.8", "1.85") for seed in (0, 1)
     ]
     assert all(run["status"] == "done" for run in runs.values())
     for name, run in runs.items():
@@ -78,17 +78,36 @@ def test_a_stopped_sweep_goes_on_and_runs_nothing_twice(swept):
 def test_a_sweep_ends_with_tables_and_a_figure(swept):
     folder, _, _, done = swept
     page = (folder / "sweep.md").read_text()
-    assert "8 done, 0 failed, 0 running, 0 waiting." in page
-    rows = [line for line in page.splitlines() if line.startswith("| 0.")]
-    assert len(rows) == 8 + 4, "eight runs, and four settings over seeds"
-    assert rows[-1].startswith("| 0.2 | 1.85 | 2 | 1.") and rows[-1].count("±") == 2
+    assert "4 done, 0 failed, 0 running, 0 waiting." in page
+    rows = [line for line in page.splitlines() if line.startswith("| 1.")]
+    assert len(rows) == 4 + 2, "four runs, and two settings over seeds"
+    assert rows[-1].startswith("| 1.85 | 2 | 1.") and rows[-1].count("±") == 2
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     for file in ("sweep.json", "sweep.md", "sweep.svg", "sweep.png"):
         assert file in done.stdout
 
 
+def test_every_combination_is_a_run(tmp_path):
+    config.define_flags()
+    with flagsaver.flagsaver():
+        flags.FLAGS(["sweep", "--flagfile=vpu.flags"])
+        swept = {"latency_weight": ["0.05", "0.2"], "target_ms": ["14", "17.2"]}
+        runs = plan("search", swept, 2, False, tmp_path)
+        pairs = plan("search", swept, 1, True, tmp_path)
+    assert [run.name for run in runs] == [
+        f"latency_weight={weight},target_ms={target},seed={seed}"
+        for weight in ("0.05", "0.2")
+        for target in ("14", "17.2")
+        for seed in (0, 1)
+    ]
+    assert [(run.config.latency_weight, run.config.target_ms) for run in pairs] == [
+        (0.05, 14.0),
+        (0.2, 17.2),
+    ]
+
+
 def test_what_failed_is_shown_and_retried_when_asked(arguments, tmp_path):
-    sweep = [*arguments[:-3], "--sweep=target_ms=1.8,99", f"--output={tmp_path}"]
+    sweep = [*arguments[:-2], "--sweep=target_ms=1.8,99", f"--output={tmp_path}"]
     failed = run_program(*sweep)
     assert failed.returncode == 1
     run = state_of(tmp_path)["target_ms=99"]

@@ -156,11 +156,11 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
         said = process.stderr
         if number == signal.SIGINT:
             assert process.returncode == 1
-            assert "run the same command again to go on" in said and "Traceback" not in said
+            assert "run the same command again to resume" in said and "Traceback" not in said
         assert not (folder / "result.json").exists()
     done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    assert "resuming from step" in done.stderr
     assert metrics.read_text() == (finished[0] / "metrics.jsonl").read_text()
     mine, theirs = result_of(folder), result_of(finished[0])
     assert mine["accuracy"] == theirs["accuracy"] and mine["held_out"] == theirs["held_out"]
@@ -204,7 +204,7 @@ def test_refuses_a_supernet_that_does_not_fit(searched, tmp_path):
 def test_leaves_a_search_at_work_alone(searched):
     with (searched / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is at work in it"):
+        with pytest.raises(ValueError, match="another process is using it"):
             from_supernet(searched, 10)
 
 
@@ -235,7 +235,7 @@ def test_networks_are_known_by_name_text_and_folder(searched, finished):
         ("- - k3e3 k7e3 -", "proxyless_tiny", "block00: skip is not allowed"),
         ("k9e3 - k3e3 k7e3 -", "proxyless_tiny", "block00: unknown token 'k9e3'"),
         (TEXT, "darts", "unknown space 'darts'"),
-        (str(ROOT), None, "is no folder of a run"),
+        (str(ROOT), None, "is not the folder of a run"),
     ],
 )
 def test_refuses_what_names_no_network(text, space, message):
@@ -245,7 +245,7 @@ def test_refuses_what_names_no_network(text, space, message):
 
 def test_refuses_a_folder_whose_network_does_not_fit(searched, tmp_path):
     cut = changed(searched, tmp_path / "cut", "architecture.json", architecture="k3e3")
-    with pytest.raises(ValueError, match="does not fit: architecture has 1 tokens"):
+    with pytest.raises(ValueError, match="is invalid: architecture has 1 tokens"):
         find_architecture(str(cut))
     (cut / "architecture.json").write_text("{")
     with pytest.raises(ValueError, match="architecture.json cannot be read"):
@@ -253,7 +253,9 @@ def test_refuses_a_folder_whose_network_does_not_fit(searched, tmp_path):
     (cut / "architecture.json").unlink()
     with pytest.raises(ValueError, match="has no network yet"):
         find_architecture(str(cut))
-    with pytest.raises(ValueError, match="--space=proxyless: the network in .* of proxyless_tiny"):
+    with pytest.raises(
+        ValueError, match="--space=proxyless: the network in .* belongs to proxyless_tiny"
+    ):
         find_architecture(str(searched), "proxyless")
 
 
@@ -262,7 +264,7 @@ def test_refuses_a_folder_whose_network_does_not_fit(searched, tmp_path):
     [
         ({"device": "TOASTER"}, "unknown device 'TOASTER'"),
         ({"dataset": "mnist"}, "unknown data set 'mnist'"),
-        ({"start": "supernet"}, "is no folder; give that of a search"),
+        ({"start": "supernet"}, "is not a folder; give the folder of a search"),
         ({"warmup_epochs": 5}, "--warmup_epochs=5: give fewer than the 5 of --epochs"),
         ({"train_image_size": 36}, "--train_image_size=36: give a multiple of 8"),
         ({"image_size": 100}, "--image_size=100: give a multiple of 8"),

@@ -40,7 +40,7 @@ def test_every_bad_picture_is_named_before_any_work(folder, tmp_path):
     assert done.returncode == 2 and not workdir.exists()
     (error,) = (line for line in done.stderr.splitlines() if "error" in line)
     assert error.startswith(f"error: {disc}/1.jpg cannot be decoded (")
-    assert f"1 more cannot be: `python -m experiments.prepare --dataset={folder}`" in error
+    assert f"1 more cannot be decoded: `python -m experiments.prepare --dataset={folder}`" in error
     done = run_program("experiments.prepare", f"--dataset={folder}")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -81,7 +81,7 @@ def test_a_picture_that_goes_bad_ends_the_run_which_goes_on_with_the_same_pictur
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: --workdir={workdir} holds a run on other pictures: files in {folder} were added, "
-        f"removed or changed since; name a new folder, or restore them to go on with it"
+        f"removed or changed since; name a new folder, or restore the files to resume that run"
     )
 
     bad.write_bytes(content)
@@ -92,4 +92,4 @@ def test_a_picture_that_goes_bad_ends_the_run_which_goes_on_with_the_same_pictur
     )
     process.terminate()
     status, stderr = process.wait(100), process.stderr
-    assert status == 0 and f"going on from step {saved} " in stderr
+    assert status == 0 and f"resuming from step {saved} " in stderr

@@ -118,13 +118,13 @@ def test_measures_and_says_where(host, model):
 
 def test_a_device_beyond_a_host_has_one_owner(host):
     with Stick("CPU", Options(worker_prefix=host)):
-        with pytest.raises(DeviceUnavailable, match=f"belongs to process {os.getpid()}") as owned:
+        with pytest.raises(DeviceUnavailable, match=f"in use by process {os.getpid()}") as owned:
             Stick("CPU", Options(worker_prefix=host))
     assert host in str(owned.value)
 
 
 def test_without_a_stick_the_host_is_named(host):
-    with pytest.raises(DeviceUnavailable, match="MYRIAD is not to be seen from ssh .* lab-pi"):
+    with pytest.raises(DeviceUnavailable, match="MYRIAD is not visible from ssh .* lab-pi"):
         Stick("MYRIAD", Options(worker_prefix=host))
 
 
@@ -159,7 +159,7 @@ def test_an_interpreter_that_is_not_there_is_told(host):
     with Worker(prefix=prefix, retries=0) as worker:
         with pytest.raises(WorkerError) as none:
             worker.hello()
-    assert "there is no /no/environment/bin/python, and none of python3.9" in str(none.value)
+    assert "/no/environment/bin/python does not exist, and none of python3.9" in str(none.value)
     assert f"profiling.myriad.install --worker_prefix={prefix!r}" in str(none.value)
 
 
@@ -171,7 +171,7 @@ def test_a_host_that_is_not_there_is_told_in_the_words_of_ssh(host, model):
 
 def test_a_login_that_prints_is_told(myriad):
     with Worker(prefix="""sh -c 'echo Welcome; exec "$@"' --""", retries=0) as worker:
-        with pytest.raises(WorkerError, match="printed b'Welcome' where b'the worker starts'"):
+        with pytest.raises(WorkerError, match="printed b'Welcome' instead of b'the worker starts'"):
             worker.hello()
 
 
@@ -187,7 +187,7 @@ def test_installs_on_the_host(host):
     """The environment is there already; what is missing of it would be added."""
     done = run_program("profiling.myriad.install", f"--worker_prefix={host}")
     assert done.returncode == 0, done.stderr
-    assert f"there: {environment_dir()}/bin/python" in done.stdout
+    assert f"interpreter: {environment_dir()}/bin/python" in done.stdout
     assert "ready: {'python': '3." in done.stdout
 
 
@@ -196,5 +196,6 @@ def test_a_folder_of_somebody_else_is_left_alone_there_too(host, tmp_path):
     prefix = f"{host} env JAXNAS_MYRIAD_ENV={tmp_path}"
     done = run_program("profiling.myriad.install", f"--worker_prefix={prefix}")
     assert done.returncode == 1
-    assert f"{tmp_path} exists and is no virtual environment; it is left alone" in done.stderr
+    refusal = f"{tmp_path} exists and is not a virtual environment; it was left unchanged"
+    assert refusal in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

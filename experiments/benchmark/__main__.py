@@ -1,12 +1,12 @@
-"""Measures this machine: every speed figure of the project that needs no other program beside it.
+"""Measures the speed of the project on this machine, without comparing it to other programs.
 
     python -m experiments.benchmark --output=runs/benchmark
     python -m experiments.benchmark --parts=step,memory,kernels --batch_size=256 \\
         --train_image_size=224 --precision=bf16
 
-It writes benchmark.json and prints the figures with their bounds; `python -m
-experiments.benchmark.performance` makes docs/performance.md of it. JAX, Flax, optax, chex, absl and
-NumPy are enough for most parts; a part that needs more is skipped with a line where it is missing.
+Writes benchmark.json and prints the figures with their bounds. `python -m
+experiments.benchmark.performance` turns it into docs/performance.md. JAX, Flax, optax, chex, absl
+and NumPy suffice for most parts; a part whose packages are missing is skipped with one line.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
 from experiments.benchmark import report
 from experiments.benchmark.bandwidth import bandwidth
@@ -36,9 +36,10 @@ from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
 from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import SPACES
+from profiling import command
 
 SCHEMA = 1
-# Fresh processes first: they need the accelerator, which belongs to this one once it computes.
+# Parts that start processes come first: once this process uses the accelerator, others cannot.
 PARTS = (
     "compile",
     "start",
@@ -54,19 +55,17 @@ PARTS = (
     "export",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
-_WRONG_USAGE = 2
 _STARTS = 3
 _PIPELINE_STEPS = 60
-_QUICK_START = {"batch_size": 64, "image_size": 32, "num_classes": 10}  # the digits' search
+# The README's search on the digits.
+_QUICK_START: dict[str, Any] = {"batch_size": 64, "image_size": 32, "num_classes": 10}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures the parts, writes after each, and prints the figures."""
+    """Measures the parts, writes benchmark.json after each, and prints the figures."""
+    del argv
     args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)  # JAX and jax2onnx tell their every step at INFO
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}; flags are given as --name=value")
+    with command.usage_errors():
         parts = check_parts(args.parts)
         workload = Workload(
             args.space, args.batch_size, args.train_image_size, args.num_classes, args.precision
@@ -75,10 +74,7 @@ def main(argv: Sequence[str]) -> None:
         output = pathlib.Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(_WRONG_USAGE)
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
@@ -116,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def check_parts(names: Sequence[str]) -> list[str]:
-    """The parts asked for; raises ValueError for one that there is not."""
+    """Returns the names as a list; raises ValueError for an unknown part."""
     unknown = next((name for name in names if name not in PARTS), None)
     if unknown is not None:
         raise ValueError(f"--parts: unknown part {unknown!r}, allowed are {', '.join(PARTS)}")
@@ -124,9 +120,9 @@ def check_parts(names: Sequence[str]) -> list[str]:
 
 
 def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable[[], dict]]:
-    """What measures each part, by its name, in the order of `PARTS`."""
+    """Returns the function that measures each part, by name, in the order of `PARTS`."""
     args = flags.FLAGS
-    steps = functools.cache(lambda: Steps(workload))  # compiled once for three parts
+    steps = functools.cache(lambda: Steps(workload))  # shared by three parts, compiled once
 
     def pipeline() -> dict:
         from experiments.benchmark.pipeline import pipeline
@@ -167,7 +163,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
 
 
 def machine() -> dict[str, Any]:
-    """The host, its load (1 minute) and versions; nothing that would start JAX's devices."""
+    """Returns the host, its load (1 minute) and versions, without initializing JAX's devices."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(": ")[2] for line in lines if line.startswith("model name")),
@@ -178,7 +174,7 @@ def machine() -> dict[str, Any]:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # what a part needs and lacks it says itself
+            continue  # a part reports its own missing packages
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -189,13 +185,13 @@ def machine() -> dict[str, Any]:
 
 
 def accelerator() -> str | None:
-    """What JAX computes on, None where that is the CPU. Starts JAX's devices."""
+    """Returns JAX's accelerator, None for the CPU; initializes JAX's devices."""
     device = jax.devices()[0]
     return None if device.platform == "cpu" else device.device_kind
 
 
 def write(document: dict, output: pathlib.Path) -> None:
-    """Writes benchmark.json whole."""
+    """Writes benchmark.json atomically."""
     partial = output / "benchmark.json.partial"
     partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     partial.replace(output / "benchmark.json")
@@ -205,34 +201,34 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "parts",
         [name for name in PARTS if name != "growth"],
-        f"What is measured, comma-separated: {', '.join(PARTS)}; growth takes half an hour.",
+        f"Parts to measure, comma-separated: {', '.join(PARTS)}; growth takes half an hour.",
     )
     flags.DEFINE_string("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     flags.DEFINE_integer(
         "batch_size",
         16,
-        "Examples of a step; pipeline and search have the quick start's size.",
+        "Examples per step; pipeline and search use the quick start's size.",
         lower_bound=2,
     )
     flags.DEFINE_integer(
         "train_image_size",
         96,
-        "Side of the training images in px; pipeline and search have the quick start's.",
+        "Side of the training images in px; pipeline and search use the quick start's.",
         lower_bound=8,
     )
-    flags.DEFINE_integer("num_classes", 1000, "Outputs of the classifier.", lower_bound=2)
+    flags.DEFINE_integer("num_classes", 1000, "Number of classifier outputs.", lower_bound=2)
     flags.DEFINE_enum(
         "precision",
         "f32",
         tuple(PRECISIONS),
-        "Of the steps; weights, statistics and loss are float32.",
+        "Precision of the steps; weights, statistics and loss are float32.",
     )
-    flags.DEFINE_integer("steps", 20, "Timed rounds of everything that is timed.", lower_bound=2)
+    flags.DEFINE_integer("steps", 20, "Repeats of everything that is timed.", lower_bound=2)
     flags.DEFINE_integer(
-        "paths", 3, "Random paths of part step, beside the largest.", lower_bound=0
+        "paths", 3, "Random paths of part step, besides the largest.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "image_size", 224, "Deployment size in px, of part export.", lower_bound=32
+        "image_size", 224, "Deployment size in px for part export.", lower_bound=32
     )
     flags.DEFINE_string("output", "runs/benchmark", "Folder to write to.")
-    app.run(main)
+    command.run(main)

@@ -1,7 +1,7 @@
-"""Part `bandwidth`: how fast all cores together copy memory, by how much they copy.
+"""Part `bandwidth`: memory copy rate of all cores together, by the size of the copy.
 
-A step's operations each read and write whole tensors. As long as those stay in the processor's
-last cache they are as fast as it; beyond it, a step grows faster than its batch.
+Each operation of a step reads and writes whole tensors. Tensors that fit in the processor's
+last-level cache are as fast as it; with larger ones, a step grows faster than its batch.
 """
 
 import concurrent.futures
@@ -14,11 +14,11 @@ import numpy as np
 from experiments.benchmark.timing import in_turn, summary
 
 SIZES_MB = (1, 4, 16, 64, 256)
-_COPIED_MB = 1000  # at least, in one timed round, which a millisecond would be too short for
+_COPIED_MB = 1000  # at least, per timed repeat: a single copy can be too short to time
 
 
 def bandwidth(rounds: int) -> dict[str, Any]:
-    """GB/s read and written, for each size that is copied from one place to another, in MB."""
+    """Measures GB/s read and written by copies of each size in `SIZES_MB`."""
     threads = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         times_ms = in_turn({mb: _copies(pool, threads, mb) for mb in SIZES_MB}, rounds)

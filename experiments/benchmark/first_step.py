@@ -1,12 +1,11 @@
-"""One start of a search's steps in a process of its own, up to the first of them and beyond.
+"""Starts the steps of a search in a fresh process and times them from the first step on.
 
     python -m experiments.benchmark.first_step --workload='{"batch_size": 16}' --rounds=5
 
-Started by the benchmark. The first line on standard output comes when the first weight step is
-done, the second when `--rounds` more of each step are timed. $JAX_COMPILATION_CACHE_DIR is the
-folder of compiled programs, from which they are loaded as the search loads them: the architecture
-step may come after the first weight step. Without it nothing is taken from one nor put there, and
-each step is traced, lowered and compiled by the clock.
+The benchmark starts it. It prints one line of JSON after the first weight step, and another after
+`--rounds` more of each step. $JAX_COMPILATION_CACHE_DIR is the folder of compiled programs, which
+are loaded like those of a search: the α step may become ready after the first weight step. Without
+this variable no cache is used, and tracing, lowering and compilation of each step are timed.
 """
 
 import json
@@ -15,15 +14,16 @@ import time
 from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Supernet, Workload, memory_mb
 from experiments.runs.compilation import compiled_steps, keep_compiled_programs
+from profiling import command
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the two documents."""
+    """Runs the steps and prints the two documents."""
     del argv
     args = flags.FLAGS
     workload = Workload(**json.loads(args.workload))
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     seconds = {"init_s": time.perf_counter() - clock}
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         clock = time.perf_counter()
-        # Of the arguments the shapes alone: the first step takes the state's memory.
+        # Only the shapes of the arguments: the first step consumes the state.
         loaded = compiled_steps(
             {
                 name: (step, jax.eval_shape(lambda *given: given, *arguments))
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
             workload,
             _quiet,
         )
-        supernet.weight, supernet.arch = loaded["weight"].wait(), loaded["arch"]
+        supernet.weight = loaded["weight"].wait()
         programs = {"weight": {"load_s": time.perf_counter() - clock}}
     else:
         programs = {name: _compile(supernet, name) for name in ("weight", "arch")}
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _compile(supernet: Supernet, name: str) -> dict[str, float]:
-    """Seconds that each part of it takes."""
+    """Compiles a step into the supernet; returns the seconds of each phase."""
     start = time.perf_counter()
     traced = supernet.traced(name)
     traced_at = time.perf_counter()
@@ -89,10 +89,10 @@ def _compile(supernet: Supernet, name: str) -> dict[str, float]:
 
 
 def _quiet(fraction: float, doing: str) -> None:
-    """No bar: this process's output is read by a program."""
+    """Shows no progress: a program reads the output of this process."""
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workload", "{}", "JSON object of the fields of `Workload`.")
-    flags.DEFINE_integer("rounds", 0, "Timed steps of each kind after the first.", lower_bound=0)
-    app.run(main)
+    flags.DEFINE_integer("rounds", 0, "Timed repeats of each step after the first.", lower_bound=0)
+    command.run(main)

@@ -1,7 +1,7 @@
-"""Part `growth`: step time, memory and compilation as a search grows, one axis at a time.
+"""Part `growth`: step time, memory and compile time as a search grows, one axis at a time.
 
-Every point is a process of its own, so that no compilation profits from another. The path timed is
-the largest everywhere, so that what grows is the search and not the network drawn.
+Every point is measured in a fresh process, so that no compilation benefits from another. All
+points time the largest path, so that the search grows and not the sampled network.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from experiments.benchmark.workload import Workload
 from jaxnas.space import find_space
 
 FIGURES = ("weight_ms", "arch_ms", "temp_mb", "compile_s")
-# Above it a figure is said to grow faster than linear; the rest is left to the timing's noise.
+# Exponents above this are reported as faster than linear; the margin allows for timing noise.
 LINEAR = 1.1
 
 
 def axes(base: Workload) -> dict[str, list[Workload]]:
-    """The workloads of each axis, in rising order; each axis has `base` among them."""
+    """Returns the workloads of each axis in ascending order; all axes but `devices` have `base`."""
     space = find_space(base.space)
     blocks, convolutions = len(space.blocks), len(space.convolutions)
     factor = 2 * math.prod(block.stride for block in space.blocks)
-    ceil = -(-base.image_size // 2 // factor) * factor
+    half = -(-base.image_size // 2 // factor) * factor  # rounded up to a multiple of factor
     values = {
         "blocks": [-(-blocks * part // 4) for part in (1, 2, 3, 4)],
         "candidates": [1, 2, *range(4, convolutions, 2), convolutions],
@@ -35,7 +35,7 @@ def axes(base: Workload) -> dict[str, list[Workload]]:
             2 * base.batch_size,
             4 * base.batch_size,
         ],
-        "image_size": [ceil, base.image_size, base.image_size + ceil, 2 * base.image_size],
+        "image_size": [half, base.image_size, base.image_size + half, 2 * base.image_size],
         "devices": [count for count in (1, 2, 4, 8) if base.batch_size % count == 0],
     }
     return {
@@ -50,27 +50,29 @@ def growth(
     only: Sequence[str] | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """The document: for each axis its points, and the exponent of every figure.
+    """Measures the points of every axis and fits the exponent of every figure.
 
-    The batch is sharded over as many virtual CPU devices as the point has; they share the cores of
-    this machine, so that a constant step time is the best there can be.
+    On the axis `devices` the batch is sharded over virtual CPU devices. They share the cores of
+    this machine, so that a constant step time is the best possible result.
 
     Args:
-      rounds: timed steps of each kind at each point.
+      base: workload that every axis varies.
+      rounds: number of timed repeats of each step at each point.
       only: names of axes; None is all.
-      tell: gets a line for each point.
+      tell: receives a line for each point.
 
     Raises:
       ProcessFailed: at any point.
     """
-    document, measured = {}, {}
+    document: dict[str, Any] = {}
+    measured: dict[tuple, dict[str, float]] = {}
     for axis, workloads in axes(base).items():
         if only is not None and axis not in only:
             continue
         points = []
         for workload in workloads:
             value = getattr(workload, axis)
-            # The base is a point of several axes, said in several ways.
+            # The base is a point of several axes: None and the full number mean the same.
             key = (
                 workload.search_space,
                 workload.batch_size,
@@ -95,12 +97,12 @@ def growth(
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The slope of log value over log size, least squares: 1 is linear growth."""
+    """Returns the least-squares slope of log value over log size; 1 is linear growth."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def faster_than_linear(document: Mapping[str, Mapping]) -> list[tuple[str, str, float]]:
-    """(axis, figure, exponent) of what grows faster than its axis."""
+    """Returns (axis, figure, exponent) of the figures that grow faster than their axis."""
     return [
         (axis, name, value)
         for axis, one in document.items()
@@ -110,12 +112,13 @@ def faster_than_linear(document: Mapping[str, Mapping]) -> list[tuple[str, str, 
 
 
 def _size(axis: str, value: int) -> float:
-    """What linear growth is meant in: an image's pixels, not its side."""
+    """Returns the size that linear growth refers to: an image's pixels, not its side."""
     return value**2 if axis == "image_size" else value
 
 
 def _point(workload: Workload, rounds: int) -> dict[str, float]:
     first, second = first_step(workload, rounds=rounds)
+    assert second is not None, "rounds is positive"
     return {
         "weight_ms": second["weight"]["median_ms"],
         "arch_ms": second["arch"]["median_ms"],

@@ -1,4 +1,4 @@
-"""Part `kernels`: depthwise convolutions both ways, and what a `lax.switch` costs by itself."""
+"""Part `kernels`: both implementations of depthwise convolution, and the cost of a `lax.switch`."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -18,20 +18,21 @@ Array = jax.Array
 
 KERNELS = (3, 7)
 _SWITCHES = (16, 128)
-_BRANCHES = 7  # as the proxyless space has where it may skip
+_BRANCHES = 7  # as many as a skippable block of the proxyless space has candidates
 
 
 def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
-    """Both implementations at the depthwise layers of the workload's widest candidates.
+    """Times both implementations on the depthwise layers of the workload's widest candidates.
 
-    `shifted` is the sum of shifted slices that the CPU gets here, `xla` is
-    `lax.conv_general_dilated`, which other platforms get.
+    `shifted` is the sum of shifted slices, which jaxnas uses on CPUs. `xla` is
+    `lax.conv_general_dilated`, which it uses on other platforms.
 
     Args:
-      rounds: timed calls of each.
+      workload: space, batch, image size and precision.
+      rounds: number of timed calls of each.
 
     Returns:
-      For each shape, stride and kernel: forward, and forward with both gradients.
+      For each shape, stride and kernel: time of forward, and of forward with both gradients.
     """
     rows = []
     for size, channels, stride in _shapes(workload):
@@ -58,11 +59,11 @@ def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
 
 
 def switches(rounds: int) -> dict[str, float]:
-    """Time of one `lax.switch` among seven trivial branches, in µs.
+    """Times one `lax.switch` among seven trivial branches, in µs.
 
-    From programs that have 16 and 128 of them in a row, each deciding by its own index, against
-    programs with as many plain branches: what is left is the choice itself, and on an accelerator
-    the host's waiting for the index.
+    Programs of 16 and 128 switches in a row, each with its own index, are compared with programs
+    of as many plain branches. The difference is the choice itself, and on an accelerator the time
+    for which the host waits for the index.
     """
     branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_BRANCHES)]
     calls = {}
@@ -103,7 +104,7 @@ def _scaled(factor: float, x: Array) -> Array:
 
 
 def _shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
-    """(input size, channels, stride) of the depthwise layers, each once, at the top expansion."""
+    """Yields each distinct (input size, channels, stride) of depthwise layers at top expansion."""
     space = workload.search_space
     expansion = max(candidate.expansion for candidate in space.convolutions)
     size, seen = workload.image_size // 2, set()
@@ -125,12 +126,13 @@ def _operands(
         (k, k, channels),
         (workload.batch_size, out, out, channels),
     )
-    return tuple(jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
+    x, kernel, dy = (jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
+    return x, kernel, dy
 
 
 def _gradient(
     convolve: Callable[[Array, Array], Array], x: Array, kernel: Array, dy: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The output, and dy's gradients to input and kernel."""
+    """Returns the output, and the gradients of input and kernel for the output gradient dy."""
     y, pull = jax.vjp(convolve, x, kernel)
     return y, pull(dy)

@@ -1,14 +1,15 @@
-"""Makes docs/performance.md of benchmarks' documents.
+"""Writes docs/performance.md from the results of benchmarks.
 
     python -m experiments.benchmark.performance --results=runs/benchmark/benchmark.json
 
-Several documents, such as one of a CPU and one of a GPU, become sections of one page.
+Several results, such as one of a CPU and one of a GPU, become sections of one page.
 """
 
 import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
@@ -24,41 +25,40 @@ DOCUMENT = "performance.md"
 _METHOD = """\
 # Performance
 
-Made by `python -m experiments.benchmark.performance` of what `python -m experiments.benchmark`
-measured.
+Written by `python -m experiments.benchmark.performance` from the results of `python -m \
+experiments.benchmark`.
 
 ## Method
 
-- **In turn.** Programs that are compared are timed in one process, one call of each, round after \
-round, so that a machine that drifts meets all alike. A call ends when its results are there. Two \
-rounds go untimed. Figures are medians with p10 and p90; a ratio is of medians, its interval a \
-bootstrap over rounds.
-- **The same path, statically.** The path's network as `experiments.train` trains it: the same \
-layers and kernels in a program of its own. It differs from the weight step in what the supernet \
-adds: gathering and scattering the path's slices, `lax.switch`, and padding what is kept for the \
-backward pass. Further, batch norm's scale and bias do not decay, the learning rate is scheduled \
-inside, dropout is 0 and no average is kept. Batches lie on the device beforehand, for both.
-- **Memory** is XLA's own analysis of the compiled programs.
-- **Huge pages.** As search and train do, the benchmark asks glibc for them where Linux gives them \
-to those who ask: XLA allocates a step's temporaries anew each time.
-- **Compilation and starts** are fresh processes. Compilation is without a persistent cache, each \
-step by itself; a second start has the cache of the first, and its time runs from before the \
-process began until a weight step is done; the architecture step is loaded meanwhile. The search's \
-start is the command of the README, stopped and given again, up to the first step it logs.
-- **Pipeline.** The search's loop at the quick start's size, which waits for the device at every \
-tenth step; the share is the time in `next(batches)`.
-- **Photographs.** Made JPEGs of 500 x 375 px in memory, through ImageNet's augmentation by one \
-thread of the pipeline, against Pillow decoding the same whole.
-- **Growth.** Each operation reads and writes whole tensors, so that a step on a CPU grows faster \
-than its batch or its image's pixels once its largest tensors leave the processor's last cache: \
-the copies by size show by how much.
-- **Profile.** XLA's profiler, operations sorted by the JAX operation that they come from. What an \
-accelerator did not execute of a step it waited: for the host, which waits for the index of every \
+- **Interleaved timing.** Programs that are compared are timed in one process, one call of each \
+per repeat, so that drift of the machine affects all equally. A call ends when its results are \
+ready. Two repeats are untimed. Figures are medians with p10 and p90. A ratio is a ratio of \
+medians; its interval is a bootstrap over repeats.
+- **The same path compiled statically.** The path's network as `experiments.train` trains it: the \
+same layers and kernels in a separate program. The supernet's weight step adds gathering and \
+scattering the path's slices, `lax.switch`, and padding of what is saved for the backward pass. \
+In the static program, batch norm's scale and bias do not decay, the learning rate schedule is \
+part of the step, dropout is 0 and no moving average is kept. Batches are on the device \
+beforehand in both.
+- **Memory** is XLA's analysis of the compiled programs.
+- **Compilation and starts** run in fresh processes. Each step is compiled separately without a \
+persistent cache. A second start uses the cache of the first; its time runs from before the \
+process starts until a weight step is done, while the α step is still loading. The search's start \
+is the command of the README, stopped and repeated, up to the first step that it logs.
+- **Pipeline.** The loop of the search at the quick start's size, which waits for the device at \
+every tenth step. The share is the time spent in `next(batches)`.
+- **Photographs.** Synthetic JPEGs of 500 x 375 px in memory, through ImageNet's augmentation in \
+one thread of the pipeline, compared with Pillow decoding whole images.
+- **Growth.** Each operation reads and writes whole tensors. A step on a CPU therefore grows \
+faster than its batch or its pixels once its largest tensors exceed the processor's last-level \
+cache; the copies by size show by how much.
+- **Profile.** XLA's profiler, with operations grouped by the JAX operation that they come from. \
+The rest of a step on an accelerator is waiting for the host, which waits for the index of every \
 `lax.switch`."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes the page and its figures."""
+    """Writes the page and its figures; returns the exit status."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -73,19 +73,19 @@ def main(argv: Sequence[str]) -> int:
             draw.save(growth_figure(document["parts"]["growth"]), output / name)
         lines += ["", *report.section(document, name)]
     (output / DOCUMENT).write_text("\n".join(lines) + "\n")
-    print(f"{output / DOCUMENT} of {len(documents)} benchmarks", file=sys.stderr)
+    print(f"{output / DOCUMENT} from {len(documents)} benchmarks", file=sys.stderr)
     return 0
 
 
-def load(file: pathlib.Path) -> dict:
-    """A benchmark's document; raises ValueError for anything else."""
+def load(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the results of a benchmark; raises ValueError for anything else."""
     try:
         document = json.loads(file.read_text())
         schema = document["schema"]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--results: {file} is no benchmark ({error!r}); `python -m "
-            f"experiments.benchmark` makes one"
+            f"--results: {file} is not a benchmark's result ({error!r}); `python -m "
+            f"experiments.benchmark` writes one"
         ) from error
     if schema != SCHEMA:
         raise ValueError(
@@ -96,7 +96,7 @@ def load(file: pathlib.Path) -> dict:
 
 
 def growth_figure(part: Mapping[str, Mapping]) -> Figure:
-    """Every figure over every axis, relative to the axis's first point, both logarithmic."""
+    """Draws every figure over every axis, relative to the axis's first point, in log-log scale."""
     drawing = Figure(figsize=(3.2 * len(part), 3.4), layout="constrained")
     panels = drawing.subplots(1, len(part), squeeze=False, sharey=True)[0]
     for axes, (axis, one) in zip(panels, part.items(), strict=True):
@@ -128,6 +128,8 @@ def growth_figure(part: Mapping[str, Mapping]) -> Figure:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("results", None, "Documents of benchmarks, comma-separated.", required=True)
+    flags.DEFINE_list(
+        "results", None, "Files benchmark.json, comma-separated, a section each.", required=True
+    )
     flags.DEFINE_string("output", "docs", "Folder to write to.")
     command.run(main)

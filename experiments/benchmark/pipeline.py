@@ -1,4 +1,4 @@
-"""Parts `pipeline` and `photographs`: whether a search's loop waits, and pictures a second."""
+"""Parts `pipeline` and `photographs`: waiting time of the search's loop, and images per second."""
 
 import contextlib
 import io
@@ -16,19 +16,20 @@ from jaxnas import data
 
 DATASET = "digits"
 ARCH_EVERY, LOG_EVERY = 2, 10
-_PHOTOGRAPH = (500, 375)
+_PHOTOGRAPH = (500, 375)  # width and height in px
 
 
 def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, Any]:
-    """The loop of a search on the digits: what of its time it waited in `next(batches)`.
+    """Measures the share of its time that a search's loop on the digits waits in `next(batches)`.
 
-    As in a search every second weight step is followed by an architecture step on a batch of its
-    own, paths change, and the loop waits for the device at every tenth step alone. Waiting for the
-    first batch of either kind is start, not step, and not counted.
+    As in a search, every second weight step is followed by an α step on a batch of its own, paths
+    change, and the loop waits for the device only at every tenth step. Waiting for the first batch
+    of each kind belongs to the start and is not counted.
 
     Args:
-      supernet: of the workload; it is left with a batch of digits.
-      steps: weight steps.
+      supernet: supernet of the workload; its batch is replaced with digits.
+      workload: batch size, image size and space.
+      steps: number of weight steps.
     """
     parts = data.load(DATASET, data_dir=None, seed=0)
     sizes = {"batch_size": workload.batch_size, "image_size": workload.image_size}
@@ -44,15 +45,15 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, An
     for step, path in enumerate(paths):
         names = ("weights", "alpha") if step % ARCH_EVERY else ("weights",)
         for name in names:
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             supernet.batch = next(batches[name])
-            waited_ms[step] += 1e3 * (time.perf_counter() - asked)
+            waited_ms[step] += 1e3 * (time.perf_counter() - requested)
             result = supernet.weight_step(path) if name == "weights" else supernet.arch_step()
         if step % LOG_EVERY == LOG_EVERY - 1:
             jax.block_until_ready(result)
     jax.block_until_ready(supernet.state)
     wall_ms = 1e3 * (time.perf_counter() - start)
-    alone = _alone(batches["weights"], steps)
+    alone = _batches_per_s(batches["weights"], steps)
     for iterator in batches.values():
         iterator.close()
     pictures = workload.batch_size * (steps + steps // ARCH_EVERY)
@@ -69,20 +70,20 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, An
 
 
 def photographs(count: int = 256, size: int = 224) -> dict[str, Any]:
-    """Photographs a second by one core: through a training's pipeline, and Pillow's decoding alone.
+    """Measures photographs per second on one core: training pipeline, and Pillow decoding alone.
 
-    They are made, 500 x 375 px as ImageNet's are on average, smooth but for some noise, and lie in
-    memory as JPEG; the augmentation is ImageNet's.
+    The photographs are synthetic JPEGs in memory, smooth with some noise, 500 x 375 px like the
+    average of ImageNet. The augmentation is ImageNet's.
 
     Args:
-      count: of them; each is taken once before and once by the clock.
-      size: of the pictures that the pipeline gives, in px.
+      count: number of timed photographs, taken from 32 different ones.
+      size: image size in px that the pipeline outputs.
     """
     spec = data.SPECS["imagenet2012"]
-    records = _Photographs(32)
+    records: Any = _Photographs(32)  # stands in for a split's records
     part = data.Part("weights", spec, records, np.arange(len(records)), spec.augmentation)
     batches = data.batches(part, batch_size=16, image_size=size, seed=0, threads=1)
-    pipeline_per_s = 16 * _alone(batches, count // 16)
+    pipeline_per_s = 16 * _batches_per_s(batches, count // 16)
     batches.close()
     start = time.perf_counter()
     for index in range(count):
@@ -97,7 +98,7 @@ def photographs(count: int = 256, size: int = 224) -> dict[str, Any]:
 
 
 class _Photographs:
-    """Made JPEGs, in place of a split's records."""
+    """Synthetic JPEGs with the part of the interface of a split's records that batches use."""
 
     def __init__(self, count: int):
         rng = np.random.default_rng(0)
@@ -114,14 +115,14 @@ class _Photographs:
         return len(self._files)
 
     def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # those that were made here can be decoded
+        return contextlib.nullcontext()  # these JPEGs are valid
 
     def __getitem__(self, record: int) -> dict[str, Any]:
         return {"image": Image.open(io.BytesIO(self._files[record])), "label": 0, "record": record}
 
 
-def _alone(batches: Iterator[data.Batch], count: int) -> float:
-    """Batches a second with nobody else at work; those made ahead are taken before."""
+def _batches_per_s(batches: Iterator[data.Batch], count: int) -> float:
+    """Returns batches per second without other work; prefetched batches are discarded first."""
     for _ in itertools.islice(batches, 4):
         pass
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Part `profile`: where a step's time goes, by XLA's own profiler, sorted by kind of operation."""
+"""Part `profile`: time of a step by kind of operation, from XLA's profiler."""
 
 import collections
 import pathlib
@@ -15,31 +15,32 @@ from experiments.benchmark.workload import Workload
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = .*?\s(?P<opcode>[a-z][\w\-]*)\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-# What holds others, whose own time is theirs.
-_HOLDERS = ("conditional", "while", "call")
+# Opcodes that contain other instructions; their time is the time of those.
+_CONTAINERS = ("conditional", "while", "call")
 UNKNOWN = "not attributed"
 COPIES = "copies between host and device"
 
 
 def profile(programs: Steps, workload: Workload, rounds: int) -> dict[str, Any]:
-    """Milliseconds a step by kind of operation: the largest path's weight step, and it static.
+    """Measures ms per step by kind of operation: weight step and static step of the largest path.
 
-    On an accelerator `busy_ms` is what its streams executed, and the rest of `wall_ms` is waiting,
-    the host's for the indices of `lax.switch` among it. On a CPU operations run side by side.
+    On an accelerator `busy_ms` is the time its streams executed operations. The rest of `wall_ms`
+    is waiting, including the host's for the indices of `lax.switch`. On a CPU operations run in
+    parallel, so that `busy_ms` can exceed `wall_ms`.
     """
     path = workload.largest_path
     static = programs.static(path)
     return {
-        "weight": _one(
-            lambda: programs.supernet.weight_step(path), programs.supernet.weight.as_text(), rounds
+        "weight": _profile(
+            lambda: programs.supernet.weight_step(path), programs.supernet.weight, rounds
         ),
-        "static": _one(static.step, static.compiled.as_text(), rounds),
+        "static": _profile(static.step, static.compiled, rounds),
     }
 
 
 def kinds(hlo: str) -> dict[str, str | None]:
-    """The kind of each instruction of an HLO text by name; None where it only holds others."""
-    result = {}
+    """Returns the kind of each instruction of an HLO text by name; None for containers."""
+    result: dict[str, str | None] = {}
     for line in hlo.splitlines():
         match = _INSTRUCTION.match(line)
         if match is None:
@@ -47,7 +48,7 @@ def kinds(hlo: str) -> dict[str, str | None]:
         op_name = _OP_NAME.search(line)
         result[match["name"]] = (
             None
-            if match["opcode"] in _HOLDERS
+            if match["opcode"] in _CONTAINERS
             else _kind(line, match["opcode"], op_name[1] if op_name else "")
         )
     return result
@@ -71,9 +72,13 @@ def _kind(line: str, opcode: str, op_name: str) -> str:
     return "normalization and elementwise"
 
 
-def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, Any]:
+def _profile(call: Callable[[], Any], program: jax.stages.Compiled, rounds: int) -> dict[str, Any]:
+    hlo = program.as_text()
+    assert hlo is not None, "XLA's compiled programs have a text"
     kind_of = kinds(hlo)
-    module = re.match(r"HloModule ([\w.\-]+)", hlo)[1]
+    header = re.match(r"HloModule ([\w.\-]+)", hlo)
+    assert header is not None
+    module = header[1]
     jax.block_until_ready(call())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -86,7 +91,7 @@ def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, Any]:
     total_ms: dict[str, float] = collections.defaultdict(float)
     for name, stats, ms in _events(data):
         if stats.get("hlo_module") == module:
-            kind = kind_of.get(stats.get("hlo_op"), UNKNOWN)
+            kind = kind_of.get(stats.get("hlo_op", ""), UNKNOWN)
             if kind is not None:
                 total_ms[kind] += ms / rounds
         elif "hlo_module" not in stats:
@@ -96,7 +101,7 @@ def _one(call: Callable[[], Any], hlo: str, rounds: int) -> dict[str, Any]:
 
 
 def _events(data: Any) -> Iterator[tuple[str, dict[str, Any], float]]:
-    """(name, statistics, ms) of what the devices executed; of a CPU, what belongs to a program."""
+    """Yields (name, statistics, ms) of executed operations; on a CPU only those of a program."""
     accelerators = [
         plane
         for plane in data.planes

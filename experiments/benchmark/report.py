@@ -1,4 +1,4 @@
-"""What a benchmark's document says to people: the figures with their bounds, and its tables."""
+"""Report of a benchmark: the figures with their bounds, and the tables."""
 
 import dataclasses
 import shlex
@@ -7,20 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from experiments.benchmark.growth import FIGURES, faster_than_linear
+from experiments.runs import markdown
 
-# What each figure is to stay below.
+# Upper bounds of the figures.
 STEP_RATIO, TEMP_RATIO, COMPILE_S, START_S, WAITED_SHARE = 1.25, 1.1, 60.0, 8.0, 0.05
 
 _AXES = {
     "blocks": "blocks",
-    "candidates": "candidates a block, without skip",
+    "candidates": "candidates per block, without skip",
     "batch_size": "batch",
     "image_size": "image, px",
     "devices": "virtual CPU devices",
 }
 _FIGURES = {
     "weight_ms": "weight step, ms",
-    "arch_ms": "architecture step, ms",
+    "arch_ms": "α step, ms",
     "temp_mb": "temporaries of the weight step, MB",
     "compile_s": "compilation, s",
 }
@@ -28,7 +29,7 @@ _FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure: what it is, its value as text, and its bound where it has one."""
+    """One figure: its name, its value as text, and its bound if it has one."""
 
     name: str
     value: str
@@ -37,7 +38,7 @@ class Figure:
 
 
 def figures(parts: Mapping[str, Mapping]) -> list[Figure]:
-    """The figures of the parts that there are, in the order of the parts."""
+    """Returns the figures of the measured parts, in the order of `_FIGURES_OF`."""
     return [
         figure for name, one in _FIGURES_OF.items() if name in parts for figure in one(parts[name])
     ]
@@ -59,7 +60,7 @@ def _step(part: Mapping) -> Iterator[Figure]:
     yield Figure(
         "largest path: weight step, static step", f"{_ms(row['weight'])}, {_ms(row['static'])}"
     )
-    yield Figure("architecture step", _ms(part["arch"]))
+    yield Figure("α step", _ms(part["arch"]))
 
 
 def _memory(part: Mapping) -> Iterator[Figure]:
@@ -73,7 +74,7 @@ def _memory(part: Mapping) -> Iterator[Figure]:
             f"{programs['static_largest']['temp_mb']:.0f} MB)"
         ),
     )
-    yield Figure("temporaries of the architecture step", f"{programs['arch']['temp_mb']:.0f} MB")
+    yield Figure("temporaries of the α step", f"{programs['arch']['temp_mb']:.0f} MB")
 
 
 def _compile(part: Mapping) -> Iterator[Figure]:
@@ -82,7 +83,7 @@ def _compile(part: Mapping) -> Iterator[Figure]:
 
 def _start(part: Mapping) -> Iterator[Figure]:
     yield _bounded(
-        "second start of the steps alone, to the first step",
+        "second start of the steps, up to the first step",
         part["median_s"],
         START_S,
         "{:.1f} s",
@@ -93,7 +94,7 @@ def _start(part: Mapping) -> Iterator[Figure]:
 def _search(part: Mapping) -> Iterator[Figure]:
     second = part["second"]
     yield _bounded(
-        f"second start of the quick start's search, to its step {second['steps']}",
+        f"second start of the quick start's search, up to its step {second['steps']}",
         second["to_logged_s"],
         START_S,
         "{:.1f} s",
@@ -113,7 +114,7 @@ def _profile(part: Mapping) -> Iterator[Figure]:
     for name, title in (("weight", "weight step"), ("static", "static step")):
         one = part[name]
         top = ", ".join(f"{kind} {ms:.1f}" for kind, ms in list(one["kinds_ms"].items())[:3])
-        yield Figure(f"where the {title} goes, ms of {one['wall_ms']:.1f}", top)
+        yield Figure(f"longest parts of the {title}, ms of {one['wall_ms']:.1f}", top)
 
 
 def _kernels(part: Mapping) -> Iterator[Figure]:
@@ -123,25 +124,25 @@ def _kernels(part: Mapping) -> Iterator[Figure]:
             for row in part["depthwise"]
         ]
         yield Figure(
-            f"depthwise {what}: XLA's own ÷ shifted slices",
+            f"depthwise {what}: XLA ÷ shifted slices",
             f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over "
             f"{len(ratios)} shapes)",
         )
-    yield Figure("choice of one lax.switch", f"{part['switch']['choice_us']:.1f} µs")
+    yield Figure("cost of one lax.switch", f"{part['switch']['choice_us']:.1f} µs")
 
 
 def _bandwidth(part: Mapping) -> Iterator[Figure]:
     rates = ", ".join(f"{point['mb']} MB {point['gb_per_s']:.0f}" for point in part["points"])
-    yield Figure(f"copies by {part['threads']} threads, GB/s read and written", rates)
+    yield Figure(f"copies with {part['threads']} threads, GB/s read and written", rates)
 
 
 def _pipeline(part: Mapping) -> Iterator[Figure]:
     yield _bounded(
-        "input pipeline: share of the loop waited",
+        "input pipeline: share of the loop spent waiting",
         100 * part["waited_share"],
         100 * WAITED_SHARE,
         "{:.1f} %",
-        f" ({part['pictures_per_s_in_loop']:.0f} pictures/s, alone "
+        f" ({part['pictures_per_s_in_loop']:.0f} images/s, pipeline alone "
         f"{part['pictures_per_s_alone']:.0f})",
     )
 
@@ -149,8 +150,8 @@ def _pipeline(part: Mapping) -> Iterator[Figure]:
 def _photographs(part: Mapping) -> Iterator[Figure]:
     ratio = part["pipeline_per_s"] / part["pillow_per_s"]
     yield Figure(
-        f"photographs a second and core, JPEG to {part['size']} px",
-        f"{part['pipeline_per_s']:.0f}, {ratio:.2f} of what Pillow decodes alone",
+        f"photographs per second and core, JPEG to {part['size']} px",
+        f"{part['pipeline_per_s']:.0f}, {ratio:.2f} of Pillow's decoding alone",
     )
 
 
@@ -179,7 +180,7 @@ _FIGURES_OF = {
 
 
 def _without_folder(command: str) -> str:
-    """The command but for where it wrote, which is the machine's own matter."""
+    """Returns the command without --output, which means nothing on another machine."""
     return shlex.join(word for word in shlex.split(command) if not word.startswith("--output="))
 
 
@@ -188,23 +189,18 @@ def _ms(summary: Mapping[str, float]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table's lines; floats with three digits."""
-    shown = [
-        [
-            f"{cell:.3g}"
-            if isinstance(cell, float) and abs(cell) < 100
-            else f"{cell:.0f}"
-            if isinstance(cell, float)
-            else str(cell)
-            for cell in row
-        ]
-        for row in rows
-    ]
-    return [f"| {' | '.join(row)} |" for row in (list(header), ["---"] * len(header), *shown)]
+    """Returns the lines of a Markdown table; floats below 100 get three significant digits."""
+    return markdown.table(header, [[_rounded(cell) for cell in row] for row in rows])
+
+
+def _rounded(cell: object) -> object:
+    if not isinstance(cell, float):
+        return cell
+    return f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
 
 
 def figures_table(parts: Mapping[str, Mapping], skipped: Mapping[str, str]) -> list[str]:
-    """The figures as a Markdown table, and a line for each part that was skipped."""
+    """Returns the figures as a Markdown table, and a line for each skipped part."""
     met = {None: "", True: "met", False: "**missed**"}
     lines = table(
         ("figure", "value", "bound", ""),
@@ -214,11 +210,11 @@ def figures_table(parts: Mapping[str, Mapping], skipped: Mapping[str, str]) -> l
 
 
 def section(document: Mapping, growth_figure: str | None) -> list[str]:
-    """One benchmark's part of docs/performance.md, as lines.
+    """Returns the lines of one benchmark's section of docs/performance.md.
 
     Args:
-      document: as `experiments.benchmark` writes it.
-      growth_figure: the figure's file, where the document has the part `growth`.
+      document: content of benchmark.json.
+      growth_figure: file name of the figure, if the document has the part `growth`.
     """
     machine, settings, parts = (document[key] for key in ("machine", "settings", "parts"))
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -230,7 +226,7 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
         f"{', ' + machine['accelerator'] if machine['accelerator'] else ''}; load at the "
         f"start {machine['load']:.1f}; {document['date']}; {versions}. Space "
         f"{settings['space']}, {settings['num_classes']} classes, {settings['steps']} timed "
-        f"rounds.",
+        f"repeats.",
         "",
         "    " + _without_folder(document["command"]),
         "",
@@ -271,7 +267,7 @@ def _memory_table(part: Mapping) -> list[str]:
         for name, one in part["programs"].items()
     ]
     return [
-        "### Memory by XLA's own analysis, MB",
+        "### Memory by XLA's analysis, MB",
         "",
         *table(("program", "temporaries", "arguments", "outputs", "of these aliased"), rows),
     ]
@@ -290,7 +286,7 @@ def _start_table(part: Mapping) -> list[str]:
     where = part["where"]
     rows = [
         ("interpreter and imports", where["interpreter_and_imports_s"]),
-        ("weights drawn", where["init_s"]),
+        ("initialization of the weights", where["init_s"]),
         *(
             (f"{name} step: {what.removesuffix('_s')}", seconds)
             for name, program in where["programs"].items()
@@ -299,7 +295,7 @@ def _start_table(part: Mapping) -> list[str]:
         ("first step", where["first_step_s"]),
     ]
     return [
-        "### Second start of the steps alone, s",
+        "### Second start of the steps, s",
         "",
         *table(("phase", "s"), rows),
         "",
@@ -344,10 +340,10 @@ def _profile_table(part: Mapping) -> list[str]:
     ]
     rows += [
         (what, part["weight"][key], part["static"][key])
-        for what, key in (("executed in all", "busy_ms"), ("by the clock", "wall_ms"))
+        for what, key in (("total executed", "busy_ms"), ("wall time", "wall_ms"))
     ]
     return [
-        "### Where a step of the largest path goes, ms",
+        "### Step of the largest path by kind of operation, ms",
         "",
         *table(("kind of operation", "weight step", "static step"), rows),
     ]

@@ -1,7 +1,7 @@
-"""Parts `compile`, `start` and `search`: what a start takes, in fresh processes.
+"""Parts `compile`, `start` and `search`: time to start, measured in fresh processes.
 
-`compile` and `start` start `experiments.benchmark.first_step`, which needs JAX alone; `search`
-starts the quick start's search itself, twice, the second going on where the first was stopped.
+`compile` and `start` run `experiments.benchmark.first_step`, which needs only JAX. `search` runs
+the quick start's search itself, twice; the second run resumes the first, which was stopped.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from experiments.benchmark.workload import Workload
 _ROOT = pathlib.Path(__file__).parents[2]
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _KEPT_STEPS = 2  # weight, arch
-_LAST_WORDS = 2000  # characters of a failed process's standard error
+_TAIL = 2000  # characters of a failed process's standard error
 _SEARCH_NEEDS = (
     "openvino",
     "onnx",
@@ -39,24 +39,25 @@ _SEARCH_NEEDS = (
 
 
 class ProcessFailed(RuntimeError):
-    """A process that the benchmark started ended before it had said what it was asked."""
+    """A process that the benchmark started ended before it printed its results."""
 
 
 def first_step(
     workload: Workload, *, cache: str | None = None, rounds: int = 0
 ) -> tuple[dict, dict | None]:
-    """Starts `experiments.benchmark.first_step`.
+    """Runs `experiments.benchmark.first_step` in a fresh process.
 
     Args:
-      cache: folder of compiled programs; None is none.
-      rounds: timed steps after the first.
+      workload: size of the search.
+      cache: folder of compiled programs; None is no cache.
+      rounds: number of timed repeats of each step after the first.
 
     Returns:
-      Its first document, with `to_first_step_s` from before the process began until the first step
-      was done; and its second, None where `rounds` is 0.
+      The first document, with `to_first_step_s` from before the process starts until its first
+      step is done; and the second document, None if `rounds` is 0.
 
     Raises:
-      ProcessFailed: with its last words.
+      ProcessFailed: with the end of its standard error.
     """
     environment = {key: value for key, value in os.environ.items() if key != _CACHE}
     if cache is not None:
@@ -74,16 +75,16 @@ def first_step(
     with _process("experiments.benchmark.first_step", arguments, environment) as process:
         first = json.loads(_line(process))
         total = time.perf_counter() - start
-        told = (
+        reported = (
             first["init_s"] + first["first_step_s"] + sum(map(_seconds, first["programs"].values()))
         )
-        first |= {"to_first_step_s": total, "interpreter_and_imports_s": total - told}
+        first |= {"to_first_step_s": total, "interpreter_and_imports_s": total - reported}
         second = json.loads(_line(process)) if rounds else None
     return first, second
 
 
 def cold_compile(workload: Workload) -> dict[str, Any]:
-    """The document of part `compile`: both steps, traced, lowered, compiled, with no cache."""
+    """Measures part `compile`: tracing, lowering and compilation of both steps without a cache."""
     programs = first_step(workload)[0]["programs"]
     return {"programs": programs, "total_s": sum(map(_seconds, programs.values()))}
 
@@ -93,13 +94,14 @@ def _seconds(program: dict[str, float]) -> float:
 
 
 def second_start(workload: Workload, starts: int) -> dict[str, Any]:
-    """The document of part `start`: a process until its first step is done, programs cached.
+    """Measures part `start`: a process until its first step is done, with cached programs.
 
     Args:
-      starts: with the cache filled; the median is of these.
+      workload: size of the search.
+      starts: number of starts with a filled cache, of which the median is taken.
     """
     with tempfile.TemporaryDirectory() as cache:
-        cold, _ = first_step(workload, cache=cache, rounds=1)  # until both steps are kept
+        cold, _ = first_step(workload, cache=cache, rounds=1)  # ends once both steps are stored
         warm = [first_step(workload, cache=cache)[0] for _ in range(starts)]
     seconds = [one["to_first_step_s"] for one in warm]
     middle = warm[int(np.argsort(seconds)[len(seconds) // 2])]
@@ -114,14 +116,15 @@ def second_start(workload: Workload, starts: int) -> dict[str, Any]:
 
 
 def search_start() -> dict[str, Any]:
-    """The document of part `search`: the quick start's command, stopped, and given again.
+    """Measures part `search`: the quick start's command, stopped and repeated.
 
-    A search logs every tenth step, so that its first step is seen by the first line it logs:
-    `to_logged_s` is from before the process began to that line, `steps` how many it had taken.
+    A search logs every tenth step, so that the first line of its log is the first sign of its
+    steps. `to_logged_s` is the time from before the process starts to that line, `steps` the
+    number of steps taken by then.
 
     Raises:
-      ModuleNotFoundError: it cannot run here.
-      ProcessFailed.
+      ModuleNotFoundError: a package that the search needs is missing.
+      ProcessFailed: with the end of its standard error.
     """
     missing = [name for name in _SEARCH_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
@@ -150,20 +153,22 @@ def _search(folder: pathlib.Path) -> dict[str, float]:
         resumed = 0
         while compiled_s is None:
             line = _line(process)
-            if "going on from step" in line:
+            if "resuming from step" in line:
                 resumed = int(line.split("step")[1].split()[0])
             if "✓ compile" in line:
                 compiled_s = time.perf_counter() - start
         while _logged_steps(metrics) == logged:
             if process.poll() is not None:
-                raise ProcessFailed(f"the search ended with {process.returncode} and no step")
+                raise ProcessFailed(f"the search ended with {process.returncode} before a step")
             time.sleep(0.01)
         logged_s = time.perf_counter() - start
         step = _logged_steps(metrics)[-1]
-        # What a second start loads: the steps may be compiled still.
+        # A second start loads these files; the steps may still be compiling.
         while len([*(folder / "xla" / "steps").glob("*-*")]) < _KEPT_STEPS:
             if process.poll() is not None:
-                raise ProcessFailed(f"the search ended with {process.returncode} and kept no steps")
+                raise ProcessFailed(
+                    f"the search ended with {process.returncode} and stored no compiled steps"
+                )
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         process.communicate()
@@ -171,16 +176,18 @@ def _search(folder: pathlib.Path) -> dict[str, float]:
 
 
 def _logged_steps(metrics: pathlib.Path) -> list[int]:
-    """The steps in metrics.jsonl, of its whole lines."""
+    """Returns the steps of the complete lines of metrics.jsonl."""
     if not metrics.exists():
         return []
     lines = metrics.read_text().splitlines(True)
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
-def _line(process: subprocess.Popen) -> str:
-    """The next line of the process's output (standard error, where that is piped)."""
-    line = (process.stderr or process.stdout).readline()
+def _line(process: subprocess.Popen[str]) -> str:
+    """Returns the next line of standard error if it is piped, of standard output otherwise."""
+    stream = process.stderr or process.stdout
+    assert stream is not None and isinstance(process.args, list)
+    line = stream.readline()
     if not line:
         raise ProcessFailed(f"{' '.join(process.args[1:])} ended with {process.wait()}")
     return line
@@ -193,10 +200,10 @@ def _process(
     environment: dict[str, str],
     stdout: int = subprocess.PIPE,
     stderr: int | None = None,
-) -> Iterator[subprocess.Popen]:
-    """`python -m module` in the project's folder, killed where it is not done at the end.
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs `python -m module` in the project's folder and kills it at the end of the block.
 
-    Its standard error goes to a file unless it is piped, and stands in what is raised.
+    Standard error goes to a file unless it is piped; `ProcessFailed` quotes its end.
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -211,7 +218,7 @@ def _process(
             yield process
         except ProcessFailed as error:
             errors.seek(0)
-            raise ProcessFailed(f"{error}: {errors.read()[-_LAST_WORDS:]}") from error
+            raise ProcessFailed(f"{error}: {errors.read()[-_TAIL:]}") from error
         finally:
             process.kill()
             process.wait()

@@ -1,6 +1,7 @@
-"""Parts `step` and `memory`: the supernet's steps against the same networks compiled statically."""
+"""Parts `step` and `memory`: the supernet's steps, and the same networks compiled statically."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxnas.space import format_arch
 
 
 class Steps:
-    """The programs of both parts; what one has compiled the other takes."""
+    """The programs of both parts, each compiled once."""
 
     def __init__(self, workload: Workload):
         self._workload = workload
@@ -19,24 +20,24 @@ class Steps:
         self._static: dict[tuple[int, ...], StaticNetwork] = {}
 
     def static(self, path: np.ndarray) -> StaticNetwork:
-        """The path's network, compiled at first use."""
+        """Returns the path's network, compiled at first use."""
         key = tuple(path.tolist())
         if key not in self._static:
             self._static[key] = StaticNetwork(self._workload, path)
         return self._static[key]
 
     def time(self, random_paths: int, rounds: int) -> dict[str, Any]:
-        """The document of part `step`.
+        """Measures part `step`.
 
         Args:
-          random_paths: timed beside the largest.
-          rounds: timed steps of each program. A round takes, for every path, one weight step and
-            one step of its static network, and in the end one architecture step.
+          random_paths: number of paths to time besides the largest.
+          rounds: number of timed repeats. Each takes, for every path, one weight step and one step
+            of its static network, and finally one α step.
         """
         paths = [*self._workload.random_paths(random_paths), self._workload.largest_path]
-        calls = {}
+        calls: dict[str, Callable[[], Any]] = {}
         for index, path in enumerate(paths):
-            calls[f"weight {index}"] = lambda path=path: self.supernet.weight_step(path)
+            calls[f"weight {index}"] = functools.partial(self.supernet.weight_step, path)
             calls[f"static {index}"] = self.static(path).step
         calls["arch"] = self.supernet.arch_step
         times_ms = in_turn(calls, rounds)
@@ -51,7 +52,7 @@ class Steps:
         }
 
     def memory(self) -> dict[str, Any]:
-        """The document of part `memory`: XLA's own account of the programs."""
+        """Returns the document of part `memory`: XLA's analysis of the programs."""
         programs = {
             "weight": self.supernet.weight,
             "arch": self.supernet.arch,
@@ -60,7 +61,7 @@ class Steps:
         document = {name: memory_mb(program) for name, program in programs.items()}
         return {
             "programs": document,
-            "temp_ratio": (document["weight"]["temp_mb"] / document["static_largest"]["temp_mb"]),
+            "temp_ratio": document["weight"]["temp_mb"] / document["static_largest"]["temp_mb"],
         }
 
     def _row(

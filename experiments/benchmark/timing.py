@@ -1,12 +1,12 @@
-"""Programs timed in turn: one call of each, round after round, so that drift meets all alike.
+"""Interleaved timing: one call of each program per repeat, so that drift affects all equally.
 
-A call's time runs until its results are there. Medians with p10 and p90; the interval of a ratio
-is over rounds, whose calls are resampled together.
+The time of a call runs until its results are ready. Figures are medians with p10 and p90. The
+interval of a ratio is over repeats: the calls of a repeat are resampled together.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ import numpy as np
 WARMUP_ROUNDS = 2
 _RESAMPLES = 2000
 
+Name = TypeVar("Name", bound=Hashable)
 
-def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Times the calls, in the mapping's order, over and over; two rounds before go untimed.
+
+def in_turn(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, np.ndarray]:
+    """Times the calls in the mapping's order, repeatedly, after two untimed repeats.
 
     Args:
-      calls: functions that start work and return its results, any tree of arrays.
-      rounds: timed calls of each.
+      calls: functions that start work and return its results, any pytree of arrays.
+      rounds: number of timed repeats.
 
     Returns:
       Milliseconds of each call by name, float64 [rounds].
@@ -36,15 +38,15 @@ def in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np
 
 
 def summary(times_ms: np.ndarray) -> dict[str, float]:
-    """Median, p10 and p90 in ms, and how many there are."""
+    """Returns median, p10 and p90 in ms, and the number of times."""
     median, p10, p90 = np.percentile(times_ms, [50, 10, 90]).tolist()
     return {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "count": len(times_ms)}
 
 
 def ratio(times_ms: np.ndarray, base_ms: np.ndarray) -> dict[str, float]:
-    """The medians' ratio and its 95 % interval, of times taken in the same rounds.
+    """Returns the ratio of medians and its 95 % interval, for times from the same repeats.
 
-    The interval is the bootstrap's (Efron and Tibshirani 1993, §13.3), by percentiles.
+    The interval is a percentile bootstrap (Efron and Tibshirani 1993, §13.3).
     """
     rounds = np.random.default_rng(0).integers(0, len(base_ms), (_RESAMPLES, len(base_ms)))
     drawn = np.median(times_ms[rounds], 1) / np.median(base_ms[rounds], 1)

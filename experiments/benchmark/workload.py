@@ -1,8 +1,10 @@
-"""What the benchmark times: the steps of a search at one size, and static networks beside them."""
+"""Workloads of the benchmark: the steps of a search at one size, and static networks."""
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +21,17 @@ TARGET_MS, LATENCY_WEIGHT = 17.2, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A search's size.
+    """Size of a search.
 
     Attributes:
-      space: its name.
-      batch_size: examples of a step, over all devices.
+      space: name of the search space.
+      batch_size: examples per step, over all devices.
       image_size: side of the training images in px.
-      num_classes: of the classifier.
-      precision: of the steps, `f32` or `bf16`.
-      blocks: how many of the space's blocks, from the front; None is all.
-      candidates: how many of its convolutions, the largest ones; None is all. Skip stays.
-      devices: over which the batch is sharded; None is one, without a mesh.
+      num_classes: number of classifier outputs.
+      precision: precision of the steps, `f32` or `bf16`.
+      blocks: number of the space's first blocks to use; None is all.
+      candidates: number of its largest convolutions to use, besides skip; None is all.
+      devices: number of devices that share the batch; None is one, without a mesh.
     """
 
     space: str = "proxyless"
@@ -42,18 +44,18 @@ class Workload:
     devices: int | None = None
 
     def check(self) -> None:
-        """Raises ValueError for an unknown space, or a size that it cannot halve."""
+        """Raises ValueError for an unknown space, or a size its total stride does not divide."""
         space = find_space(self.space)
         factor = 2 * math.prod(block.stride for block in space.blocks)
         if self.image_size % factor:
             raise ValueError(
                 f"--train_image_size={self.image_size}: give a multiple of {factor} "
-                f"px, by which the {space.name} space divides its input"
+                f"px, the total stride of the {space.name} space"
             )
 
     @property
     def search_space(self) -> Space:
-        """The space, cut to the blocks and candidates asked for."""
+        """The space, reduced to `blocks` and `candidates`."""
         space = find_space(self.space)
         convolutions = space.convolutions[-(self.candidates or 0) :]
         return dataclasses.replace(
@@ -64,7 +66,7 @@ class Workload:
 
     @property
     def largest_path(self) -> np.ndarray:
-        """int32 [blocks]: the most multiply-accumulates that a block can have, everywhere."""
+        """Path int32 [blocks] with the most multiply-accumulates in every block."""
         space = self.search_space
         index = max(
             range(len(space.convolutions)),
@@ -73,12 +75,12 @@ class Workload:
         return np.full(len(space.blocks), index, np.int32)
 
     def random_paths(self, count: int) -> list[np.ndarray]:
-        """Paths int32 [blocks], uniform; the same for every workload of the space."""
+        """Returns uniform random paths int32 [blocks], the same for equal search spaces."""
         rng = np.random.default_rng(0)
         return [self.search_space.random_path(rng) for _ in range(count)]
 
     def batch(self) -> dict[str, jax.Array]:
-        """Random pixels and labels, on the device."""
+        """Returns a batch of random pixels and labels on the device."""
         rng = np.random.default_rng(0)
         shape = (self.batch_size, self.image_size, self.image_size, 3)
         return {
@@ -88,7 +90,7 @@ class Workload:
 
 
 class Supernet:
-    """The search's two steps: traced, lowered and compiled apart, then taken with its state."""
+    """The two steps of the search with their state; each step is compiled at first use."""
 
     def __init__(self, workload: Workload):
         self._workload = workload
@@ -102,35 +104,38 @@ class Supernet:
             self.batch = layout.shard(jax.device_get(self.batch))
 
     @property
-    def programs(self) -> dict[str, tuple[jax.stages.Wrapped, tuple]]:
-        """The steps `weight` and `arch` before they are traced, with their arguments."""
+    def programs(self) -> dict[str, tuple[Callable[..., Any], tuple]]:
+        """The jitted steps `weight` and `arch`, with their arguments."""
         return {
             "weight": (self._steps.weight, self._weight_arguments(self._workload.largest_path)),
             "arch": (self._steps.arch, self._arch_arguments()),
         }
 
     def traced(self, name: str) -> jax.stages.Traced:
-        """One of them, before it is lowered."""
+        """Traces one of the `programs`."""
         step, arguments = self.programs[name]
+        assert isinstance(step, jax.stages.Wrapped), "a step must be jitted"
         return step.trace(*arguments)
 
     @functools.cached_property
     def weight(self) -> jax.stages.Compiled:
+        """The compiled weight step."""
         return self.traced("weight").lower().compile()
 
     @functools.cached_property
     def arch(self) -> jax.stages.Compiled:
+        """The compiled α step."""
         return self.traced("arch").lower().compile()
 
     def weight_step(
         self, path: np.ndarray
     ) -> tuple[search_steps.Metrics, search_steps.SearchState]:
-        """Takes a weight step on the path; what it returns is there when the step is done."""
+        """Takes a weight step on the path; returns arrays that are ready when the step is done."""
         self.state, metrics = self.weight(*self._weight_arguments(path))
         return metrics, self.state
 
     def arch_step(self) -> tuple[dict[str, jax.Array], search_steps.Metrics]:
-        """Takes an architecture step; α stays, so that every call does the same."""
+        """Runs an α step but keeps the state, so that all calls are equal."""
         return self.arch(*self._arch_arguments())
 
     def _weight_arguments(self, path: np.ndarray) -> tuple:
@@ -155,11 +160,11 @@ class Supernet:
 
 
 class StaticNetwork:
-    """One path as a network of its own, trained by `jaxnas.network_steps`, which compiles it alone.
+    """One path as a separate network, trained and compiled by `jaxnas.train_steps`.
 
-    Its step differs from the supernet's weight step in these: no gather and scatter, no switch,
-    no padding; batch norm's scale and bias do not decay; the learning rate is scheduled inside.
-    Dropout is 0 and no average is kept.
+    Its step differs from the supernet's weight step: it has no gather and scatter, no switch and
+    no padding, batch norm's scale and bias do not decay, and the learning rate schedule is part of
+    the step. Dropout is 0 and no moving average is kept.
     """
 
     def __init__(self, workload: Workload, path: np.ndarray):
@@ -172,19 +177,20 @@ class StaticNetwork:
         )
         self._state = train_steps.init_state(network, recipe, 0)
         self._batch = workload.batch()
-        self.compiled = (
-            train_steps.make_steps(network, recipe).train.lower(self._state, self._batch).compile()
-        )
+        step = train_steps.make_steps(network, recipe).train
+        assert isinstance(step, jax.stages.Wrapped), "a step must be jitted"
+        self.compiled = step.lower(self._state, self._batch).compile()
 
     def step(self) -> tuple[search_steps.Metrics, train_steps.NetworkState]:
-        """Takes a training step; what it returns is there when the step is done."""
+        """Takes a training step; returns arrays that are ready when the step is done."""
         self._state, metrics = self.compiled(self._state, self._batch)
         return metrics, self._state
 
 
 def memory_mb(program: jax.stages.Compiled) -> dict[str, float]:
-    """XLA's own account of a compiled program, in 10⁶ bytes."""
+    """Returns XLA's memory analysis of a compiled program, in 10⁶ bytes."""
     analysis = program.memory_analysis()
+    assert analysis is not None, "XLA analyzes the programs of every platform in use"
     return {
         "temp_mb": analysis.temp_size_in_bytes / 1e6,
         "argument_mb": analysis.argument_size_in_bytes / 1e6,

@@ -1,11 +1,11 @@
-"""The poster's table and figure: published networks and found ones, side by side.
+"""Compares published and found networks, like the poster's table and figure.
 
     python -m experiments.compare --found=runs/FOLDER --devices=MYRIADX_COMPILER,CPU
 
-Latency and parameters are those of networks with one number of classes (--num_classes), whatever
-the found ones were trained on; their top-1 is of the data set they were trained on and says so.
-What the store of measurements has is not measured again. Writes compare.json, compare.md and the
-drawing of every network, compare.svg and compare.png.
+Latency and parameters are of networks with the same number of classes (--num_classes), whatever
+the found ones were trained on. Top-1 of a found network is on its own data set, which is named.
+Networks in the store of measurements are not measured again. Writes compare.json, compare.md and
+drawings of all networks, compare.svg and compare.png.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from profiling.database import Store
 from profiling.device import Options
 from profiling.errors import DeviceUnavailable
 from profiling.measurement import Measurement
-from profiling.progress import Progress
+from profiling.progress import Phase, Progress
 from profiling.recording import Recording
 from profiling.registry import DEVICES, device_names, open_device
 
@@ -36,7 +36,7 @@ NETWORKS = ("mobilenet_v2", "proxyless_mobile", "proxyless_cpu", "proxyless_gpu"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compares as the flags say; returns the exit status."""
+    """Runs the comparison that the flags describe; returns the exit status."""
     del argv
     args = flags.FLAGS
     with command.usage_errors():
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"--output={output} cannot be made ({error.strerror}); name another folder"
+                f"--output={output} cannot be created ({error.strerror}); name another folder"
             ) from error
     with command.device_errors(), command.open_store(args.store) as store, Progress() as progress:
         columns, left_out = measure(rows, devices, options, args.image_size, store, progress)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def distinct(flag: str, names: Sequence[str]) -> list[str]:
-    """The names of a list without blanks; raises ValueError where one comes twice."""
+    """Returns the names of a list without blanks; raises ValueError where a name is repeated."""
     names = [name.strip() for name in names]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -73,12 +73,12 @@ def distinct(flag: str, names: Sequence[str]) -> list[str]:
 
 
 def network_rows(names: Sequence[str], num_classes: int) -> list[Row]:
-    """A row for each published network; raises ValueError for a name that is none."""
+    """Returns a row for each published network; raises ValueError for an unknown name."""
     unknown = next((name for name in names if name not in ZOO), None)
     if unknown is not None:
         raise ValueError(
             f"--networks: unknown network {unknown!r}, allowed are {', '.join(ZOO)}; "
-            f"folders of runs go with --found"
+            f"give folders of runs with --found"
         )
     rows = []
     for name in names:
@@ -92,19 +92,21 @@ def network_rows(names: Sequence[str], num_classes: int) -> list[Row]:
 
 
 def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path], num_classes: int) -> list[Row]:
-    """The rows and those of the folders' networks; a trained network that has a row adds to it.
+    """Returns the rows and those of the folders; a network with a row adds its accuracy to it.
 
     Raises:
-      ValueError: a folder that is none of a run, or whose network does not fit its space.
+      ValueError: not the folder of a run, or its network does not fit its space.
     """
     rows = list(rows)
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"--found: {folder} is no folder; give those of searches or trainings")
+            raise ValueError(
+                f"--found: {folder} is no folder; give folders of searches or trainings"
+            )
         architecture = read_architecture(folder)
         accuracy = read_accuracy(folder)
         measured = () if accuracy is None else ({**accuracy, "folder": str(folder)},)
-        # One name for all: the store knows a network by its specification, name included.
+        # The same name for all: the store's key is the specification, which includes the name.
         spec = architecture.spec(num_classes, "found")
         known = next((i for i, row in enumerate(rows) if row.spec == spec), None)
         if known is not None:
@@ -118,13 +120,13 @@ def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path], num_classes
 
 
 def check_size(rows: Sequence[Row], image_size: int) -> None:
-    """Raises ValueError for a size that a network cannot halve as often as it does."""
+    """Raises ValueError for a size that is not a multiple of every network's total stride."""
     for row in rows:
         factor = 2 * math.prod(block.stride for block in row.spec.blocks)
         if image_size % factor:
             raise ValueError(
-                f"--image_size={image_size}: give a multiple of {factor} px, by which "
-                f"{row.title} divides its input"
+                f"--image_size={image_size}: give a multiple of {factor} px, the total stride of "
+                f"{row.title}"
             )
 
 
@@ -136,10 +138,10 @@ def measure(
     store: Store,
     progress: Progress,
 ) -> tuple[dict[str, list[Measurement]], dict[str, str]]:
-    """Measurements of the rows by device, and why each device that is not there is left out.
+    """Returns measurements of the rows by device, and the error of each unavailable device.
 
     Raises:
-      DeviceUnavailable: none is there.
+      DeviceUnavailable: no device is available.
       CompileError: a device's compiler refuses a network.
     """
     columns: dict[str, list[Measurement]] = {}
@@ -154,24 +156,23 @@ def measure(
                 progress.print(f"{name} is left out: {error}", "yellow")
         if not opened:
             raise DeviceUnavailable(
-                f"none of --devices={','.join(devices)} is there; the lines above say why"
+                f"none of --devices={','.join(devices)} is available; the lines above say why"
             )
         for name, device in opened.items():
             with progress.phase(name, total=1) as phase:
+
+                def show(done: int, total: int, phase: Phase = phase) -> None:
+                    phase.update(done / total, f"{done} of {total} runs")
+
                 columns[name] = tables.measure_specs(
-                    device,
-                    [row.spec for row in rows],
-                    image_size,
-                    progress=lambda done, total, phase=phase: phase.update(
-                        done / total, f"{done} of {total} runs"
-                    ),
+                    device, [row.spec for row in rows], image_size, progress=show
                 )
                 phase.end(f"{len(rows)} networks, {device.setup.kind}")
     return columns, left_out
 
 
 def write(result: Comparison, output: pathlib.Path) -> None:
-    """compare.json, compare.md, compare.svg and compare.png."""
+    """Writes compare.json, compare.md, compare.svg and compare.png."""
     (output / "compare.json").write_text(
         json.dumps(report.document(result), indent=1, ensure_ascii=False) + "\n"
     )
@@ -189,11 +190,11 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "devices",
         "MYRIADX_COMPILER",
-        f"Devices, comma-separated, a column each: {', '.join(DEVICES)}.",
+        f"Devices, comma-separated, one column each: {', '.join(DEVICES)}.",
     )
     flags.DEFINE_integer("image_size", 224, "Deployment size in px.", lower_bound=32)
     flags.DEFINE_integer(
-        "num_classes", 1000, "Outputs of every network's classifier.", lower_bound=2
+        "num_classes", 1000, "Number of outputs of every network's classifier.", lower_bound=2
     )
     flags.DEFINE_string("output", "runs/compare", "Folder to write to.")
     command.define_option_flags()

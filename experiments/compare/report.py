@@ -1,4 +1,4 @@
-"""The table of a comparison: as JSON, as markdown, and as a person reads it on a terminal."""
+"""The table of a comparison as JSON, as Markdown, and on a terminal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,14 @@ from typing import Any
 import rich.console
 import rich.table
 
+from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
 from experiments.runs.published import POSTERS_FOUND, PUBLISHED, Published
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
 
 NONE = "–"
-NCS2_DEVICES = ("MYRIAD", "MYRIADX_COMPILER")  # whose figures are of what the poster measured
+NCS2_DEVICES = ("MYRIAD", "MYRIADX_COMPILER")  # comparable with the poster's NCS2 latencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Row:
     """One network.
 
     Attributes:
-      title: how people call it.
-      architecture: what it is.
-      spec: of the network that is counted, drawn and measured.
-      published: what others published of it, if anything.
-      accuracy: what runs with it said of their accuracy, each with its folder.
+      title: common name.
+      architecture: architecture, whatever the number of classes.
+      spec: specification that is counted, drawn and measured.
+      published: published figures, if any.
+      accuracy: accuracy reported by each of its runs, with the run's folder.
     """
 
     title: str
@@ -41,10 +42,10 @@ class Comparison:
 
     Attributes:
       rows: the networks.
-      columns: of each device by its name a measurement for each row.
-      left_out: devices that are not there, with the reason.
-      image_size: px that all were measured and counted at.
-      num_classes: that all had for it.
+      columns: for each device by name, a measurement of each row.
+      left_out: unavailable devices with their errors.
+      image_size: size in px at which all networks are measured and counted.
+      num_classes: number of classes of all networks.
     """
 
     rows: Sequence[Row]
@@ -55,7 +56,7 @@ class Comparison:
 
 
 def document(result: Comparison) -> dict[str, Any]:
-    """The JSON object of `compare.json`."""
+    """Returns the JSON object of `compare.json`."""
     networks = [
         {
             "title": row.title,
@@ -64,13 +65,13 @@ def document(result: Comparison) -> dict[str, Any]:
             "macs": count_macs(row.spec, result.image_size),
             "latency": {
                 name: {
-                    "ms": of_all[index].latency_ms,
-                    "p10_ms": of_all[index].p10_ms,
-                    "p90_ms": of_all[index].p90_ms,
-                    "count": of_all[index].count,
-                    "kind": of_all[index].setup.kind,
+                    "ms": column[index].latency_ms,
+                    "p10_ms": column[index].p10_ms,
+                    "p90_ms": column[index].p90_ms,
+                    "count": column[index].count,
+                    "kind": column[index].setup.kind,
                 }
-                for name, of_all in result.columns.items()
+                for name, column in result.columns.items()
             },
             "accuracy": [dict(one) for one in row.accuracy],
             "published": None if row.published is None else dataclasses.asdict(row.published),
@@ -83,7 +84,7 @@ def document(result: Comparison) -> dict[str, Any]:
         "num_classes": result.num_classes,
         "batch": 1,
         "devices": {
-            name: dataclasses.asdict(of_all[0].setup) for name, of_all in result.columns.items()
+            name: dataclasses.asdict(column[0].setup) for name, column in result.columns.items()
         },
         "left_out": dict(result.left_out),
         "networks": networks,
@@ -93,14 +94,12 @@ def document(result: Comparison) -> dict[str, Any]:
 
 
 def markdown(result: Comparison) -> str:
-    """The document `compare.md`."""
-    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in _cells(result))
+    """Returns the text of `compare.md`."""
+    head, *body = _cells(result)
     lines = [
         "# Networks compared",
         "",
-        f"| {' | '.join(head)} |",
-        f"|---|{'---:|' * (len(head) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in body),
+        *table(head, body, "l" + "r" * (len(head) - 1)),
         "",
         "![the networks, drawn](compare.png)",
         "",
@@ -110,47 +109,47 @@ def markdown(result: Comparison) -> str:
 
 
 def show(result: Comparison) -> None:
-    """Prints table and notes on standard output."""
+    """Prints the table and its notes to standard output."""
     console = rich.console.Console(highlight=False, markup=False)
     head, *body = _cells(result)
-    table = rich.table.Table(box=None, padding=(0, 1, 0, 0))
+    grid = rich.table.Table(box=None, padding=(0, 1, 0, 0))
     for index, title in enumerate(head):
-        # Broken where they may be, titles leave room for one device within 80 columns.
-        table.add_column(
+        # With line breaks in the titles, a table of one device fits in 80 columns.
+        grid.add_column(
             title.replace("_", "_\n").replace(", ", ",\n"),
             no_wrap=True,
             justify="right" if index else "left",
             vertical="bottom",
         )
     for row in body:
-        table.add_row(row[0], *(cell.replace(" ", "\n") for cell in row[1:]))
-    # Many devices make it wider than a terminal, whose lines then wrap: no figure is cut.
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    rich.console.Console(highlight=False, markup=False, width=width).print(table)
+        grid.add_row(row[0], *(cell.replace(" ", "\n") for cell in row[1:]))
+    # A table of many devices is wider than the terminal: its lines wrap, so that nothing is cut.
+    width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
+    rich.console.Console(highlight=False, markup=False, width=width).print(grid)
     console.print()
     for note in _notes(result):
         console.print(note)
 
 
 def captions(result: Comparison) -> list[str]:
-    """What stands above each drawing: the network's name and its figures."""
+    """Returns the caption of each drawing: the network's name and its latencies."""
     texts = []
     for index, row in enumerate(result.rows):
         figures = [
-            f"{of_all[index].latency_ms:.1f} ms on {name} ({of_all[index].setup.kind})"
-            for name, of_all in result.columns.items()
+            f"{column[index].latency_ms:.1f} ms on {name} ({column[index].setup.kind})"
+            for name, column in result.columns.items()
         ]
         texts.append(f"{row.title} – {', '.join(figures)}")
     return texts
 
 
 def _cells(result: Comparison) -> list[list[str]]:
-    """Titles and rows; the poster's own network comes last, with what is published alone."""
+    """Returns titles and rows; the last row is the poster's network, with published figures."""
     head = [
         "network",
         "parameters",
         "MACs, M",
-        *(f"{name} ms, {of_all[0].setup.kind}" for name, of_all in result.columns.items()),
+        *(f"{name} ms, {column[0].setup.kind}" for name, column in result.columns.items()),
         "top-1 %, ours",
         "NCS2 ms, published",
         "top-1 %, published",
@@ -160,7 +159,7 @@ def _cells(result: Comparison) -> list[list[str]]:
             row.title,
             f"{count_parameters(row.spec):,}",
             f"{count_macs(row.spec, result.image_size) / 1e6:.1f}",
-            *(f"{of_all[index].latency_ms:.2f}" for of_all in result.columns.values()),
+            *(f"{column[index].latency_ms:.2f}" for column in result.columns.values()),
             "; ".join(f"{100 * one['top1']:.2f} {one['dataset']}" for one in row.accuracy) or NONE,
             *_published_cells(row.published),
         ]
@@ -178,38 +177,39 @@ def _published_cells(published: Published | None) -> list[str]:
 
 
 def _notes(result: Comparison) -> list[str]:
-    """What the figures are, in sentences."""
+    """Returns notes on the figures: their conditions, versions and sources."""
     notes = [
-        f"Latency is of batch 1 at {result.image_size} px. Latency, parameters and MACs "
+        f"Latency is for batch 1 at {result.image_size} px. Latency, parameters and MACs "
         f"(multiply-accumulates) are of networks with {result.num_classes} classes each; "
         f"found networks are rebuilt with that many."
     ]
-    for name, of_all in result.columns.items():
-        setup = of_all[0].setup
+    for name, column in result.columns.items():
+        setup = column[0].setup
         versions = ", ".join(f"{package} {version}" for package, version in setup.versions.items())
         settings = ", ".join(
             f"{key} {value}" for key, value in setup.settings.items() if value is not None
         )
-        wide = max((m.p90_ms - m.p10_ms) / m.latency_ms for m in of_all)
+        spread = max((m.p90_ms - m.p10_ms) / m.latency_ms for m in column)
         notes.append(
             f"{name}: {setup.kind}, {setup.hardware}, {setup.precision}, "
-            f"{settings + ', ' if settings else ''}{versions}; p10 to p90 is at most "
-            f"{wide:.0%} of the figure."
+            f"{settings + ', ' if settings else ''}{versions}; p90 − p10 is at most "
+            f"{spread:.0%} of the latency."
         )
         if setup.device in NCS2_DEVICES:
-            off = [
+            errors = [
                 f"{row.title} {100 * (m.latency_ms / row.published.ncs2_ms - 1):+.1f} %"
-                for row, m in zip(result.rows, of_all, strict=True)
+                for row, m in zip(result.rows, column, strict=True)
                 if row.published is not None and row.published.ncs2_ms is not None
             ]
-            if off and result.image_size == 224 and result.num_classes == 1000:
-                notes.append(f"{name} against the published NCS2 figures: {', '.join(off)}.")
+            if errors and result.image_size == 224 and result.num_classes == 1000:
+                notes.append(f"{name} against the published NCS2 figures: {', '.join(errors)}.")
     notes += [
-        f"{name} is left out, it is not there (compare.json says why)." for name in result.left_out
+        f"{name} is left out: it is unavailable (compare.json has the reason)."
+        for name in result.left_out
     ]
     for row in result.rows:
         notes += [
-            f"Top-1 of {row.title}: {one['dataset']}'s {one['split']} split, "
+            f"Top-1 of {row.title}: {one['split']} split of {one['dataset']}, "
             f"{one['image_size']} px, {one['folder']}."
             for one in row.accuracy
         ]

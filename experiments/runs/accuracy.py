@@ -1,4 +1,4 @@
-"""The accuracy of a file on a data set, by the runtime that runs it."""
+"""Accuracy of a model file on a data set, in the runtime that executes the file."""
 
 import dataclasses
 import time
@@ -12,17 +12,17 @@ from experiments.runs.classifier import Classifier
 from jaxnas import data
 from profiling.device import Executor
 
-Tick = Callable[[float], None]  # of the fraction done
+Tick = Callable[[float], None]  # takes the fraction done
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A file's scores for every example of a part.
+    """Scores of a model file for every example of a part.
 
     Attributes:
-      values: float32 [examples, classes], classes in the data set's order.
-      labels: int64 [examples].
-      images_per_s: decoding included.
+      values: class scores, float32 [examples, classes], in the data set's order of classes.
+      labels: true classes, int64 [examples].
+      images_per_s: throughput, including decoding.
     """
 
     values: np.ndarray
@@ -31,16 +31,16 @@ class Scores:
 
     @property
     def answers(self) -> np.ndarray:
-        """int64 [examples], the class with the highest score."""
+        """Predicted classes, int64 [examples]: those with the highest scores."""
         return self.values.argmax(-1)
 
     def top(self, k: int) -> int:
-        """Examples whose label is among the k classes with the highest scores."""
+        """Returns the number of examples whose label is among the k highest scores."""
         best = np.argpartition(-self.values, k - 1, axis=-1)[:, :k]
         return int((best == self.labels[:, None]).any(-1).sum())
 
     def figures(self) -> dict[str, float]:
-        """Top-1, and top-5 where there are more classes, fractions with their 95 % intervals."""
+        """Returns top-1, and top-5 for more than 5 classes, as fractions with 95 % intervals."""
         figures: dict[str, float] = {}
         for k in (1, 5):
             if k < self.values.shape[1]:
@@ -53,7 +53,7 @@ class Scores:
         return figures
 
     def confusions(self, class_names: Sequence[str], most: int) -> list[dict[str, Any]]:
-        """The pairs of classes most often confused: shown, answered, how often."""
+        """Returns the `most` frequent confusions: true class, predicted class and count."""
         wrong = self.answers != self.labels
         pairs, counts = np.unique(
             np.stack([self.labels[wrong], self.answers[wrong]]), axis=1, return_counts=True
@@ -69,21 +69,23 @@ class Scores:
 
 
 def wilson(correct: int, examples: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
+    """Returns the 95 % score interval of a proportion (Wilson 1927)."""
     interval = stats.binomtest(correct, examples).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def score(classifier: Classifier, executor: Executor, part: data.Part, tick: Tick) -> Scores:
-    """Runs a file on every example of a part.
+    """Runs a classifier on every example of a part.
 
     Args:
-      part: of the classes that the classifier has, by their names where it has any.
-      executor: that runs it.
+      classifier: model file to run.
+      executor: device that runs it.
+      part: examples with the classifier's classes, which are matched by name if it has names.
+      tick: called after each example.
 
     Raises:
-      ValueError: classes differ, or an example cannot be decoded.
-      CompileError, DeviceUnavailable: as `Executor.scores`.
+      ValueError: the classes differ, or an example cannot be decoded.
+      CompileError, DeviceUnavailable: as in `Executor.scores`.
     """
     columns = columns_of(classifier, part)
     labels: list[int] = []
@@ -102,23 +104,25 @@ def score(classifier: Classifier, executor: Executor, part: data.Part, tick: Tic
 
 
 def columns_of(classifier: Classifier, part: data.Part) -> np.ndarray:
-    """The index of each class of a data set among a classifier's scores, by name if it has names.
+    """Returns the column of a classifier's scores for each class of a data set.
+
+    Classes are matched by name; a classifier without names has the data set's order.
 
     Raises:
-      ValueError: one has classes that the other has not.
+      ValueError: the classifier and the data set have different classes.
     """
-    theirs, ours = classifier.class_names, part.class_names
-    if classifier.num_classes != len(ours):
+    file, names = classifier.file, classifier.class_names
+    if classifier.num_classes != len(part.class_names):
         raise ValueError(
-            f"{classifier.file} has {classifier.num_classes} classes and "
-            f"{part.spec.name} {len(ours)}; give the data set that it is for"
+            f"{file} has {classifier.num_classes} classes, {part.spec.name} has "
+            f"{len(part.class_names)}; give the data set that the model was trained on"
         )
-    if theirs is None:
-        return np.arange(len(ours))
-    missing = [name for name in theirs if name not in ours]
+    if names is None:
+        return np.arange(classifier.num_classes)
+    missing = [name for name in names if name not in part.class_names]
     if missing:
         raise ValueError(
-            f"{classifier.file} has the class {missing[0]!r}, which {part.spec.name} "
-            f"does not have; give the data set that it is for"
+            f"{file} has the class {missing[0]!r}, which {part.spec.name} does not have; "
+            f"give the data set that the model was trained on"
         )
-    return np.array([theirs.index(name) for name in ours])
+    return np.array([names.index(name) for name in part.class_names])

@@ -1,8 +1,8 @@
-"""What is compiled is kept, for the next start: by JAX, and here as programs ready to run.
+"""Compiled steps, cached on disk so that the next start only loads them.
 
-JAX finds a compiled program again by what it was lowered to, so that a start still traces and
-lowers everything: most of the time until the first step. Steps are therefore kept a second time,
-under what they are made of, and a start like one before only loads them.
+JAX's own cache finds a program by its lowered form, so a start still traces and lowers every step,
+which is most of the time until the first step. This module therefore stores each compiled step a
+second time, under a hash of everything that determines it.
 """
 
 import concurrent.futures
@@ -29,22 +29,22 @@ from jax.experimental import serialize_executable
 import jaxnas
 from profiling.user_folders import cache_folder
 
-Tick = Callable[[float, str], None]  # of a fraction done, and what is being done
+Tick = Callable[[float, str], None]  # takes the fraction done and a description of the work
 
-# XLA's compilation against tracing and lowering of the same programs, on CPU: for time left alone.
+# XLA's compile time over the time to trace and lower a program, on CPU; for the progress bar.
 _COMPILE_TO_TRACE = 7.0
 _FOLDER = "steps"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiled, so that the next start of a like run takes seconds.
+    """Enables JAX's persistent compilation cache, so that the next start of a run takes seconds.
 
-    Where the user's cache cannot be written, what it has is used all the same.
+    A cache folder that cannot be written is still read.
     """
-    # jax2onnx compiles dozens of small programs at its start, a tenth of a second each.
+    # jax2onnx compiles dozens of small programs when it starts, 0.1 s each.
     least_s = 0.05
-    if jax.config.jax_compilation_cache_dir is None:  # $JAX_COMPILATION_CACHE_DIR
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # $JAX_COMPILATION_CACHE_DIR
         cache = None
         try:
             cache = cache_folder() / "xla"
@@ -60,7 +60,7 @@ def keep_compiled_programs() -> None:
 
 
 class Step:
-    """A compiled step. While another thread still loads or compiles it, a call waits."""
+    """A compiled step; a call waits while another thread still loads or compiles it."""
 
     def __init__(self, program: concurrent.futures.Future[jax.stages.Compiled]):
         self._program = program
@@ -70,10 +70,11 @@ class Step:
 
     @property
     def is_ready(self) -> bool:
+        """Whether a call need not wait."""
         return self._program.done()
 
     def wait(self, tick: Callable[[], None] = lambda: None) -> jax.stages.Compiled:
-        """The program itself; `tick` is called five times a second until it is there."""
+        """Waits for the program and returns it; calls `tick` five times a second meanwhile."""
         while not self._program.done():
             tick()
             concurrent.futures.wait([self._program], timeout=0.2)
@@ -81,31 +82,32 @@ class Step:
 
 
 def compiled_steps(
-    steps: Mapping[str, tuple[jax.stages.Wrapped, tuple]], made_of: object, tick: Tick
+    steps: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], made_of: object, tick: Tick
 ) -> dict[str, Step]:
-    """The steps, compiled: loaded, where equal ones are kept beside JAX's compiled programs.
+    """Compiles the steps, or loads those that are stored beside JAX's compilation cache.
 
-    The first is ready. The others may be under way still, by other threads, where one process
-    computes on CPUs: a run takes the first alone for a while. Elsewhere they are ready, too, for
-    what is compiled for an accelerator is timed on it, and processes compile together.
+    The first step is ready on return. With one process on CPUs the other steps may still be
+    compiling in other threads, because a run uses only the first for a while. Otherwise all are
+    ready: compilation for an accelerator runs timings on it, and processes must compile together.
 
     Args:
-      steps: by name, the jitted function and its arguments or their `jax.ShapeDtypeStruct`s.
-      made_of: all that the functions close over, told apart by its `repr`. Versions, the source
-        of `jaxnas`, JAX's configuration, the devices and the machine are seen to here; what a
-        context manager sets of it reaches the first step alone.
-      tick: called five times a second, so that bars move and Control-C is heard.
+      steps: jitted function and arguments, or their `jax.ShapeDtypeStruct`s, by name.
+      made_of: all values that the functions close over, identified by their `repr`. Versions, the
+        source of `jaxnas`, JAX's configuration, the devices and the machine are added here. JAX
+        settings made by a context manager reach only the first step.
+      tick: called five times a second, so that progress bars move and Control-C works.
     """
     files = {name: _file(name, arguments, made_of) for name, (_, arguments) in steps.items()}
     kept = [name for name, file in files.items() if file is not None and file.exists()]
-    # One compiles while the next is traced; two that compile at once take 5 GB and save little.
-    making = _Making(threading.Lock(), threading.Lock())
+    # One compiles while the next is traced. Two that compile at once need 5 GB and save little.
+    maker = _Maker(threading.Lock(), threading.Lock())
     pool = concurrent.futures.ThreadPoolExecutor(len(steps))
     first, *others = steps
-    compiled, lowered, expected_s, start = {}, None, 0.0, time.monotonic()
+    compiled: dict[str, Step] = {}
+    lowered, expected_s, start = None, 0.0, time.monotonic()
     if first not in kept:
         tick(0.0, f"tracing the {first} step")
-        lowered = steps[first][0].lower(*steps[first][1])
+        lowered = _lower(*steps[first])
         expected_s = (time.monotonic() - start) * _COMPILE_TO_TRACE
 
     def wait(name: str) -> None:
@@ -117,74 +119,82 @@ def compiled_steps(
         )
 
     alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
-    compiled[first] = Step(pool.submit(making.step, *steps[first], files[first], lowered))
+    compiled[first] = Step(pool.submit(maker.program, *steps[first], files[first], lowered))
     for name in others:
         if not alone:
-            wait([*compiled][-1])  # processes must compile in one order
-        compiled[name] = Step(pool.submit(making.step, *steps[name], files[name]))
+            wait([*compiled][-1])  # all processes must compile in the same order
+        compiled[name] = Step(pool.submit(maker.program, *steps[name], files[name]))
     pool.shutdown(wait=False)
     wait(first if alone else [*compiled][-1])
     return compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class _Making:
-    """Of steps by several threads, of which one traces and one compiles."""
+class _Maker:
+    """Loads or compiles steps in several threads; one thread traces and one compiles at a time."""
 
     tracing: threading.Lock
     compiling: threading.Lock
 
-    def step(
+    def program(
         self,
-        function: jax.stages.Wrapped,
-        arguments: tuple,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
         file: pathlib.Path | None,
         lowered: jax.stages.Lowered | None = None,
     ) -> jax.stages.Compiled:
-        """The program: loaded, or made, from where that has come to."""
+        """Returns the program, loaded from the file or compiled from its lowered form."""
         program = _load(file) if lowered is None and file is not None and file.exists() else None
         if program is None:
             with self.tracing:
-                lowered = lowered or function.lower(*arguments)
+                lowered = lowered or _lower(function, arguments)
             with self.compiling:
                 program = _compile(lowered, file)
         return program
 
 
 def readiness(compiled: Mapping[str, Step]) -> str:
-    """Which of the steps are ready, and which come later, for people."""
+    """Returns a note for people on which steps are ready and which still compile."""
     ready = ", ".join(name for name, step in compiled.items() if step.is_ready)
     later = ", ".join(name for name, step in compiled.items() if not step.is_ready)
     return f"the steps: {ready}" + (f"; {later} meanwhile" if later else "")
 
 
+def _lower(function: Callable[..., Any], arguments: tuple[Any, ...]) -> jax.stages.Lowered:
+    assert isinstance(function, jax.stages.Wrapped), "a step must be jitted"
+    return function.lower(*arguments)
+
+
 def _compile(lowered: jax.stages.Lowered, file: pathlib.Path | None) -> jax.stages.Compiled:
-    """The program, which is kept where XLA compiled it now. What JAX's cache gave must not be: XLA
-    for CPUs leaves out functions where it writes a program that it has read (jaxlib 0.10.2)."""
-    found, here = [], threading.get_ident()
+    """Compiles a program, and stores it unless it came from JAX's cache.
 
-    def hear(event: str, **_: object) -> None:
-        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == here:
-            found.append(event)
+    XLA for CPUs drops functions when it serializes a program that it has read (jaxlib 0.10.2).
+    """
+    hits, thread = [], threading.get_ident()
 
-    jax.monitoring.register_event_listener(hear)
+    def count_hit(event: str, **_: object) -> None:
+        if event == "/jax/compilation_cache/cache_hits" and threading.get_ident() == thread:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(count_hit)
     try:
         program = lowered.compile()
     finally:
-        jax.monitoring.unregister_event_listener(hear)
-    if file is not None and not found:
-        _keep(program, file)
+        jax.monitoring.unregister_event_listener(count_hit)
+    if file is not None and not hits:
+        _store(program, file)
     return program
 
 
-def _file(name: str, arguments: tuple, made_of: object) -> pathlib.Path | None:
-    """Where the program is kept; None where programs are not."""
-    folder = jax.config.jax_compilation_cache_dir
-    if folder is None or not jax.config.jax_enable_compilation_cache or jax.process_count() > 1:
+def _file(name: str, arguments: tuple[Any, ...], made_of: object) -> pathlib.Path | None:
+    """Returns the file of a stored program; None if programs are not stored."""
+    settings = jax.config.values
+    folder = settings["jax_compilation_cache_dir"]
+    if folder is None or not settings["jax_enable_compilation_cache"] or jax.process_count() > 1:
         return None
     leaves, structure = jax.tree.flatten(arguments)
     sources = pathlib.Path(jaxnas.__file__).parent
-    what = (
+    identity = (
         name,
         repr(made_of),
         str(structure),
@@ -194,19 +204,19 @@ def _file(name: str, arguments: tuple, made_of: object) -> pathlib.Path | None:
             (str(path.relative_to(sources)), path.read_bytes())
             for path in sorted(sources.rglob("*.py"))
         ],
-        sorted((key, str(value)) for key, value in jax.config.values.items() if "cache" not in key),
+        sorted((key, str(value)) for key, value in settings.items() if "cache" not in key),
         os.environ.get("XLA_FLAGS"),
         platform.python_version(),
         _processor(),
         [(device.platform, device.device_kind, device.id) for device in jax.devices()],
         jax.devices()[0].client.platform_version,
     )
-    key = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     return pathlib.Path(folder) / _FOLDER / f"{name}-{key}"
 
 
 def _processor() -> str:
-    """What the processor can do, which programs for it are compiled for."""
+    """Returns the processor's model and features, for which programs are compiled."""
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
@@ -218,35 +228,29 @@ def _processor() -> str:
 
 
 def _load(file: pathlib.Path) -> jax.stages.Compiled | None:
-    """The program; None, and said so, where it is not to be trusted or damaged.
-
-    It is then made anew.
-    """
+    """Loads a program; returns None, with a warning, if its file is damaged or not trusted."""
     try:
         for path in (file.parent, file):
             _check_owner(path)
         return serialize_executable.deserialize_and_load(
             *pickle.loads(zlib.decompress(file.read_bytes()))
         )
-    except Exception as error:  # whatever unpickling or XLA makes of damaged bytes
+    except Exception as error:  # unpickling and XLA raise anything on damaged bytes
         logging.warning(
-            "%s cannot be loaded and is compiled anew: %s: %s", file, type(error).__name__, error
+            "%s cannot be loaded and is compiled again: %s: %s", file, type(error).__name__, error
         )
         return None
 
 
 def _check_owner(path: pathlib.Path) -> None:
-    """Raises PermissionError where others may write: a pickle of theirs could run anything."""
+    """Raises PermissionError if other users may write: unpickling can run any code."""
     info = path.stat()
     if info.st_uid not in (0, os.getuid()) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(
-            f"others than this user may write {path}; remove it, or take that "
-            f"from them by chmod go-w"
-        )
+        raise PermissionError(f"other users may write {path}; remove it, or run chmod go-w on it")
 
 
-def _keep(program: jax.stages.Compiled, file: pathlib.Path) -> None:
-    """Writes the program whole or not at all; where it cannot be written, that is said."""
+def _store(program: jax.stages.Compiled, file: pathlib.Path) -> None:
+    """Writes a program atomically; a failure is only a warning."""
     content = zlib.compress(pickle.dumps(serialize_executable.serialize(program)), 1)
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The files of a trained network, and what they are worth: accuracy and latency of what ships."""
+"""Exports a trained network and measures accuracy and latency of the exported files."""
 
 import dataclasses
 import pathlib
@@ -26,14 +26,14 @@ ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
 )
 REFERENCES = ("mobilenet_v2", "proxyless_mobile")
 PARITY_IMAGES = 8
-# Top-1 of a float32 file may differ from JAX's by so much, or by one picture.
+# Allowed difference between the top-1 of a float32 file and JAX's. One picture is always allowed.
 TOP1_TOLERANCE = 0.005
 
 Document = dict[str, Any]
 
 
 class ParityBroken(RuntimeError):
-    """The exported files do not compute what the network computes."""
+    """The exported files do not compute the same as the network."""
 
 
 def deliver(
@@ -47,22 +47,26 @@ def deliver(
     folder: pathlib.Path,
     progress: Progress,
 ) -> Document:
-    """Exports a network, checks and times the files, and gives a result's part about them.
+    """Exports a network, checks and times the files, and returns their part of result.json.
+
+    Only process 0 calls this function.
 
     Args:
-      network: with the weights that are delivered.
-      jax_top1: its top-1 on the part, by JAX at `image_size`.
-      part: of the test.
+      network: network with the weights to deliver.
+      jax_top1: its top-1 on the part in JAX at `image_size`.
+      part: test part of the data set.
       image_size: deployment size in px.
-      title: of the figure.
-      device: to time it on, and to run it where the device runs networks; None where it is not
-        there.
-      options: of the device.
+      title: title of the figure.
+      device: device to time the network on, and to run it on if it executes networks; None if it
+        is unavailable.
+      options: options of the device.
+      folder: folder for the files.
+      progress: shows the phases.
 
     Raises:
-      ParityBroken: the files differ from JAX; nothing of them may be used.
+      ParityBroken: the files do not match JAX and must not be used.
       CompileError: the device's compiler refuses the network.
-      DeviceUnavailable: it fails.
+      DeviceUnavailable: the device fails.
     """
     spec = network.spec
     with progress.phase("export", total=1) as phase:
@@ -116,17 +120,17 @@ def deliver(
 def check_parity(
     network: Network, folder: pathlib.Path, part: data.Part, image_size: int
 ) -> export.Parity:
-    """Logits of the files as written against JAX's, on pictures of a part at deployment size.
+    """Compares the logits of the written files with JAX's, on pictures of a part.
 
     Raises:
-      ParityBroken: they differ.
+      ParityBroken: the logits differ.
     """
     batch = next(
         iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES, image_size=image_size))
     )
     parity = export.parity(network, folder / ONNX, folder / IR, batch["image"])
     if not parity.holds:
-        raise ParityBroken(f"the exported network differs from JAX's: {parity}")
+        raise ParityBroken(f"the exported network differs from the network in JAX: {parity}")
     return parity
 
 
@@ -137,14 +141,15 @@ def check_accuracy(
     device: Recording | None,
     progress: Progress,
 ) -> Document:
-    """The result's accuracy: of the file, in the runtime that runs it, on the whole part.
+    """Returns the `accuracy` of result.json: that of the file, in its runtime, on the whole part.
 
-    A device that runs networks runs this one, in the precision that it is timed in. In place of one
-    that does not, OpenVINO's CPU runs the IR in float32.
+    A device that executes networks runs the file in the precision that it is timed in. Otherwise
+    OpenVINO's CPU runs the IR in float32.
 
     Raises:
-      ParityBroken: in float32 the file's top-1 differs from JAX's.
+      ParityBroken: the file runs in float32 and its top-1 differs from JAX's.
     """
+    executor: Executor
     if device is not None and device.setup.kind == "measured":
         executor, precision = device, None
     else:
@@ -153,15 +158,15 @@ def check_accuracy(
     classifier = read_classifier(folder / (IR if setup.device in openvino_device.NAMES else ONNX))
     with progress.phase("test", total=1) as phase:
         figures = score(classifier, executor, part, phase.update).figures()
-        words = (
+        summary = (
             f"top-1 {figures['top1']:.4f} of {classifier.file.name} in {runtime_of(executor)}"
             f" on {len(part)} examples, {jax_top1:.4f} in JAX"
         )
-        phase.end(words)
+        phase.end(summary)
     if abs(figures["top1"] - jax_top1) > max(TOP1_TOLERANCE, 1.5 / len(part)):
         if setup.precision == "FP32":
-            raise ParityBroken(f"{words}: the exported file does not do what was trained")
-        progress.print(f"{words}: the precision costs that", "yellow")
+            raise ParityBroken(f"{summary}: the exported file differs from the trained network")
+        progress.print(f"{summary}: the precision changes the accuracy", "yellow")
     return {
         "dataset": part.spec.name,
         "split": part.spec.test_split,
@@ -177,7 +182,7 @@ def check_accuracy(
 
 
 def runtime_of(executor: Executor) -> str:
-    """What ran a file, for people: the runtime, its device and precision."""
+    """Returns the runtime of a device, the device and its precision, for people."""
     setup = executor.setup
     runtime = "depthai" if setup.device == oak_device.NAME else "openvino"
     precision = setup.precision.lower().replace("fp", "f")
@@ -201,9 +206,9 @@ def _latency(measured: Measurement) -> Document:
 def _references(
     device: Recording, num_classes: int, image_size: int, phase: Phase
 ) -> dict[str, Document]:
-    """Latencies of published networks with as many classes.
+    """Returns the latencies of published networks with the same number of classes.
 
-    What was measured is measured again beside the network; estimates stay.
+    Networks are measured again, under the same conditions as this one; stored estimates are reused.
     """
     measured = tables.measure_specs(
         device,
@@ -215,7 +220,8 @@ def _references(
         ),
     )
     return {
-        name: {"device_ms": one.latency_ms} for name, one in zip(REFERENCES, measured, strict=True)
+        name: {"device_ms": measurement.latency_ms}
+        for name, measurement in zip(REFERENCES, measured, strict=True)
     }
 
 
@@ -227,15 +233,17 @@ def _archive(
     class_names: tuple[str, ...],
     image_size: int,
 ) -> Document:
-    """Writes the NN Archive; its blob is for as many CMX slices as SHAVEs, as cameras want it.
+    """Writes the NN Archive, whose blob uses as many CMX slices as SHAVEs, as cameras require.
 
-    Where the measured blob is the compiler's own choice of both, another is compiled.
+    Compiles another blob if the measured one is for another number of SHAVEs.
     """
-    shaves, blob, estimated_ms = options.shaves or oak_device.SHAVES, measured.blob, None
+    shaves, blob = options.shaves or oak_device.SHAVES, measured.blob
+    estimated_ms: float | None = None
     if measured.setup.settings.get("shaves") != shaves:
         options = dataclasses.replace(options, shaves=shaves)
         with MyriadXCompiler("MYRIADX_COMPILER", options) as compiler:
             estimate = compiler.measure(model)
         blob, estimated_ms = estimate.blob, estimate.latency_ms
+    assert blob is not None  # the MyriadX compiler returns one
     archive.save_archive(folder / ARCHIVE, "jaxnas", blob, class_names, image_size)
     return {"shaves": shaves, "estimated_ms": estimated_ms}

@@ -1,4 +1,4 @@
-"""The device of a run, or the stated lack of it."""
+"""Opens the device of a run and describes it to the other processes."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from profiling.registry import open_device
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOfProcess0:
-    """The device as the other processes of a run know it; process 0 alone measures."""
+    """Description of process 0's device in the other processes, which do not measure."""
 
     setup: Setup
 
@@ -25,13 +25,16 @@ class DeviceOfProcess0:
 def find_device(
     config: RunConfig, store: Store, progress: Progress, without: str | None
 ) -> Recording | None:
-    """Opens the run's device, recording; returns None, with a warning, where it is not available.
+    """Opens the run's device for recording; returns None, with a warning, if it is unavailable.
 
     Args:
-      without: for the user, what the run does without its device; None where it cannot.
+      config: names the device and its options.
+      store: stores the measurements.
+      progress: prints the warning.
+      without: tells the user how the run continues without its device; None if it cannot.
 
     Raises:
-      DeviceUnavailable: it is not available and `without` is None.
+      DeviceUnavailable: the device is unavailable and `without` is None.
     """
     try:
         return Recording(open_device(config.device, config.options), store)
@@ -46,16 +49,18 @@ def find_device(
 def shared_device(
     config: RunConfig, store: Store | None, progress: Progress, without: str | None
 ) -> Iterator[Recording | DeviceOfProcess0 | None]:
-    """Yields process 0's `find_device` there, and its setup in the other processes of the run.
+    """Yields the result of `find_device` in process 0 and its description in other processes.
 
     Args:
-      store: None in the other processes.
+      config, progress, without: as for `find_device`.
+      store: stores the measurements; None in the other processes.
     """
     with contextlib.ExitStack() as stack:
-        recording = None
+        recording: Recording | None = None
 
         def find() -> dict[str, Any] | None:
             nonlocal recording
+            assert store is not None  # this is process 0
             device = find_device(config, store, progress, without)
             if device is None:
                 return None

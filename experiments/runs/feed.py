@@ -1,4 +1,4 @@
-"""Batches on the devices: every process reads its shard, and all are one batch."""
+"""Batches on the devices; each process reads its shard of a batch."""
 
 import contextlib
 import dataclasses
@@ -12,19 +12,20 @@ import numpy as np
 from jaxnas import data, parallel
 from profiling.progress import Progress
 
-_WORTH_MENDING = 0.05
+_REPORTED_WAIT = 0.05  # share of the time above which waiting for data is reported
+DeviceBatch = dict[str, jax.Array]  # `data.Batch`, sharded over the devices
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """What decides the batches of a part.
+    """Parameters that determine the batches of a part.
 
     Attributes:
-      batch_size: examples, over all devices.
-      image_size: in px.
-      data_workers: processes that make them; 0 is threads of this process.
-      seed: of their order and augmentation.
+      batch_size: number of examples, over all devices.
+      image_size: size of the pictures in px.
+      data_workers: number of processes that make the batches; 0 uses threads of this process.
+      seed: seed of the order and the augmentation.
     """
 
     batch_size: int
@@ -34,11 +35,11 @@ class BatchSizes:
 
 
 class Feed:
-    """Training batches of a part from a step on, without end, divided among the devices.
+    """Endless training batches of a part from a given step on, sharded over the devices.
 
     Attributes:
-      idle: to be set where the devices have done all they were given. Only then is waiting for
-        a batch lost time: the loop runs ahead of the devices.
+      idle: whether the devices have finished all their work; set by the loop. Only then is time
+        spent waiting for a batch lost, because the loop runs ahead of the devices.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Feed:
         self._waits_s: list[float] = []
         self.idle = False
 
-    def __next__(self) -> data.Batch:
+    def __next__(self) -> DeviceBatch:
         asked = time.monotonic()
         batch = next(self._batches)
         if self.idle:
@@ -67,9 +68,9 @@ class Feed:
         return self._layout.shard(batch)
 
     def tell_waiting(self, progress: Progress, step_s: float) -> None:
-        """Says what share of a step is spent waiting for data, where that is worth mending."""
+        """Prints the share of a step that is spent waiting for data, if it is significant."""
         share = float(np.mean(self._waits_s or [0.0])) / step_s
-        if share > _WORTH_MENDING and not self._in_memory:
+        if share > _REPORTED_WAIT and not self._in_memory:
             progress.print(
                 f"{share:.0%} of the time was spent waiting for data; --data_workers=N "
                 f"makes the batches in N processes",
@@ -77,12 +78,14 @@ class Feed:
             )
 
     def close(self) -> None:
-        """Ends the threads or processes that read ahead."""
+        """Stops the threads or processes that prefetch."""
         self._batches.close()
 
 
-def evaluation(part: data.Part, sizes: BatchSizes, layout: parallel.Layout) -> Iterator[data.Batch]:
-    """Every example of a part once, in batches divided among the devices; see `data`."""
+def evaluation(
+    part: data.Part, sizes: BatchSizes, layout: parallel.Layout
+) -> Iterator[DeviceBatch]:
+    """Yields every example of a part once, in sharded batches; see `data.evaluation_batches`."""
     batches = data.evaluation_batches(
         part,
         batch_size=sizes.batch_size,
@@ -97,16 +100,19 @@ def evaluation(part: data.Part, sizes: BatchSizes, layout: parallel.Layout) -> I
 
 
 def count_top1(
-    evaluate: Callable[[data.Batch], dict[str, jax.Array]],
+    evaluate: Callable[[DeviceBatch], dict[str, jax.Array]],
     part: data.Part,
     sizes: BatchSizes,
     layout: parallel.Layout,
     tick: Callable[[float, str], None] = lambda done, note: None,
 ) -> float:
-    """Top-1 on a part, a fraction.
+    """Returns the top-1 accuracy on a part, as a fraction.
 
     Args:
-      evaluate: gives the sums `correct` and `count` over a batch.
+      evaluate: returns the sums `correct` and `count` over a batch.
+      part: examples to evaluate.
+      sizes: parameters of the batches.
+      layout: devices of the run.
       tick: called after each batch with the fraction done and a note for people.
     """
     correct = count = 0.0
@@ -118,7 +124,7 @@ def count_top1(
 
 
 def batch_shapes(sizes: BatchSizes, layout: parallel.Layout) -> tuple[Shapes, Shapes]:
-    """Shapes of a training batch and of an evaluation's, which has a mask."""
+    """Returns the shapes of a training batch and of an evaluation batch, which has a mask."""
     size, count = sizes.image_size, sizes.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),

@@ -1,7 +1,7 @@
-"""The folder of a run: one run at a time, one configuration, metrics line by line.
+"""The folder of a run: its lock, configuration, JSON files and metrics.
 
-Of several processes the first alone reads and writes here; what it reads it tells the others. The
-checkpoints' folder is orbax's, which wants it seen by all.
+In a run of several processes only process 0 reads and writes these files; it broadcasts what it
+reads. The folder of checkpoints belongs to orbax, which requires that all processes see it.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from experiments.runs.config import RunConfig
 from jaxnas import parallel
 from jaxnas.json_file import read_object
 
-_MAKE_ANEW = "remove it, and the same command makes it anew"
+_WRITE_AGAIN = "remove it, and the same command writes it again"
 
 
 class WorkdirHeld(ValueError):
-    """Another process is at work in the folder."""
+    """Another process is using the folder."""
 
 
 class Workdir:
-    """A run's folder, held by this run until closed."""
+    """A run's folder, locked by this run until it is closed."""
 
     def __init__(self, config: RunConfig):
-        """Makes the folder, or takes up the run that is in it.
+        """Creates the folder, or opens the folder of the run to resume.
 
         Raises:
-          ValueError: the folder holds another run, something else, or (WorkdirHeld) a process at
-            work; nothing in it is touched.
-          ProcessesDiffer: they have other flags than the first.
+          ValueError: the folder contains another run or other files, or (WorkdirHeld) another
+            process is using it; nothing in it is changed.
+          ProcessesDiffer: processes of the run have different flags.
         """
         parallel.check_same(
             "the configuration", np.frombuffer(json.dumps(config.identity()).encode(), np.uint8)
@@ -51,7 +51,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"--workdir={self.path} cannot be made ({error.strerror}); name another folder"
+                f"--workdir={self.path} cannot be created ({error.strerror}); name another folder"
             ) from error
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -59,8 +59,8 @@ class Workdir:
         except BlockingIOError:
             self._lock.close()
             raise WorkdirHeld(
-                f"--workdir={self.path}: another process is at work in it; wait for "
-                f"it or name another folder"
+                f"--workdir={self.path}: another process is using it; wait for it or name another "
+                f"folder"
             ) from None
         if not file.exists():
             self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
@@ -74,7 +74,7 @@ class Workdir:
                 file.close()
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file atomically."""
         if not parallel.is_process_0():
             return
         partial = self.path / f"{name}.partial"
@@ -82,23 +82,23 @@ class Workdir:
         partial.replace(self.path / name)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A file that this run wrote, or None where it has not yet."""
+        """Reads a file that this run wrote; returns None if it has not written it yet."""
         file = self.path / name
         return parallel.from_process_0(
             lambda: json.loads(file.read_text()) if file.exists() else None
         )
 
     def withdraw(self) -> None:
-        """Removes the folder of a run that is refused before it began, unless it holds more."""
+        """Removes the files of a run that is refused before it starts, and its folder if empty."""
         if not parallel.is_process_0():
             return
         for name in ("config.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: not ours to remove
+        with contextlib.suppress(OSError):  # not empty
             self.path.rmdir()
 
     def open_metrics(self, step: int) -> None:
-        """Starts or continues metrics.jsonl at a step; lines of what comes again are dropped."""
+        """Opens metrics.jsonl at a step and drops the lines of work that will be repeated."""
         if not parallel.is_process_0():
             return
         if self._metrics is not None:
@@ -116,22 +116,23 @@ class Workdir:
         self._metrics = file.open("a")
 
     def log(self, step: int, phase: str, **values: object) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl."""
         if not parallel.is_process_0():
             return
+        assert self._metrics is not None, "call open_metrics first"
         self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
         self._metrics.flush()
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The result of this run, if it has come to its end before; raises as `check_workdir`."""
+    """Returns the result of this run, or None if it has not finished; raises ValueError."""
     check_workdir(config)
     file = pathlib.Path(config.workdir) / "result.json"
-    return read_object(file, _MAKE_ANEW) if file.exists() else None
+    return read_object(file, _WRITE_AGAIN) if file.exists() else None
 
 
 def is_held(path: pathlib.Path) -> bool:
-    """Whether a process is at work in a run's folder."""
+    """Returns whether a process is using a run's folder."""
     if not (path / ".lock").exists():
         return False
     with (path / ".lock").open("w") as lock:
@@ -143,7 +144,7 @@ def is_held(path: pathlib.Path) -> bool:
 
 
 def check_workdir(config: RunConfig) -> None:
-    """Raises ValueError where `--workdir` holds another run or something else; changes nothing."""
+    """Raises ValueError if `--workdir` contains another run or other files; changes nothing."""
     path = pathlib.Path(config.workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"--workdir={path} is a file; name a folder")
@@ -153,32 +154,33 @@ def check_workdir(config: RunConfig) -> None:
         f.name != ".lock" and f.suffix != ".partial" for f in path.iterdir()
     ):
         raise ValueError(
-            f"--workdir={path} holds files of something else (no config.json); name a new folder"
+            f"--workdir={path} is not the folder of a run (no config.json); name a new folder"
         )
 
 
 def _lines(file: pathlib.Path) -> Iterator[str]:
-    """The file's whole lines; a kill may have left half of one at the end."""
+    """Yields the complete lines of a file; a killed run may leave an incomplete last line."""
     if file.exists():
         yield from (line for line in file.read_text().splitlines(True) if line.endswith("\n"))
 
 
 def _check_same(file: pathlib.Path, config: RunConfig) -> None:
+    """Raises ValueError if a config.json is that of another run."""
     found = read_object(file, "name a new --workdir")
     wanted = json.loads(json.dumps(config.identity()))
-    other = [
+    changes = [
         f"--{k}={found.get(k)!r} there, {v!r} now"
         for k, v in wanted.items()
         if found.get(k) != v and k != "pictures"
     ]
-    if not other and found.get("pictures") != wanted["pictures"]:
+    if not changes and found.get("pictures") != wanted["pictures"]:
         raise ValueError(
-            f"--workdir={file.parent} holds a run on other pictures: files in "
-            f"{config.dataset} were added, removed or changed since; name a new "
-            f"folder, or restore them to go on with it"
+            f"--workdir={file.parent} holds a run on other pictures: files in {config.dataset} "
+            f"were added, removed or changed since; name a new folder, or restore the files to "
+            f"resume that run"
         )
-    if other:
+    if changes:
         raise ValueError(
-            f"--workdir={file.parent} holds another run ({'; '.join(other)}): name a "
-            f"new folder, or give the flags of that run to go on with it"
+            f"--workdir={file.parent} holds another run ({'; '.join(changes)}): name a new folder, "
+            f"or give the flags of that run to resume it"
         )

@@ -1,4 +1,4 @@
-"""What evaluate and predict have in common: a model that a user names, and what runs it."""
+"""Flags of evaluate and predict: the model that a user names and the device that runs it."""
 
 import dataclasses
 import pathlib
@@ -16,13 +16,14 @@ from profiling.registry import device_kind, executor_name, open_device
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A classifier's file, and where it runs.
+    """A classifier's file and the device that runs it.
 
     Attributes:
-      device: its name.
-      precision: that it is run in on a CPU or GPU; None is OpenVINO's own choice.
-      options: of the device.
-      run: config.json of the run whose file it is; None for another file.
+      classifier: description of the file.
+      device: name of the device.
+      precision: precision on a CPU, GPU or NPU; None leaves it to OpenVINO.
+      options: options of the device.
+      run: config.json of the run that wrote the file; None for any other file.
     """
 
     classifier: Classifier
@@ -32,61 +33,66 @@ class Model:
     run: dict[str, Any] | None
 
     def open(self) -> Executor:
-        """The device, to run the model on.
+        """Opens the device that runs the model.
 
         Raises:
-          DeviceUnavailable: it is not there; says why.
+          DeviceUnavailable: the device is unavailable.
         """
         if self.precision is not None and device_kind(self.device) in openvino_device.NAMES:
             return openvino_device.OpenVinoDevice(self.device, self.options, self.precision)
-        return open_device(self.device, self.options)
+        device = open_device(self.device, self.options)
+        assert isinstance(device, Executor)  # `executor_name` accepts no other
+        return device
 
 
 def define_model_flags() -> None:
-    """Defines --model, and what may be said of its input."""
+    """Defines --model and the flags of its device and input."""
     flags.DEFINE_string(
         "model",
         None,
-        f"The folder of a run, or a classifier's file "
-        f"({', '.join(SUFFIXES)}) that takes one picture.",
+        f"Folder of a run, or a classifier's file ({', '.join(SUFFIXES)}) with one picture as "
+        f"input.",
         required=True,
     )
     flags.DEFINE_string(
         "device",
         None,
-        "What runs it: CPU, GPU, NPU, MYRIAD or OAK; unset is what "
-        "gave a run's accuracy, and CPU for another file.",
+        "Device that runs it: CPU, GPU, NPU, MYRIAD or OAK; unset is the device of a run's "
+        "accuracy, and CPU for any other file.",
     )
     flags.DEFINE_enum(
         "inference_precision",
         None,
         ("native", "f32", "f16", "bf16"),
-        "Of CPU and "
-        "GPU, native being OpenVINO's own choice; unset is what gave a run's "
-        "accuracy, else f32 on a CPU and native elsewhere.",
+        "Precision on CPU, GPU and NPU; native leaves it to OpenVINO; unset is the precision of a "
+        "run's accuracy, else f32 on a CPU and native elsewhere.",
     )
-    flags.DEFINE_integer("image_size", None, "px, for a file that takes any size.", lower_bound=1)
+    flags.DEFINE_integer(
+        "image_size", None, "Size in px for a file with a dynamic input size.", lower_bound=1
+    )
     flags.DEFINE_list(
         "mean_values",
         None,
-        "Of red, green and blue, subtracted from pixels (0 to "
-        "255) for a file that does not do so itself, such as 123.675,116.28,103.53.",
+        "Means of red, green and blue to subtract from the pixels (0 to 255), for a file that "
+        "does not normalize, such as 123.675,116.28,103.53.",
     )
     flags.DEFINE_list(
-        "scale_values", None, "By which they are divided then, such as 58.395,57.12,57.375."
+        "scale_values", None, "Divisors after the subtraction, such as 58.395,57.12,57.375."
     )
-    flags.DEFINE_bool("reverse_input_channels", False, "The file takes blue, green, red.")
+    flags.DEFINE_bool(
+        "reverse_input_channels", False, "The file expects the order blue, green, red."
+    )
     command.define_option_flags()
 
 
 def model_from_flags() -> Model:
-    """The model that the flags name; raises ValueError for what is none, in one line."""
+    """Returns the model that the flags name; raises ValueError as `find_model` does."""
     args = flags.FLAGS
     normalization = Normalization(
         _three("mean_values", 0.0), _three("scale_values", 1.0), args.reverse_input_channels
     )
     if 0.0 in normalization.scale:
-        raise ValueError("--scale_values has a 0, by which nothing can be divided")
+        raise ValueError("--scale_values contains 0; give three divisors other than 0")
     return find_model(
         args.model,
         args.device,
@@ -105,12 +111,13 @@ def find_model(
     normalization: Normalization,
     options: Options,
 ) -> Model:
-    """The model of a name; the arguments are the flags' values.
+    """Returns a model by the values of the flags.
 
     Raises:
-      ValueError: no classifier, or no device that runs one; in one line.
+      ValueError: the file is not a classifier, or the device does not run networks; one line.
     """
-    file, run, chosen, inference_precision = pathlib.Path(name), None, "CPU", "f32"
+    file, run, chosen = pathlib.Path(name), None, "CPU"
+    inference_precision: str | None = "f32"
     if file.is_dir():
         run, accuracy = _read_run(file)
         chosen, inference_precision = accuracy["device"], accuracy["inference_precision"]
@@ -123,8 +130,7 @@ def find_model(
     if precision is not None:
         if device_kind(chosen) not in openvino_device.NAMES:
             raise ValueError(
-                f"--inference_precision={precision}: {chosen} computes in one "
-                f"precision alone; leave it out"
+                f"--inference_precision={precision}: {chosen} has only one precision; leave it out"
             )
         inference_precision = None if precision == "native" else precision
     return Model(
@@ -133,11 +139,11 @@ def find_model(
 
 
 def _read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json of a run that has come to its end, and its result's accuracy."""
+    """Returns config.json of a finished run and the accuracy in its result."""
     documents = []
     for name, remedy in (
         ("config.json", "give the folder of a search or a training"),
-        ("result.json", "let the run come to its end, it has no files yet"),
+        ("result.json", "let the run finish, it has no model files yet"),
     ):
         if not (folder / name).exists():
             raise ValueError(f"--model={folder} has no {name}: {remedy}")
@@ -149,20 +155,21 @@ def _read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for key, kind in (("device", str), ("inference_precision", str | None), ("file", str))
     ):
         raise ValueError(
-            f"{folder / 'result.json'} says nothing of what ran its file; give the "
-            f"folder of a run of this version, or its model.xml"
+            f"{folder / 'result.json'} does not name the device and precision of its accuracy; "
+            f"give the folder of a run of this version, or its model.xml"
         )
     return config, accuracy
 
 
 def _three(flag: str, default: float) -> tuple[float, float, float]:
+    """Returns the values of a flag for red, green and blue; raises ValueError."""
     texts = flags.FLAGS[flag].value
     if texts is None:
-        return (default,) * 3
+        return default, default, default
     try:
         red, green, blue = map(float, texts)
     except ValueError:
         raise ValueError(
-            f"--{flag}={','.join(texts)}: give three numbers, of red, green and blue"
+            f"--{flag}={','.join(texts)}: give three numbers, for red, green and blue"
         ) from None
     return red, green, blue

@@ -1,7 +1,7 @@
-"""The training loop: steps of a run, logged, saved, stopped and resumed.
+"""The only training loop: takes, logs and saves the steps of a run, stops and resumes.
 
-A batch depends on seed and step alone, so a run resumes from its step number. An epoch's last step
-is followed by its evaluation before anything is saved, so no checkpoint lies between the two.
+A batch depends only on seed and step, so a run resumes from its step number. The last step of an
+epoch is evaluated before anything is saved, so no checkpoint lies between step and evaluation.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, SupportsFloat, TypeVar
 
 import jax
 
@@ -21,9 +21,8 @@ from jaxnas.data import UnreadablePicture
 from profiling.progress import Progress
 
 LOG_EVERY = 10
-SEARCH, TRAIN, BEST = "search", "train", "best"  # checkpoints of a run, by the part of it
-State = TypeVar("State")  # has a field `step`, int32 [], the steps taken
-Metrics = dict[str, jax.Array]
+SEARCH, TRAIN, BEST = "search", "train", "best"  # folders of checkpoints
+Metrics = Mapping[str, SupportsFloat]
 
 _NOTES = {
     "ce": "loss {:.3f}",
@@ -34,20 +33,31 @@ _NOTES = {
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss is not a number any more."""
+    """The loss is infinite or not a number."""
+
+
+class LoopState(Protocol):
+    """A state of which the loop reads only the number of steps taken."""
+
+    @property
+    def step(self) -> jax.Array:
+        """Steps taken, int32 []."""
+
+
+State = TypeVar("State", bound=LoopState)
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase(Generic[State]):
-    """Some steps of one kind.
+    """Consecutive steps of one kind.
 
     Attributes:
-      name: in metrics.jsonl and for people.
-      start, end: the run's step before the first of them, and after the last.
-      take: (state, steps of the phase already taken) → (state, metrics); where it fails to get a
-        batch, the state is as it was.
-      feeds: what `take` reads batches from; the first is asked for every step.
-      epoch_steps: steps after which an epoch ends.
+      name: name in metrics.jsonl and for people.
+      start, end: step of the run before the first step of the phase, and after the last.
+      take: (state, steps of the phase already taken) → (state, metrics). If it fails to get a
+        batch, it leaves the state unchanged.
+      feeds: sources of the batches; `take` reads the first one in every step.
+      epoch_steps: number of steps in an epoch.
       end_epoch: called with the state at the end of each epoch; returns a note for people.
     """
 
@@ -64,9 +74,9 @@ class Loop(Generic[State]):
     """Takes a run from its newest checkpoint through its phases.
 
     Attributes:
-      state: what the steps change.
-      step: steps of the run taken.
-      resumed: whether there was a checkpoint to start from.
+      state: state of the training.
+      step: number of steps of the run taken.
+      resumed: whether the state was restored from a checkpoint.
     """
 
     def __init__(
@@ -83,14 +93,16 @@ class Loop(Generic[State]):
         """Restores the newest checkpoint, if there is one.
 
         Args:
-          state: to start from where there is none.
-          identity: what makes two runs different; a checkpoint of another one is refused.
-          name: of the checkpoints' folder.
-          first_step: the run's step at which a fresh state begins.
-          checkpoint_seconds: least time between checkpoints.
+          state: initial state, used without a checkpoint.
+          identity: fields that distinguish two runs; a checkpoint of another run is refused.
+          workdir: folder of the run.
+          progress: shows the phases.
+          name: name of the checkpoints' folder.
+          first_step: step of the run at which the initial state starts.
+          checkpoint_seconds: minimum time between checkpoints.
 
         Raises:
-          ValueError: a checkpoint of another configuration.
+          ValueError: the checkpoint has another configuration.
           CheckpointUnreadable: all checkpoints are damaged.
         """
         self.state = state
@@ -102,18 +114,18 @@ class Loop(Generic[State]):
             self.state, _ = self._checkpoints.restore(self.state)
         self.step = first_step + int(self.state.step)
         if self.resumed:
-            progress.print(f"going on from step {self.step} in {workdir.path}")
+            progress.print(f"resuming from step {self.step} in {workdir.path}")
         self._saved_at = time.monotonic()
 
     def run(self, phase: Phase[State]) -> None:
-        """Takes the steps of a phase that are still to be taken, and closes its feeds.
+        """Takes the remaining steps of a phase and closes its feeds.
 
         Raises:
-          Stopped: the user or the system asked; the state is saved.
-          UnreadablePicture: of the data; the state before it is saved.
-          NonFiniteLoss: the loss is not a number any more; the checkpoint before is kept.
+          Stopped: the user or the system asked to stop; the state is saved.
+          UnreadablePicture: a picture cannot be decoded; the state before its step is saved.
+          NonFiniteLoss: the loss is not finite; the previous checkpoint is kept.
         """
-        begun, taken_before = time.monotonic(), self.step
+        started, step_at_start = time.monotonic(), self.step
         feed, note, epoch_note = phase.feeds[0], "", ""
         with (
             self._progress.phase(
@@ -123,23 +135,23 @@ class Loop(Generic[State]):
         ):
             while self.step < phase.end:
                 done = self.step - phase.start
-                self.state, metrics = self._taken(phase, done)
+                self.state, metrics = self._take(phase, done)
                 self.step += 1
                 epoch_ends = (done + 1) % phase.epoch_steps == 0
-                noted = feed.idle = (
+                logged = feed.idle = (
                     self.step % LOG_EVERY == 0
                     or self.step == phase.end
                     or phase.end_epoch is not None
                     and epoch_ends
                 )
                 due = time.monotonic() - self._saved_at > self._checkpoint_seconds
-                stop, due = agreed(asked, due, noted)
-                if noted:
+                stop, due = agreed(asked, due, logged)
+                if logged:
                     values = self._finite(metrics)
                     self._workdir.log(self.step, phase.name, **values)
                     note = _note(values)
                 elif due or stop:
-                    self._finite(metrics)  # what is saved must be worth it
+                    self._finite(metrics)  # no checkpoint has a loss that is not finite
                 if epoch_ends and phase.end_epoch is not None:
                     epoch_note = phase.end_epoch(self.state)
                 bar.update(done + 1, f"{note}  {epoch_note}")
@@ -149,47 +161,48 @@ class Loop(Generic[State]):
                 if due:
                     self.save()
             bar.end(f"{note}  {epoch_note}")
-        seconds_a_step = (time.monotonic() - begun) / max(1, self.step - taken_before)
-        feed.tell_waiting(self._progress, seconds_a_step)
-        for one in phase.feeds:
-            one.close()
+        step_s = (time.monotonic() - started) / max(1, self.step - step_at_start)
+        feed.tell_waiting(self._progress, step_s)
+        for feed in phase.feeds:
+            feed.close()
 
     def save(self, wait: bool = False) -> None:
-        """Writes a checkpoint, unless one of this step is there."""
+        """Writes a checkpoint, unless the newest one is of this step."""
         step = self.step - self._first_step
         if self._checkpoints.latest_step() != step:
             self._checkpoints.save(step, self.state, wait=wait)
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all checkpoints are written."""
         self._checkpoints.close()
 
-    def _taken(self, phase: Phase[State], done: int) -> tuple[State, Metrics]:
-        """One step; where it finds no batch for a picture's sake, the state before it is saved."""
+    def _take(self, phase: Phase[State], done: int) -> tuple[State, Metrics]:
+        """Takes one step; if a picture of its batch is unreadable, saves the state before it."""
         try:
             return phase.take(self.state, done)
         except UnreadablePicture as error:
-            if jax.process_count() > 1:  # the others are not here to save with
+            if jax.process_count() > 1:  # a checkpoint needs all processes
                 raise
             self.save(wait=True)
             raise UnreadablePicture(
-                f"{error}. The run is saved at step {self.step}: with its "
-                f"pictures as they were the same command goes on"
+                f"{error}. The run is saved at step {self.step}: restore the picture, and the same "
+                f"command resumes the run"
             ) from error
 
     def _finite(self, metrics: Metrics) -> dict[str, float]:
+        """Fetches metrics from the devices; raises NonFiniteLoss."""
         values = {key: float(value) for key, value in metrics.items()}
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteLoss(
-                f"by step {self.step} the loss is no number any more ({values}): "
-                f"lower the learning rate; the checkpoint before is kept"
+                f"the loss is not finite at step {self.step} ({values}): lower the learning rate; "
+                f"the previous checkpoint is kept"
             )
         return values
 
 
 def checkpoint_folder(run: pathlib.Path, name: str) -> pathlib.Path:
-    """Where a run's folder has the checkpoints of one of its parts."""
+    """Returns the folder of one kind of a run's checkpoints."""
     return run / "checkpoints" / name
 
 

@@ -1,6 +1,6 @@
-"""Networks as programs are told of them: a published name, an architecture's text, a run's folder.
+"""Networks that a user names: by a published name, an architecture's text or a run's folder.
 
-A run's folder, of a search or of a training, names its network in `architecture.json`.
+The folder of a search or training has its network in `architecture.json`.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ _TOKEN = re.compile(r"k\d+e\d+|-")
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A network, whatever the number of classes.
+    """A network without its number of classes.
 
     Attributes:
-      text: one token a block, or the name of a published network.
-      space: whose blocks they are; None for a published network.
+      text: one token for each block, or the name of a published network.
+      space: space of the blocks; None for a published network.
     """
 
     text: str
     space: str | None
 
     def document(self) -> dict[str, str | None]:
-        """What the JSON files of a run say of it."""
+        """Returns the entries in the JSON files of a run."""
         return {"architecture": self.text, "space": self.space}
 
     def spec(self, num_classes: int, name: str = "network") -> NetworkSpec:
-        """The network's specification; a published network keeps its own name."""
+        """Returns the network's specification; a published network keeps its own name."""
         if self.space is None:
             return find_network(self.text, num_classes)
         space = find_space(self.space)
@@ -42,14 +42,14 @@ class Architecture:
 
 
 def find_architecture(text: str, space: str | None = None) -> Architecture:
-    """The architecture that a user names.
+    """Returns the architecture that a user names.
 
     Args:
-      text: a published network's name, a run's folder, or an architecture's text.
-      space: of an architecture's text; None is proxyless.
+      text: name of a published network, folder of a run, or text of an architecture.
+      space: space of an architecture's text; None is proxyless.
 
     Raises:
-      ValueError: nothing of these, or a space that does not go with it; says what is allowed.
+      ValueError: the text is none of these, or does not match the space; says what is allowed.
     """
     if text in ZOO:
         if space is not None:
@@ -61,15 +61,14 @@ def find_architecture(text: str, space: str | None = None) -> Architecture:
         found = read_architecture(pathlib.Path(text))
         if space not in (None, found.space):
             raise ValueError(
-                f"--space={space}: the network in {text} is of "
-                f"{found.space or 'no space'}; leave --space out"
+                f"--space={space}: the network in {text} belongs to {found.space or 'no space'}; "
+                f"leave --space out"
             )
         return found
     if not all(map(_TOKEN.fullmatch, text.split())) or not text.split():
         raise ValueError(
-            f"unknown network {text!r}: give one of {', '.join(ZOO)}, the folder of "
-            f"a run, or an architecture such as 'k3e6 - k5e3 ...', one token a block "
-            f"of --space"
+            f"unknown network {text!r}: give one of {', '.join(ZOO)}, the folder of a run, or an "
+            f"architecture such as 'k3e6 - k5e3 ...', one token for each block of --space"
         )
     space = "proxyless" if space is None else space
     chosen = find_space(space)
@@ -77,43 +76,42 @@ def find_architecture(text: str, space: str | None = None) -> Architecture:
 
 
 def read_architecture(folder: pathlib.Path) -> Architecture:
-    """The network of a run's folder.
+    """Returns the network of a run's folder.
 
     Raises:
-      ValueError: a folder of something else, or of a run without a network so far.
+      ValueError: the folder is not that of a run, or the run has no network yet.
     """
     if not (folder / "config.json").exists():
         raise ValueError(
-            f"{folder} is no folder of a run (no config.json): give the --workdir of "
-            f"a search or a training"
+            f"{folder} is not the folder of a run (no config.json): give the --workdir of a search "
+            f"or training"
         )
     if not (folder / "architecture.json").exists():
         raise ValueError(
-            f"{folder} has no network yet (no architecture.json): let its search come "
-            f"to its end first"
+            f"{folder} has no network yet (no architecture.json): let the search finish first"
         )
     document = read_object(folder / "architecture.json", GIVE_RUN)
     try:
         text, space = document["architecture"], document["space"]
         if not isinstance(text, str) or not isinstance(space, str | None):
-            raise ValueError(f"architecture is {text!r} and space {space!r}; both are texts")
+            raise ValueError(f"architecture is {text!r} and space {space!r}; both must be strings")
         architecture = Architecture(text, space)
         architecture.spec(2)
     except KeyError as error:
         raise ValueError(
-            f"{folder / 'architecture.json'} has no {error}; give the folder of a run "
-            f"of this version"
+            f"{folder / 'architecture.json'} has no entry {error}; give the folder of a run of "
+            f"this version"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{folder / 'architecture.json'} does not fit: {error}") from error
+        raise ValueError(f"{folder / 'architecture.json'} is invalid: {error}") from error
     return architecture
 
 
 def read_accuracy(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What a run's result says of its network's accuracy; None where it has no result yet.
+    """Returns the accuracy in a run's result; None if the run has no result yet.
 
     Raises:
-      ValueError: a result that cannot be read.
+      ValueError: the result cannot be read, or has no accuracy.
     """
     if not (folder / "result.json").exists():
         return None

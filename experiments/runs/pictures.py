@@ -1,4 +1,4 @@
-"""A folder's pictures are decoded once before they are worked with; that they were is kept."""
+"""Decodes the pictures of a folder once before the first run, and remembers the success."""
 
 import pathlib
 
@@ -8,17 +8,17 @@ from jaxnas import data
 from profiling.progress import Progress
 from profiling.user_folders import cache_folder
 
-MOST_AT_START = 50_000  # more take minutes, even on many cores
+MOST_AT_START = 50_000  # more pictures take minutes, even on many cores
 
 
 def check_pictures(dataset: str) -> None:
-    """Decodes the pictures of a folder, unless they were with these names and sizes.
+    """Decodes the pictures of a folder, unless they were decoded with the same names and sizes.
 
     Args:
-      dataset: a name of which nothing is to be checked where it is no folder of pictures.
+      dataset: name of a data set; nothing is checked if it is not a folder of pictures.
 
     Raises:
-      ValueError: one cannot be decoded; names it, and how to find the others.
+      ValueError: a picture cannot be decoded; names it and the command that lists all.
     """
     if not data.is_folder(dataset) or _was_decoded(dataset):
         return
@@ -27,17 +27,19 @@ def check_pictures(dataset: str) -> None:
     with Progress() as progress:
         if count > MOST_AT_START:
             progress.print(
-                f"{count} pictures were not decoded before; {lists_all} that cannot be", "yellow"
+                f"{count} pictures were not decoded before; {lists_all} that cannot be decoded",
+                "yellow",
             )
             return
         refusals = decode_all(dataset, count, progress)
     if refusals:
-        others = f". {len(refusals) - 1} more cannot be: {lists_all}" if refusals[1:] else ""
+        more = len(refusals) - 1
+        others = f". {more} more cannot be decoded: {lists_all}" if more else ""
         raise ValueError(f"{refusals[0]}{others}")
 
 
 def decode_all(dataset: str, count: int, progress: Progress) -> list[str]:
-    """Decodes the pictures of a folder, `count` of them; returns which cannot be, and why."""
+    """Decodes the `count` pictures of a folder; returns an error message for each failure."""
     with progress.phase("pictures", count) as phase:
         refusals = data.undecodable(
             dataset, lambda done, refused: phase.update(done, f"{refused} cannot be decoded")
@@ -45,19 +47,20 @@ def decode_all(dataset: str, count: int, progress: Progress) -> list[str]:
         phase.end(f"{count - len(refusals)} of {count} can be decoded")
     if not refusals:
         try:
-            _kept(dataset).parent.mkdir(parents=True, exist_ok=True)
-            _kept(dataset).touch()
+            _marker(dataset).parent.mkdir(parents=True, exist_ok=True)
+            _marker(dataset).touch()
         except OSError as error:
-            logging.warning("the next start decodes these pictures again: %s", error)
+            logging.warning("the next run decodes these pictures again: %s", error)
     return refusals
 
 
 def _was_decoded(dataset: str) -> bool:
     try:
-        return _kept(dataset).exists()
+        return _marker(dataset).exists()
     except OSError:
         return False
 
 
-def _kept(dataset: str) -> pathlib.Path:
+def _marker(dataset: str) -> pathlib.Path:
+    """Returns the empty file that marks a folder's pictures as decoded."""
     return cache_folder() / "pictures" / data.fingerprint(dataset)

@@ -1,4 +1,4 @@
-"""How a run is stopped: Control-C and SIGTERM are heard at once, and obeyed where it can save."""
+"""Preemption: a run records Control-C and SIGTERM, and stops where it can save its state."""
 
 import contextlib
 import signal
@@ -10,10 +10,10 @@ from jaxnas import parallel
 
 
 class Stopped(Exception):
-    """The user or the system asked the run to stop; what it had is saved.
+    """The user or the system asked the run to stop, and its state is saved.
 
     Attributes:
-      preempted: whether the system asked, by SIGTERM, to whom a run that is saved has succeeded.
+      preempted: whether the system asked, by SIGTERM; the run then exits with status 0.
     """
 
     def __init__(self, message: str, preempted: bool):
@@ -22,15 +22,15 @@ class Stopped(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM where nothing is lost that was not saved before."""
+    """SIGTERM outside `stop_requests`, where the run has no state to save."""
 
 
 class StopRequests:
-    """What was asked since.
+    """Requests received so far.
 
     Attributes:
-      stop: whether to stop.
-      preempted: whether by SIGTERM.
+      stop: whether the run was asked to stop.
+      preempted: whether it was asked by SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -39,35 +39,35 @@ class StopRequests:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Inside, Control-C and SIGTERM are noted; a second Control-C does not wait."""
+    """Records Control-C and SIGTERM within the context; a second Control-C interrupts at once."""
     asked = StopRequests()
 
-    def ask(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         if asked.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.stop = True
         asked.preempted |= number == signal.SIGTERM
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def agreed(asked: StopRequests, due: bool, noted: bool) -> tuple[bool, bool]:
-    """Whether to stop, and whether a checkpoint is due: the same in all processes of a run.
+def agreed(asked: StopRequests, due: bool, logged: bool) -> tuple[bool, bool]:
+    """Returns whether to stop and whether a checkpoint is due, equal in all processes of a run.
 
     Args:
-      asked: of this process.
-      due: by this process's clock.
-      noted: whether this is one of the steps at which the processes ask each other. All of them
-        say the same here; asking at every step would be waited for.
+      asked: requests to this process.
+      due: whether a checkpoint is due by this process's clock.
+      logged: whether this step is logged, equal in all processes. The processes only communicate
+        at logged steps, because a collective at every step would cost time.
     """
     if jax.process_count() == 1:
         return asked.stop, due
-    if not noted:
+    if not logged:
         return False, False
     asked.stop, asked.preempted, due = parallel.any_across_processes(
         asked.stop, asked.preempted, due
@@ -76,7 +76,7 @@ def agreed(asked: StopRequests, due: bool, noted: bool) -> tuple[bool, bool]:
 
 
 def terminate_like_control_c() -> None:
-    """Makes SIGTERM raise `Terminated` wherever `stop_requests` does not hear it."""
+    """Makes SIGTERM raise `Terminated` outside `stop_requests`."""
 
     def terminate(number: int, frame: object) -> None:
         raise Terminated

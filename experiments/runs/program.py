@@ -1,4 +1,4 @@
-"""How search, train and study start and end: several processes as one, and the exit status."""
+"""Start and end of search, train and study: joining processes, error lines, exit status."""
 
 import os
 import sys
@@ -34,27 +34,27 @@ _FAILURES = (
     OSError,
 )
 
-_NAMING_S = 10.0  # in which `parallel` names a process that has died, and ends this one
+_NAMING_S = 10.0  # time in which `parallel` names a process that died, and ends this one
 
 
 def define_process_flags() -> None:
-    """Defines the flags of a run of several processes, which all get the same others."""
+    """Defines the flags of a run of several processes; all other flags must be equal."""
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of process 0, of a run of several "
-        "processes; unset is what Slurm, Open MPI or a TPU pod tells.",
+        "HOST:PORT of process 0 in a run of several processes; unset is the value from Slurm, "
+        "Open MPI or the TPU pod.",
     )
     flags.DEFINE_integer(
         "processes",
         None,
-        "How many processes the run has; unset is what the cluster says it started together, or 1.",
+        "Number of processes of the run; unset is the number that the cluster started, or 1.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
         "process",
         None,
-        "Which of them this one is, from 0; unset is what the cluster tells.",
+        "Index of this process, from 0; unset is the value from the cluster.",
         lower_bound=0,
     )
 
@@ -62,7 +62,7 @@ def define_process_flags() -> None:
 def join_processes() -> None:
     """Joins the processes of this run, by the flags and the cluster's environment.
 
-    What is wrong with them ends the program with status 2.
+    Invalid flags end the program with status 2.
     """
     args = flags.FLAGS
     with command.usage_errors():
@@ -70,10 +70,10 @@ def join_processes() -> None:
 
 
 def run(work: Callable[[], int]) -> int:
-    """Does a program's work and returns its exit status.
+    """Runs a program's work and returns its exit status.
 
-    A failure that is known is one line and status 1. A run that was stopped says how it goes on;
-    its status is 1 after Control-C and 0 after SIGTERM, by which clusters preempt.
+    A known failure prints one line and returns 1. A stopped run prints how to resume it; it returns
+    1 after Control-C and 0 after SIGTERM, the signal by which clusters preempt.
     """
     keep_memory()
     keep_compiled_programs()
@@ -86,28 +86,29 @@ def run(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = command.FAILED
         if isinstance(error, parallel.ProcessesDiffer | parallel.Process0Failed):
-            parallel.end()  # all of them know
+            parallel.end()  # all processes fail alike
         elif jax.process_count() > 1:
-            time.sleep(_NAMING_S)  # it may be but the consequence of another's death
+            time.sleep(_NAMING_S)  # another process's death may be the cause
     except (Stopped, KeyboardInterrupt) as stop:
-        print(f"{str(stop) or 'stopped'}; run the same command again to go on", file=sys.stderr)
+        print(f"{str(stop) or 'stopped'}; run the same command again to resume", file=sys.stderr)
         if isinstance(stop, Stopped):
-            parallel.end()  # the others stop at the same step
+            parallel.end()  # the other processes stop at the same step
         preempted = isinstance(stop, Terminated) or getattr(stop, "preempted", False)
         status = 0 if preempted else command.FAILED
     except SystemExit as wrong_usage:
         if jax.process_count() == 1:
             raise
+        assert isinstance(wrong_usage.code, int)
         status = wrong_usage.code
     except Exception:
         if jax.process_count() == 1:
             raise
-        # Where another process has died, collectives fail: who died is said by `parallel`.
+        # Collectives fail if another process has died; `parallel` names that process.
         traceback.print_exc()
         time.sleep(_NAMING_S)
         status = command.FAILED
-    # Threads that still compile cannot be interrupted, and other processes may wait for this one
-    # in vain: leaving as usual would wait for both.
+    # A normal exit would wait for threads that still compile, which cannot be interrupted, and for
+    # other processes that wait for this one.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,8 +1,8 @@
-"""What others published of the networks that `experiments.compare` puts beside our figures.
+"""Published accuracy and latency of the networks that `experiments.compare` compares with.
 
 The poster is the work that this project implements: a network for Intel's Movidius MyriadX VPU,
-found with ProxylessNAS and the VPU's latency in the loss. ImageNet 2012; latency on the Intel
-Neural Compute Stick 2 (NCS2), batch 1.
+found with ProxylessNAS and the VPU's latency in the loss. Its accuracy is on ImageNet 2012, its
+latency on the Intel Neural Compute Stick 2 (NCS2) at batch 1.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ OFFICIAL = "the official repository, mit-han-lab/proxylessnas: ImageNet 2012"
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Figures of one network.
+    """Published values of one network.
 
     Attributes:
-      title: how people call it.
-      top1_percent: on ImageNet 2012's validation images.
-      ncs2_ms: latency on the Neural Compute Stick 2; None where nobody published it.
-      source: of the figures.
+      title: name for people.
+      top1_percent: top-1 on the validation images of ImageNet 2012.
+      ncs2_ms: latency on the Neural Compute Stick 2; None if it was not published.
+      source: source of the values.
     """
 
     title: str
@@ -36,5 +36,5 @@ PUBLISHED = {
     "proxyless_mobile_14": Published("ProxylessNAS mobile 1.4", 76.7, None, OFFICIAL),
 }
 
-# Its blocks are not published, so that nothing of ours can stand beside its figures.
+# Its blocks are not published, so it cannot be built and measured here.
 POSTERS_FOUND = Published("found, as published", 72.8, 17.2, POSTER)

@@ -1,4 +1,4 @@
-"""What a person reads at the end of a search or a training."""
+"""The summary that a search or training prints at its end."""
 
 import contextlib
 import json
@@ -20,17 +20,19 @@ _LEGEND = "green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixe
 
 
 def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) -> None:
-    """Prints the summary of a result.json, and of a pareto.json that it names, on standard output.
+    """Prints the summary of a result.json, and of the pareto.json it names, on standard output.
 
     Args:
-      spec: of the network.
-      folder: of the run.
+      result: content of result.json.
+      spec: specification of the network.
+      title: title of the panel.
+      folder: folder of the run.
 
     Raises:
-      OSError: the pareto.json is gone.
+      OSError: the pareto.json cannot be read.
     """
     console = rich.console.Console(highlight=False)
-    front = []
+    front: list[rich.console.RenderableType] = []
     if "pareto" in result["files"]:
         front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
     searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
@@ -56,20 +58,19 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
 
 @contextlib.contextmanager
 def reading_result(folder: pathlib.Path) -> Iterator[None]:
-    """Around what is made of a run's result.json; raises ValueError where that is damaged."""
+    """Context for work with a run's result.json; raises ValueError if that is damaged."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder / 'result.json'} is not as this version writes it "
-            f"({type(error).__name__}: {error}); remove it, and the same command "
-            f"makes it anew"
+            f"{folder / 'result.json'} is damaged or from another version "
+            f"({type(error).__name__}: {error}); remove it, and the same command writes it again"
         ) from error
 
 
 def _latency_label(result: Result) -> str:
     if not result["kind"]:
-        return f"{result['device']} was not there, nothing was checked on it:"
+        return f"{result['device']} was not available; nothing was checked on it:"
     chosen = [f"{name} {value}" for name, value in result["settings"].items() if value is not None]
     settings = f" with {', '.join(chosen)}" if chosen else ""
     return f"Latency by {result['device']}{settings}, {result['kind']}, batch 1:"
@@ -101,7 +102,7 @@ def _target(result: Result) -> str:
 
 
 def _accuracy(result: Result) -> list[str]:
-    """The accuracy of the file that ships, and what was not run."""
+    """Returns lines on the exported file's accuracy and on what was not measured."""
     accuracy = result["accuracy"]
     lines = [
         f"top-1 {accuracy['top1']:.2%} ({accuracy['top1_low']:.1%} to "
@@ -125,7 +126,7 @@ def _accuracy(result: Result) -> list[str]:
 
 
 def _front(document: Result) -> list[rich.console.RenderableType]:
-    """The networks of pareto.json, one line each."""
+    """Returns a title and a table with a line for each network of pareto.json."""
     networks = document["networks"]
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     for title in ("budget", "device", "predicted", "top-1, for choosing"):

@@ -1,14 +1,13 @@
-"""Finds a network for one device and a latency budget, and hands over the files that run there.
+"""Finds a network for one device and a latency budget, and exports files that run on the device.
 
     python -m experiments.search --flagfile=vpu.flags
 
-Warm-up and search train the supernet; α gives the network; the device confirms it. The network is
-then trained as itself, at the end at the deployment size, exported, and its files are tested. The
-same command goes on where a stopped run was.
+Warm-up and search train the supernet and α. The network is derived from α and measured on the
+device. It is then trained without the supernet, at the end at the deployment size, and exported,
+and its files are tested. The same command resumes a stopped run.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -26,21 +25,20 @@ from experiments.search.trainer import Schedule, Trainer
 from experiments.train.fit import fit
 from jaxnas import data, parallel
 from jaxnas.latency import LatencyModel, LatencyTable
-from jaxnas.network import Network, NetworkSpec, network_of
+from jaxnas.network import network_of
 from profiling import command
 from profiling.database import Store
 from profiling.progress import Progress
-from profiling.recording import Recording
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a search as the flags say; returns the exit status."""
+    """Runs a search by the flags; returns the exit status."""
     del argv
     return program.run(search)
 
 
 def search() -> int:
-    """A search as the flags say, by this process or with others; returns the exit status."""
+    """Checks the flags, runs or resumes the search, prints its summary; returns the status."""
     program.join_processes()
     with command.usage_errors():
         config = config_from_flags()
@@ -69,19 +67,12 @@ def search() -> int:
     folder = pathlib.Path(config.workdir)
     with command.usage_errors(), summary.reading_result(folder):
         if parallel.is_process_0():
-            summary.show(
-                result,
-                _spec(config, result),
-                f"{result['space']} for {result['device']}, {result['target_ms']:g} ms",
-                folder,
-            )
+            space = config.search_space
+            spec = network_of(space, space.parse(result["architecture"]), result["num_classes"])
+            title = f"{result['space']} for {result['device']}, {result['target_ms']:g} ms"
+            summary.show(result, spec, title, folder)
         failed = config.require_target and not result["target_met"]
     return command.FAILED if failed else 0
-
-
-def _spec(config: Config, result: dict[str, Any]) -> NetworkSpec:
-    space = config.search_space
-    return network_of(space, space.parse(result["architecture"]), result["num_classes"])
 
 
 def run(
@@ -92,109 +83,100 @@ def run(
     workdir: Workdir,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The whole search; returns the document of result.json.
+    """Runs the whole search; returns the document of result.json.
+
+    A resumed run does not repeat what is done.
 
     Args:
-      table, store: of the first process; None in the others.
+      config: configuration of the search.
+      parts: parts of the data set.
+      table: given latency table; None to build one, and in all processes but process 0.
+      store: stores the measurements; None in all processes but process 0.
+      workdir: folder of the run.
+      progress: shows the phases.
+
+    Raises:
+      Stopped, NonFiniteLoss, CheckpointUnreadable, ProcessesDiffer, CompileError,
+      DeviceUnavailable, ParityBroken.
     """
     without = (
         None
         if table is None
-        else (
-            f"The search goes on with the latency table of {table.device} ({table.kind}); the "
-            f"network it finds will not be checked on the device."
-        )
+        else f"The search continues with the latency table of {table.device} ({table.kind}); its "
+        f"network will not be checked on the device."
     )
     with shared_device(config, store, progress, without) as device:
+        # Table: the latency of every candidate of every block.
         table = deployment_table(config, table, device, workdir, progress)
-        found = find_network(config, parts, table, device, workdir, progress)
-        fitted = fit(
-            config.training, config.identity(), found.network, parts, workdir, progress, found.steps
-        )
-        delivered = parallel.from_process_0(
-            lambda: deliver(
-                found.network,
+        latency = LatencyModel.of(table)
+        parallel.check_same("the latency table", latency)
+
+        # Supernet and α: the warm-up, then weight steps with α steps in between.
+        trainer = Trainer(config, parts, workdir, progress)
+        if not trainer.is_over or not _is_derived(config, workdir, device is not None):
+            trainer.compile(latency)
+        trainer.search(latency)
+
+        # Derive: an architecture for the budget, and one for each further budget.
+        derived = derivation.derive(trainer, table, device)
+        front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
+
+        # Extract: the network with the supernet's weights.
+        path = trainer.space.path(trainer.space.parse(derived.architecture))
+        network, steps = trainer.extract(path), trainer.schedule.end
+        trainer.close()
+        del trainer  # frees the memory of the supernet
+
+        # Fit: the network's own training, at the end at the deployment size.
+        fitted = fit(config.training, config.identity(), network, parts, workdir, progress, steps)
+
+        # Deliver: files, their accuracy and their latency.
+        def delivered() -> dict[str, Any]:
+            assert not isinstance(device, DeviceOfProcess0)  # this is process 0
+            title = f"{config.space} for {config.device}, {config.target_ms:g} ms"
+            return deliver(
+                network,
                 fitted.top1,
                 parts.test,
                 config.image_size,
-                f"{config.space} for {config.device}, {config.target_ms:g} ms",
+                title,
                 device,
                 config.options,
                 workdir.path,
                 progress,
             )
-        )
-    device_ms = delivered["device_ms"]
-    result = {
+
+        delivery = parallel.from_process_0(delivered)
+
+    device_ms = delivery["device_ms"]
+    result: dict[str, Any] = {
         "schema": 2,
-        "architecture": found.derived.architecture,
+        "architecture": derived.architecture,
         "space": config.space,
         "target_ms": config.target_ms,
-        "predicted_ms": found.derived.predicted_ms,
+        "predicted_ms": derived.predicted_ms,
         "target_met": None if device_ms is None else device_ms <= config.target_ms,
         "device": table.device,
         "settings": dict(table.settings),
-        **delivered,
+        **delivery,
         "held_out": fitted.held_out,
-        "rounds": found.derived.rounds,
+        "rounds": derived.rounds,
     }
     result["files"]["table"] = "latency_table.json"
-    if found.front is not None:
+    if front is not None:
         parallel.from_process_0(
-            lambda: pareto.save_figure(found.front, result["references"], workdir.path)
+            lambda: pareto.save_figure(front, result["references"], workdir.path)
         )
         result["files"]["pareto"] = pareto.FILE
     workdir.write_json("result.json", result)
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What the supernet is needed for.
-
-    Attributes:
-      derived: the architecture.
-      network: it, with the supernet's weights.
-      steps: of the search.
-      front: the document of pareto.json, where further budgets were asked for.
-    """
-
-    derived: derivation.Derived
-    network: Network
-    steps: int
-    front: dict[str, Any] | None
-
-
-def find_network(
-    config: Config,
-    parts: data.Parts,
-    table: LatencyTable,
-    device: Recording | DeviceOfProcess0 | None,
-    workdir: Workdir,
-    progress: Progress,
-) -> Found:
-    """Trains the supernet and α, and derives the network; what was done before is not repeated.
-
-    Raises:
-      Stopped, NonFiniteLoss, CheckpointUnreadable, ProcessesDiffer, CompileError,
-      DeviceUnavailable.
-    """
-    latency = LatencyModel.of(table)
-    parallel.check_same("the latency table", latency)
-    trainer = Trainer(config, parts, workdir, progress)
-    known = [derivation.known_derivation(workdir, device is not None)]
-    if config.pareto_ms:
-        known.append(pareto.known_front(workdir, device is not None))
-    if not trainer.is_over or None in known:
-        trainer.compile(latency)
-    trainer.search(latency)
-    derived = derivation.derive(trainer, table, device)
-    front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
-    network = trainer.extract(
-        config.search_space.path(config.search_space.parse(derived.architecture))
+def _is_derived(config: Config, workdir: Workdir, has_device: bool) -> bool:
+    """Returns whether an earlier start of the run derived the networks of all budgets."""
+    return derivation.known_derivation(workdir, has_device) is not None and (
+        not config.pareto_ms or pareto.known_front(workdir, has_device) is not None
     )
-    trainer.close()
-    return Found(derived, network, trainer.schedule.end, front)
 
 
 if __name__ == "__main__":

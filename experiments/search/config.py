@@ -1,11 +1,12 @@
-"""The flags of a search, read once into a frozen `Config`.
+"""Flags of a search, read once into a frozen `Config`.
 
-Defaults are the quick start: scikit-learn's handwritten digits at a small training size, minutes
-on two cores. `imagenet.flags` sets the published schedule over them.
+The defaults search on scikit-learn's handwritten digits. `vpu.flags` is the quick start, minutes on
+two cores; `imagenet.flags` has the published schedule.
 """
 
 import dataclasses
 import math
+from typing import Literal
 
 from experiments.runs.config import (
     RunConfig,
@@ -23,7 +24,7 @@ from jaxnas.space import SPACES, Space, find_space
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    """What a search does. Fields are flags."""
+    """Configuration of a search. Fields are flags."""
 
     space: str = option(
         "proxyless", f"Search space: {', '.join(SPACES)}, or a JSON file that describes one."
@@ -31,101 +32,103 @@ class Config(RunConfig):
     target_ms: float = option(17.2, "LAT_T, the latency budget in ms on the device, batch 1.")
     pareto_ms: tuple[float, ...] | None = option(
         None,
-        "Further budgets in ms, comma-separated; unset is none. From the one α each gets a "
-        "network with the supernet's weights, its device figure and its accuracy on held-out data: "
-        "pareto.json, pareto.svg, pareto.png.",
+        "Further budgets in ms, comma-separated; unset is none. Each gets a network from the same "
+        "α, with the supernet's weights, its latency on the device and its accuracy on held-out "
+        "data, in pareto.json, pareto.svg and pareto.png.",
     )
     latency_weight: float = option(
         0.1,
-        "λ of latency_control=fixed, 0 searching for accuracy alone; where λ of dual starts; "
-        "the exponent β of mul_log (published: 0.3); with estimator=reinforce the exponent of the "
-        "reward.",
+        "λ for latency_control=fixed, 0 to search for accuracy only; initial λ for dual; exponent "
+        "β for mul_log (published: 0.3); exponent of the reward for estimator=reinforce.",
     )
-    latency_control: str = option(
+    latency_control: loss.Control = option(
         "fixed",
-        "How latency enters the search. fixed: CE + λ (E[LAT] - LAT_T) / LAT_T, which "
-        "does not converge to the target by itself. dual: the same, λ driven so that E[LAT] comes "
-        "to LAT_T. mul_log: CE (ln E[LAT] / ln LAT_T)^β.",
+        "How latency enters the loss. fixed: CE + λ (E[LAT] - LAT_T) / LAT_T; E[LAT] does not "
+        "converge to LAT_T by itself. dual: the same, with λ adapted so that E[LAT] converges to "
+        "LAT_T. mul_log: CE (ln E[LAT] / ln LAT_T)^β.",
         choices=loss.LATENCY_CONTROLS,
     )
     estimator: str = option(
         "two",
-        "Of α's gradient. two: a pair of candidates a block and step. full: all of them. "
-        "gumbel: all of them, straight-through. reinforce: the accuracy of ten networks, times "
-        "(LAT_T / LAT)^latency_weight.",
+        "Estimator of α's gradient. two: a pair of candidates per block and step. full: all "
+        "candidates. gumbel: all candidates, straight-through. reinforce: the reward of ten "
+        "networks, accuracy times (LAT_T / LAT)^latency_weight.",
         choices=estimators.ESTIMATORS,
     )
     gumbel_temperature: float | None = option(
-        None, f"Of estimator=gumbel; unset is {search_steps.GUMBEL_TEMPERATURE:g}.", 0.01
+        None,
+        f"Temperature for estimator=gumbel; unset is {search_steps.GUMBEL_TEMPERATURE:g}.",
+        0.01,
     )
     latency_table: str | None = option(
         None,
-        "Latency table, a JSON file made by profiling.tables; unset takes the one that ships "
-        "for device, space and image size, or builds one.",
+        "Latency table, a JSON file made by profiling.tables; unset uses the shipped table for "
+        "device, space and image size, or builds one.",
     )
     derive: str = option(
         "budget",
-        "budget: the most probable path that uses the budget, at most target_ms and at "
-        "least (1 - tolerance / 2) of it where there is one. argmax: the most probable candidate "
-        "of each block, whatever it takes.",
+        "budget: the most probable path that uses the budget: at most target_ms and, if such a "
+        "path exists, at least (1 - tolerance / 2) of it. argmax: the most probable candidate of "
+        "each block, at any latency.",
         choices=("budget", "argmax"),
     )
     finalists: int = option(
         1,
-        "Most probable paths that use the budget, of which the one most accurate on held-out "
-        "data is derived, each with the supernet's weights. 1 takes the most probable.",
+        "Number of most probable paths that use the budget. The path with the best accuracy on "
+        "held-out data, with the supernet's weights, is derived. 1 derives the most probable.",
         1,
         50,
     )
     tolerance: float = option(
         0.02,
-        "Fraction of the latency by which prediction and device may differ before the table "
-        "is rescaled and the network derived again.",
+        "Fraction of the latency by which prediction and device may differ. At a larger "
+        "difference the table is rescaled and the network derived again.",
         0.001,
         0.5,
     )
     require_target: bool = option(
         False,
-        "Exit with status 1 if the device's figure is above target_ms or the device is not there.",
+        "Exit with status 1 if the latency on the device is above target_ms or the device is "
+        "unavailable.",
     )
-    search_image_size: int = option(32, "Size in px that the supernet is trained at.", 8)
-    warmup_epochs: int = option(20, "Epochs of weight steps alone, paths drawn.", 0)
+    search_image_size: int = option(32, "Size in px at which the supernet is trained.", 8)
+    warmup_epochs: int = option(20, "Epochs of weight steps only, on sampled paths.", 0)
     search_epochs: int = option(
-        40, "Epochs of weight steps with architecture steps between, none in the first.", 2
+        40, "Epochs of weight steps with α steps in between, none in the first epoch.", 2
     )
     warmup_learning_rate: float = option(
-        0.02, "Peak of the warm-up's cosine, not scaled by batch size.", 0
+        0.02, "Peak of the warm-up's cosine learning rate, not scaled by batch size.", 0
     )
     search_learning_rate: float = option(
-        0.01, "Peak of the search's cosine, not scaled by batch size.", 0
+        0.01, "Peak of the search's cosine learning rate, not scaled by batch size.", 0
     )
-    initialisation: str = option(
+    initialisation: Literal["shared", "independent"] = option(
         "shared",
-        "Of the supernet. independent: as published, for long schedules. shared: the "
-        "candidates of a block start as one function, so that short schedules learn.",
+        "Initialization of the supernet. independent: as published, for long schedules. shared: "
+        "the candidates of a block start as the same function, so that short schedules learn.",
         choices=supernet.INITIALISATIONS,
     )
-    alpha_learning_rate: float = option(0.05, "Of α's Adam.", 0)
-    alpha_every: int = option(2, "Weight steps to one architecture step.", 1)
+    alpha_learning_rate: float = option(0.05, "Learning rate of α's Adam.", 0)
+    alpha_every: int = option(2, "Weight steps per α step.", 1)
     calibration_batches: int = option(
-        16, "Training batches whose mean gives a path's batch statistics, where it is scored.", 1
+        16, "Training batches over which a path's batch statistics are averaged to score it.", 1
     )
     train_epochs: int = option(
-        20, "Epochs of the network that is found, from the supernet's weights.", 1
+        20, "Epochs of training the derived network, from the supernet's weights.", 1
     )
     train_batch_size: int | None = option(
-        None, "Examples in a step of them; unset is batch_size.", 2
+        None, "Examples per step when the derived network is trained; unset is batch_size.", 2
     )
     train_learning_rate: float = option(
-        0.02, "Peak of the training's cosine, not scaled by batch size.", 0
+        0.02, "Peak of the derived network's cosine learning rate, not scaled by batch size.", 0
     )
     train_dropout: float = option(
-        0.0, "Rate at which the network's features before the classifier are dropped.", 0, 0.9
+        0.0, "Dropout rate of the derived network's features before the classifier.", 0, 0.9
     )
     train_ema_decay: float = option(
         0.0,
         "Decay per step of the moving average of weights and statistics that is evaluated and "
-        "delivered; 0 takes the weights as they are.",
+        "delivered; 0 uses the weights without averaging.",
         0,
         0.999999,
     )
@@ -136,7 +139,7 @@ class Config(RunConfig):
 
     @property
     def training(self) -> Training:
-        """How the network that is found is trained."""
+        """Parameters of the derived network's training."""
         return Training(
             image_size=self.image_size,
             train_image_size=self.train_image_size or self.image_size,
@@ -162,10 +165,10 @@ def define_flags() -> None:
 
 
 def config_from_flags() -> Config:
-    """The flags as a checked `Config`.
+    """Returns the flags as a checked `Config`.
 
     Raises:
-      ValueError: a value that is not allowed; names it, what is allowed and the remedy.
+      ValueError: an invalid value; the message names it, what is allowed and the remedy.
     """
     values = flag_values(Config)
     values["workdir"] = values["workdir"] or default_workdir(
@@ -183,7 +186,7 @@ def config_from_flags() -> Config:
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot work, before any work; raises ValueError."""
+    """Raises ValueError for an invalid configuration, before any work."""
     space = find_space(config.space)
     check_run(
         config,
@@ -201,8 +204,8 @@ def check(config: Config) -> None:
         _check_budgets(config.pareto_ms)
     if config.derive == "argmax" and config.finalists > 1:
         raise ValueError(
-            f"--finalists={config.finalists} --derive=argmax: argmax has one network "
-            f"to offer; leave it out or give --derive=budget"
+            f"--finalists={config.finalists} --derive=argmax: argmax has only one candidate; leave "
+            f"--finalists out or give --derive=budget"
         )
     if not (math.isfinite(config.latency_weight) and config.latency_weight >= 0):
         raise ValueError(
@@ -213,7 +216,7 @@ def check(config: Config) -> None:
 
 
 def _budgets(texts: list[str]) -> tuple[float, ...]:
-    """The numbers of --pareto_ms, in order; raises ValueError."""
+    """Returns the sorted budgets of --pareto_ms; raises ValueError."""
     try:
         return tuple(sorted(map(float, texts)))
     except ValueError as error:
@@ -235,9 +238,9 @@ def _check_budgets(budgets_ms: tuple[float, ...]) -> None:
 def _check_estimator(config: Config) -> None:
     if config.estimator == "reinforce" and config.latency_control != "fixed":
         raise ValueError(
-            f"--estimator=reinforce --latency_control={config.latency_control}: its "
-            f"latency stands in the reward, which no other control reaches; give "
-            f"--latency_control=fixed or another estimator"
+            f"--estimator=reinforce --latency_control={config.latency_control}: reinforce has the "
+            f"latency in its reward, not in the loss; give --latency_control=fixed or another "
+            f"estimator"
         )
     if config.estimator != "gumbel" and config.gumbel_temperature is not None:
         raise ValueError(

@@ -1,11 +1,13 @@
-"""From α to a network that meets the budget on the device, closing the loop by what it measures."""
+"""Derives from α a network that meets the budget on the device, with the device's measurements."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from experiments.runs.device import DeviceOfProcess0
 from experiments.runs.folder import Workdir
 from experiments.search.config import Config
 from experiments.search.trainer import Trainer
@@ -21,16 +23,16 @@ Round = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """The architecture that a search gives.
+    """The architecture that a search derives.
 
     Attributes:
-      architecture: its text form.
-      predicted_ms: by the table as it stood when it was derived.
-      rounds: of each derivation the architecture, predicted_ms, device_ms (None: not there), and
-        table_scale, by which the entries of latency_table.json were multiplied to predict; with
-        `--finalists` above 1 also finalists, of each, the likeliest first, the architecture,
-        predicted_ms, and inherited_top1 on the part held out for α: with the supernet's weights,
-        for choosing.
+      architecture: text form of the architecture.
+      predicted_ms: latency by the table that it was derived with.
+      rounds: for each round its architecture, predicted_ms, device_ms (None if the device is
+        unavailable) and table_scale, the factor on the entries of latency_table.json; with
+        `--finalists` above 1 also finalists, the candidates by decreasing probability, each with
+        architecture, predicted_ms and inherited_top1, the accuracy with the supernet's weights on
+        the part held out for α.
     """
 
     architecture: str
@@ -41,18 +43,18 @@ class Derived:
 def candidate_paths(
     config: Config, alpha: np.ndarray, table: LatencyTable, allowed: np.ndarray
 ) -> np.ndarray:
-    """The paths that `--derive` and `--finalists` ask for, int32 [n, blocks], the likeliest first.
+    """Returns the paths for `--derive` and `--finalists`, int32 [n, blocks], most probable first.
 
-    A budget is there to be spent: the latency term pulls towards faster networks whether or not
-    E[LAT] is under the target, so that the likeliest path below the target alone may lie far below.
-    Where a small space has no path in between, any below the target will do.
+    Paths have a minimum latency because the latency term favors faster networks even if E[LAT] is
+    below the target, so the most probable path below the target may be far below it. If a small
+    space has no path between minimum and target, any path below the target is allowed.
 
     Raises:
       ValueError: no path is within the budget.
     """
     if config.derive == "argmax":
         return budget.most_probable_path(alpha, allowed)[None]
-    log_p = np.asarray(sampling.log_probabilities(alpha, allowed))
+    log_p = np.asarray(sampling.log_probabilities(jnp.asarray(alpha), allowed))
     try:
         return budget.k_best_paths(
             log_p, table, config.target_ms, least_ms(config), config.finalists
@@ -62,24 +64,27 @@ def candidate_paths(
 
 
 def least_ms(config: Config) -> float:
-    """The least that a budgeted path should take; half the tolerance is left to the device."""
+    """Returns the minimum latency of a path; half the tolerance is left for the device's error."""
     return (1 - config.tolerance / 2) * config.target_ms
 
 
-def measured_ms(trainer: Trainer, path: np.ndarray, device: Device) -> float:
-    """The path's network, as it stands in the supernet, on the device at deployment size."""
+def measured_ms(trainer: Trainer, path: np.ndarray, device: Device | DeviceOfProcess0) -> float:
+    """Measures a path's network with the supernet's weights at deployment size, in process 0."""
 
     def measure() -> float:
+        assert not isinstance(device, DeviceOfProcess0)  # this is process 0
         model = export.to_onnx(trainer.extract(path), trainer.config.image_size)
         return measure_repeatedly(device, model.SerializeToString()).latency_ms
 
     return parallel.from_process_0(measure)
 
 
-def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Derived:
-    """The network of the run, by `approach` and `nearest`.
+def derive(
+    trainer: Trainer, table: LatencyTable, device: Device | DeviceOfProcess0 | None
+) -> Derived:
+    """Derives the network of the run by `approach` and `nearest`.
 
-    The answer stands in architecture.json, whence a run that was stopped later takes it.
+    Writes architecture.json, which a resumed run reads instead of deriving again.
     """
     config, progress, workdir = trainer.config, trainer.progress, trainer.workdir
     known = known_derivation(workdir, device is not None)
@@ -87,10 +92,10 @@ def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Deri
         return known
     rounds: list[Round] = []
     with progress.phase("derive", total=MAX_ROUNDS) as phase:
-        for one in approach(config, trainer, table, device):
-            rounds.append(one)
-            workdir.log(trainer.step, "derive", round=len(rounds), **one)
-            phase.update(len(rounds), _note(one))
+        for result in approach(config, trainer, table, device):
+            rounds.append(result)
+            workdir.log(trainer.step, "derive", round=len(rounds), **result)
+            phase.update(len(rounds), _note(result))
         phase.end("; ".join(map(_note, rounds)))
     chosen = nearest(config, rounds)
     derived = Derived(chosen["architecture"], chosen["predicted_ms"], rounds)
@@ -101,10 +106,10 @@ def derive(trainer: Trainer, table: LatencyTable, device: Device | None) -> Deri
 
 
 def known_derivation(workdir: Workdir, has_device: bool) -> Derived | None:
-    """The derivation that this run has made before; None where there is none that stands.
+    """Returns the derivation of an earlier start of this run; None without a valid one.
 
-    One that nobody has measured, though the device is there now, stands once its training has
-    begun.
+    A derivation without a measurement is invalid if the device is available now, unless the
+    training of its network has begun.
     """
     known = workdir.read_json("architecture.json")
     if known is None or not may_keep(workdir, known["rounds"][-1]["device_ms"], has_device):
@@ -113,31 +118,33 @@ def known_derivation(workdir: Workdir, has_device: bool) -> Derived | None:
 
 
 def may_keep(workdir: Workdir, device_ms: float | None, has_device: bool) -> bool:
-    """Whether a network derived before stands; see `known_derivation`."""
+    """Returns whether a network derived before is valid; see `known_derivation`."""
     return device_ms is not None or not has_device or has_begun(workdir)
 
 
 def approach(
-    config: Config, trainer: Trainer, table: LatencyTable, device: Device | None
+    config: Config,
+    trainer: Trainer,
+    table: LatencyTable,
+    device: Device | DeviceOfProcess0 | None,
 ) -> Iterator[Round]:
-    """Derives, measures, rescales the table by what was measured, and derives again.
+    """Derives and measures a network, rescales the table by the measurement, and derives again.
 
-    The last round is one where device and prediction differ by at most the tolerance and, with
-    `--derive=budget`, the device's figure spends the budget and is within it; or the MAX_ROUNDS-th;
-    or the one after which the rescaled table has no path within the budget.
+    The last round is the first one that is `accepted`, the MAX_ROUNDS-th, or the one after which
+    the rescaled table has no path within the budget.
 
     Args:
-      config: whose derive, finalists, target_ms and tolerance hold; the trainer's own, or one that
-        differs in these.
-      trainer: at the end of its search; its state stays as it is.
-      table: by which the first round predicts.
-      device: which measures each round's network; where it is None, the first round is the last.
+      config: provides derive, finalists, target_ms and tolerance; the trainer's configuration, or
+        one that differs from it only in these.
+      trainer: trainer at the end of its search; its state is not changed.
+      table: latency table for the first round.
+      device: device that measures the network of each round; if None, there is one round.
 
     Yields:
-      at least one round, as `Derived.rounds` has them.
+      Rounds as in `Derived.rounds`, at least one.
 
     Raises:
-      ValueError: no path is within the budget by the table as given.
+      ValueError: no path is within the budget by the given table.
     """
     alpha = np.asarray(trainer.state.alpha)
     scale = 1.0
@@ -149,7 +156,8 @@ def approach(
                 raise
             trainer.progress.print(f"after rescaling, {error}", "yellow")
             return
-        path, scores = candidates[0], {}
+        path = candidates[0]
+        scores: dict[str, Any] = {}
         if config.finalists > 1:
             path, scores["finalists"] = _most_accurate(trainer, candidates, table)
         predicted_ms = table.path_ms(path)
@@ -170,13 +178,16 @@ def approach(
 def _most_accurate(
     trainer: Trainer, candidates: np.ndarray, table: LatencyTable
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Of paths [n, blocks] the most accurate, of equals the first; and what a round says of all."""
-    top1 = []
+    """Scores paths [n, blocks]; returns the most accurate and the round's entry on all of them.
+
+    Of equally accurate paths the first, the most probable, is returned.
+    """
+    top1: list[float] = []
     with trainer.progress.phase("finalists", total=len(candidates)) as phase:
         for path in candidates:
             top1.append(trainer.inherited_top1(path))
             phase.update(len(top1), f"top-1 {top1[-1]:.4f}, inherited weights")
-    said = [
+    finalists = [
         {
             "architecture": format_arch(trainer.space.arch(path)),
             "predicted_ms": table.path_ms(path),
@@ -184,32 +195,39 @@ def _most_accurate(
         }
         for path, score in zip(candidates, top1, strict=True)
     ]
-    return candidates[int(np.argmax(top1))], said
+    return candidates[int(np.argmax(top1))], finalists
 
 
 def nearest(config: Config, rounds: Sequence[Round]) -> Round:
-    """Of rounds on a device towards a budget the nearest from below; else the last."""
+    """Returns the round whose measured latency is nearest below the budget, else the last round.
+
+    With `--derive=argmax` it returns the last round.
+    """
     met = [
-        r
-        for r in rounds
+        one
+        for one in rounds
         if config.derive == "budget"
-        and r["device_ms"] is not None
-        and r["device_ms"] <= config.target_ms
+        and one["device_ms"] is not None
+        and one["device_ms"] <= config.target_ms
     ]
-    return max(met, key=lambda r: r["device_ms"], default=rounds[-1])
+    return max(met, key=lambda one: one["device_ms"], default=rounds[-1])
 
 
 def accepted(config: Config, predicted_ms: float, device_ms: float) -> bool:
-    """Whether a round's network is what was asked for."""
+    """Returns whether a round's network needs no further round.
+
+    Device and prediction must agree within the tolerance. With `--derive=budget` the measured
+    latency must also be within the budget and use it, if the space has a path that does.
+    """
     if abs(device_ms - predicted_ms) > config.tolerance * device_ms:
         return False
     if config.derive == "argmax":
         return True
     nothing_nearer = predicted_ms < least_ms(config)
-    spent = device_ms >= (1 - config.tolerance) * config.target_ms
-    return device_ms <= config.target_ms and (spent or nothing_nearer)
+    used = device_ms >= (1 - config.tolerance) * config.target_ms
+    return device_ms <= config.target_ms and (used or nothing_nearer)
 
 
 def _note(one: Round) -> str:
-    device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.3f} ms"
+    device = "unavailable" if one["device_ms"] is None else f"{one['device_ms']:.3f} ms"
     return f"predicted {one['predicted_ms']:.3f} ms, device {device}"

@@ -1,8 +1,8 @@
-"""One search, every budget: from one α a network for each latency.
+"""Pareto front of one search: a network for each further budget, from the same α.
 
-Nothing is trained here. Each network has the weights of the supernet as the search left it, gets
-batch statistics of its own, and is scored on the examples held out for α, never on the test split.
-α was found on the same examples: the scores put these networks in order and are no test.
+Nothing is trained here. Each network has the supernet's weights and batch statistics of its own,
+and is scored on the examples held out for α, never on the test split. α was trained on the same
+examples, so the scores only rank these networks.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.runs.device import DeviceOfProcess0
 from experiments.runs.folder import Workdir
 from experiments.runs.published import PUBLISHED
 from experiments.search import derivation
@@ -26,18 +27,21 @@ _FIGURES = {"figure": "pareto.svg", "figure_png": "pareto.png"}
 _FOUND_COLOR, _REFERENCE_COLOR = "#2f6fb0", "#777777"
 
 
-def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) -> dict[str, Any]:
-    """The document of pareto.json, a network for each of `--pareto_ms`; it is written, too.
+def trace_front(
+    trainer: Trainer, table: LatencyTable, device: Device | DeviceOfProcess0 | None
+) -> dict[str, Any]:
+    """Derives a network for each of `--pareto_ms`; writes pareto.json and returns its document.
 
-    The trainer's state and path stay as they are. A run that is stopped on the way does this part
-    again; one that is stopped later takes it from the file.
+    The trainer's state is not changed. A run that is stopped before the file is written repeats
+    this part; a run that is stopped later reads the file.
 
     Args:
-      trainer: at the end of its search.
-      table: from which each budget's derivation starts; see `derivation.approach`.
-      device: which measures each network; where it is None, device_ms and kind are None.
+      trainer: trainer at the end of its search.
+      table: latency table for the first round of each budget; see `derivation.approach`.
+      device: device that measures each network; if None, device_ms and kind are None.
     """
     config, workdir = trainer.config, trainer.workdir
+    assert config.pareto_ms is not None
     known = known_front(workdir, device is not None)
     if known is not None:
         return known
@@ -80,7 +84,7 @@ def trace_front(trainer: Trainer, table: LatencyTable, device: Device | None) ->
 
 
 def known_front(workdir: Workdir, has_device: bool) -> dict[str, Any] | None:
-    """The document that this run has made before; None where there is none that stands."""
+    """Returns the document of an earlier start of this run; None without a valid one."""
     known = workdir.read_json(FILE)
     if known is None or not derivation.may_keep(
         workdir, known["networks"][0]["device_ms"], has_device
@@ -90,17 +94,21 @@ def known_front(workdir: Workdir, has_device: bool) -> dict[str, Any] | None:
 
 
 def figure(document: Mapping[str, Any], references: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Latency against accuracy, a point for each network; a line for each published network.
+    """Plots accuracy against latency, with a point for each network.
 
     Args:
-      document: of pareto.json.
-      references: of result.json, device_ms by the published network's name; none without a device.
+      document: content of pareto.json.
+      references: `references` of result.json, by name of a published network; each is a vertical
+        line. Empty without a device.
     """
     networks = document["networks"]
     first = networks[0]
-    latency, said = "device_ms", f"{first['device']}, {first['kind']}"
+    latency, source = "device_ms", f"{first['device']}, {first['kind']}"
     if first["device_ms"] is None:
-        latency, said = "predicted_ms", f"the table of {first['device']}, not checked on the device"
+        latency, source = (
+            "predicted_ms",
+            f"the table of {first['device']}, not checked on the device",
+        )
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
@@ -111,7 +119,7 @@ def figure(document: Mapping[str, Any], references: Mapping[str, Mapping[str, fl
         color=_FOUND_COLOR,
     )
     for index, one in enumerate(networks):
-        # Above and below in turn, so that near ones do not cover each other.
+        # Alternately above and below, so that labels of near points do not overlap.
         axes.annotate(
             f"≤ {one['target_ms']:g} ms",
             (one[latency], 100 * one["inherited_top1"]),
@@ -137,14 +145,14 @@ def figure(document: Mapping[str, Any], references: Mapping[str, Mapping[str, fl
             color=_REFERENCE_COLOR,
         )
     axes.margins(0.08, 0.15)
-    axes.set_xlabel(f"latency at {document['image_size']} px, batch 1, ms ({said})")
+    axes.set_xlabel(f"latency at {document['image_size']} px, batch 1, ms ({source})")
     axes.set_ylabel(
         f"top-1 for choosing, % ({first['examples']} examples {first['split']}, "
         f"{document['search_image_size']} px)"
     )
     axes.set_title(
-        f"{document['space']} on {document['dataset']}: one search, each budget's "
-        f"network with the supernet's weights",
+        f"{document['space']} on {document['dataset']}: one search, a network for each budget, "
+        f"the supernet's weights",
         fontsize=11,
     )
     axes.grid(alpha=0.3)
@@ -156,11 +164,11 @@ def save_figure(
     references: Mapping[str, Mapping[str, float]],
     folder: pathlib.Path,
 ) -> None:
-    """Writes `figure` as pareto.svg and pareto.png."""
+    """Writes the plot of `figure` to pareto.svg and pareto.png."""
     for name in _FIGURES.values():
         draw.save(figure(document, references), folder / name)
 
 
 def _note(one: Mapping[str, Any]) -> str:
-    device = "not there" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
+    device = "unavailable" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
     return f"{one['target_ms']:g} ms: device {device}, top-1 {one['inherited_top1']:.3f}"

@@ -1,9 +1,10 @@
-"""The latency table of a search: given, shipped or built, for this run's classifier."""
+"""The latency table of a search: given, shipped or built; for this run's number of classes."""
 
 import pathlib
 
 import numpy as np
 
+from experiments.runs.device import DeviceOfProcess0
 from experiments.runs.folder import Workdir
 from experiments.search.config import Config
 from jaxnas import budget, data, parallel
@@ -15,10 +16,10 @@ from profiling.registry import device_kind, device_names
 
 
 def given_table(config: Config) -> LatencyTable | None:
-    """The table that the flags name, or the one that ships; None where one must be built.
+    """Returns the run's own table, that of --latency_table or a shipped one; None to build one.
 
     Raises:
-      ValueError: no table, one for something else, or a target outside of its range.
+      ValueError: the file is not a table, does not match the run, or the target is out of range.
     """
     space = config.search_space
     own = pathlib.Path(config.workdir) / "latency_table.json"
@@ -36,23 +37,29 @@ def given_table(config: Config) -> LatencyTable | None:
         config.image_size,
         config.options.settings(),
     )
-    # Another classifier than the table's takes another time, at least none.
+    # The classifier for another number of classes has another latency, which is at least 0.
     same = table.num_classes == data.dataset(config.dataset).num_classes
     check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
     return table
 
 
 def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> None:
-    """Raises ValueError where no network of the space takes the target or another budget."""
+    """Raises ValueError if the space has no network for the target or a further budget.
+
+    Args:
+      config: configuration of the run.
+      table: latency table of the space.
+      slack_ms: time by which the table may overestimate the fixed layers.
+    """
     fastest, slowest = table.range_ms
-    even = np.where(config.search_space.allowed, 0.0, -np.inf)
+    uniform = np.where(config.search_space.allowed, 0.0, -np.inf)
     budgets = [
         ("target_ms", config.target_ms),
         *(("pareto_ms", budget_ms) for budget_ms in config.pareto_ms or ()),
     ]
     for name, budget_ms in budgets:
         try:
-            budget.budgeted_path(even, table, budget_ms + slack_ms)
+            budget.budgeted_path(uniform, table, budget_ms + slack_ms)
             reachable = budget_ms <= slowest
         except ValueError:
             reachable = False
@@ -65,22 +72,31 @@ def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> 
     if config.latency_control == "mul_log" and fastest <= 1:
         raise ValueError(
             f"--latency_control=mul_log: the fastest network of the {table.space} space takes "
-            f"{fastest:.2f} ms on {table.device}, and the logarithm of what is not above 1 ms is "
-            f"no measure; give another control"
+            f"{fastest:.2f} ms on {table.device}, but the logarithm requires latencies above 1 ms; "
+            f"give another control"
         )
 
 
 def deployment_table(
     config: Config,
     table: LatencyTable | None,
-    device: Recording | None,
+    device: Recording | DeviceOfProcess0 | None,
     workdir: Workdir,
     progress: Progress,
 ) -> LatencyTable:
-    """The table for this run's classifier, as the workdir's latency_table.json."""
+    """Returns the table for this run's number of classes; process 0 writes latency_table.json.
+
+    Args:
+      config: configuration of the run.
+      table: table of `given_table`; None in the other processes.
+      device: device of the run; None if it is unavailable.
+      workdir: folder of the run.
+      progress: shows the phase.
+    """
     file, space = workdir.path / "latency_table.json", config.search_space
 
     def make() -> None:
+        assert not isinstance(device, DeviceOfProcess0)  # this is process 0
         made = _fitting_table(config, table, device, progress)
         try:
             check_target(config, made)
@@ -97,9 +113,10 @@ def deployment_table(
 def _fitting_table(
     config: Config, table: LatencyTable | None, device: Recording | None, progress: Progress
 ) -> LatencyTable:
-    """The table given, or one built, of this space and classifier."""
+    """Returns the given table, or a new one of the device, with this run's number of classes."""
     space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
     if table is None or device is not None and table.device != device.setup.device:
+        assert device is not None  # a run without a table requires its device
         with progress.phase("table", total=1) as phase:
             table = tables.build(
                 device,
@@ -116,7 +133,7 @@ def _fitting_table(
             phase.end(f"{table.device}, {table.kind}; fixed layers anew for {num_classes} classes")
     elif table.num_classes != num_classes:
         progress.print(
-            f"the table's classifier has {table.num_classes} outputs, this network "
-            f"{num_classes}: predictions are a little high"
+            f"the table's classifier has {table.num_classes} outputs, this network has "
+            f"{num_classes}: predictions are inaccurate by the difference of the classifiers"
         )
     return table

@@ -1,10 +1,11 @@
-"""The supernet's training: warm-up and search, resumable at any step.
+"""Training of the supernet and α: warm-up and search, resumable at any step.
 
-Both are phases of one loop over the same compiled weight step. They differ in the learning rate's
-cosine and in the architecture steps that fall between the search's weight steps.
+Both are phases of one loop over the same compiled weight step. They differ in the cosine of the
+learning rate and in the α steps between the search's weight steps.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from experiments.runs.compilation import Step, compiled_steps, readiness
 from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
 from experiments.runs.folder import Workdir
-from experiments.runs.loop import SEARCH, Loop, Phase
+from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
 from jaxnas import data, parallel, search_steps, supernet
@@ -28,12 +29,12 @@ Tree = Any  # nested dicts of arrays
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Where the phases of a search lie, in weight steps.
+    """Boundaries of the phases of a search, in weight steps.
 
     Attributes:
-      epoch_steps: of an epoch.
-      warmup_end: the last step of the warm-up.
-      end: the last step of the search.
+      epoch_steps: number of steps in an epoch.
+      warmup_end: last step of the warm-up.
+      end: last step of the search.
     """
 
     epoch_steps: int
@@ -42,7 +43,11 @@ class Schedule:
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "Schedule":
-        """Raises ValueError where the batch is larger than the part for the weights."""
+        """Returns the schedule for a number of training examples.
+
+        Raises:
+          ValueError: the batch is larger than the number of examples.
+        """
         if config.batch_size > examples:
             raise ValueError(
                 f"--batch_size={config.batch_size}: {config.dataset} has {examples} "
@@ -57,14 +62,21 @@ class Trainer:
     """Holds the state of a search and takes it through its phases.
 
     Attributes:
-      steps: of the search; compiled ones of an equal configuration may take their place.
+      config: configuration of the search.
+      space: search space.
+      parts: parts of the data set.
+      workdir: folder of the run.
+      progress: shows the phases.
+      schedule: boundaries of the phases.
+      steps: steps of the search; compiled steps of an equal configuration may be assigned.
+      loop: training loop, which holds the state.
     """
 
     def __init__(self, config: Config, parts: data.Parts, workdir: Workdir, progress: Progress):
-        """Starts at the workdir's newest checkpoint, or afresh.
+        """Starts at the newest checkpoint in the workdir, or with a new state.
 
         Raises:
-          ValueError: a checkpoint of another configuration.
+          ValueError: the checkpoint has another configuration.
           CheckpointUnreadable: all checkpoints are damaged.
         """
         self.config, self.space = config, config.search_space
@@ -98,7 +110,7 @@ class Trainer:
             first_step=0,
             checkpoint_seconds=config.checkpoint_seconds,
         )
-        if not has_begun(workdir):  # the network's training has lines of later steps
+        if not has_begun(workdir):  # keep the lines of the network's training, of later steps
             workdir.open_metrics(self.step)
 
     @property
@@ -111,20 +123,22 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether warm-up and search are over."""
+        """Whether warm-up and search are finished."""
         return self.step >= self.schedule.end
 
     def compile(self, latency: LatencyModel) -> None:
-        """Compiles the steps that are still to be taken, or loads them where they are kept."""
-        whole = self._layout.replicated_shapes
-        path = whole(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
-        scalar = whole(jax.ShapeDtypeStruct((), jnp.float32))
-        state, latency = whole(self.state), whole(latency)
+        """Compiles the steps that the run still needs, or loads them from the cache."""
+        replicated = self._layout.replicated_shapes
+        path = replicated(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
+        scalar = replicated(jax.ShapeDtypeStruct((), jnp.float32))
+        state, table = replicated(self.state), replicated(latency)
         batch, masked = batch_shapes(self._sizes, self._layout)
-        programs = {"weight": (self.steps.weight, (state, batch, path, scalar, scalar))}
+        programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+            "weight": (self.steps.weight, (state, batch, path, scalar, scalar))
+        }
         if not self.is_over:
-            programs["arch"] = (self.steps.arch, (state, batch, latency, scalar, scalar))
-        if self.config.finalists > 1 or self.config.pareto_ms:  # which paths are scored for
+            programs["arch"] = (self.steps.arch, (state, batch, table, scalar, scalar))
+        if self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
             programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
@@ -132,7 +146,7 @@ class Trainer:
         self.steps = dataclasses.replace(self.steps, **compiled)
 
     def search(self, latency: LatencyModel) -> None:
-        """Warm-up, then weight steps with architecture steps between; ends with a checkpoint.
+        """Takes the remaining steps of warm-up and search; ends with a checkpoint.
 
         Raises:
           Stopped, NonFiniteLoss.
@@ -157,12 +171,12 @@ class Trainer:
         self.loop.save(wait=True)
 
     def inherited_top1(self, path: np.ndarray) -> float:
-        """Top-1, a fraction, of a path with the supernet's weights on the part held out for α.
+        """Returns a path's top-1, as a fraction, with the supernet's weights on held-out data.
 
-        Its batch statistics are recalibrated; the trainer's state stays as it is.
+        Recalibrates the path's batch statistics; does not change the trainer's state.
 
         Args:
-          path: int32 [blocks].
+          path: candidate of each block, int32 [blocks].
         """
         stats = self.calibrated_stats(path)
         with self.progress.phase("held out", total=1.0) as phase:
@@ -175,12 +189,12 @@ class Trainer:
             )
 
     def calibrated_stats(self, path: np.ndarray) -> Tree:
-        """Running statistics with a path's set to the mean over batches of what its batches have.
+        """Returns running statistics in which a path's are the mean over training batches.
 
-        These are no training steps: of the state they give nothing but the statistics is kept.
+        Takes weight steps with learning rate 0 on a copy of the state; keeps only the statistics.
         """
         feed = self._feed(self.parts.weights, 0)
-        moving = jax.tree.map(jnp.copy, self.state)  # a weight step consumes what it is given
+        moving = jax.tree.map(jnp.copy, self.state)  # a weight step consumes its state
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
                 moving, _ = self.steps.weight(
@@ -191,17 +205,17 @@ class Trainer:
         return moving.stats
 
     def extract(self, path: np.ndarray) -> Network:
-        """The network of a path, int32 [blocks], with the supernet's weights and statistics."""
+        """Returns the network of a path, int32 [blocks], with the supernet's weights."""
         return supernet.extract(
             self.space, self.state.params, self.state.stats, path, self.num_classes, name="jaxnas"
         )
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all checkpoints are written."""
         self.loop.close()
 
     def _await_arch_step(self) -> None:
-        """Says so where it is still being compiled, which it is beside the warm-up."""
+        """Waits, with a progress bar, for the α step, which compiles during the warm-up."""
         step = self.steps.arch
         if isinstance(step, Step) and not step.is_ready:
             with self.progress.phase("compile", total=1.0) as phase:
@@ -214,7 +228,7 @@ class Trainer:
     def _phase(
         self, name: str, start: int, end: int, peak: float, latency: LatencyModel | None
     ) -> Phase[search_steps.SearchState]:
-        """Weight steps; with `latency` architecture steps between them, none in the first epoch."""
+        """Returns a phase of weight steps; with `latency` it has α steps after the first epoch."""
         schedule, every = self.schedule, self.config.alpha_every
         learning_rate = optax.cosine_decay_schedule(peak, end - start)
         feeds = [self._feed(self.parts.weights, self.step)]
@@ -226,10 +240,10 @@ class Trainer:
 
         def take(
             state: search_steps.SearchState, done: int
-        ) -> tuple[search_steps.SearchState, search_steps.Metrics]:
+        ) -> tuple[search_steps.SearchState, Metrics]:
             rate, step = np.float32(learning_rate(done)), start + done + 1
             takes_arch_step = latency is not None and step > alpha_from and step % every == 0
-            # Before the state is given away: a picture may be unreadable.
+            # Before the weight step consumes the state: a picture may be unreadable.
             held_out = next(feeds[1]) if takes_arch_step else None
             state, metrics = self.steps.weight(
                 state,

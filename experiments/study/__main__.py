@@ -1,15 +1,16 @@
-"""Is the search worth it, and what does each device like?
+"""Studies device preferences, and search versus random networks.
 
     python -m experiments.study --flagfile=vpu.flags --seeds=0,1,2 --output=docs
 
-affinities: the space is searched with two latency tables, the device's and the Pixel 1's, at
-budgets that are equally tight; depth, expansions and kernels of what is found stand beside those of
-random networks of the same budgets, and the poster's three statements. worth: the device's found
-networks, random networks of its budget and MobileNetV2, as wide as the budget allows, are trained
-from scratch by one recipe and tested. No device is opened but for MobileNetV2's width.
+Part affinities compares device preferences: the space is searched with two latency tables, the
+device's and the Pixel 1's, at equally tight budgets. Depth, expansions and kernels of the found
+networks are compared with those of random networks of the same budgets, and with the poster's
+three statements. Part worth compares the device's found networks with random networks of its
+budget and with MobileNetV2, as wide as the budget allows: all are trained from scratch with one
+recipe and tested. A device is opened only to choose the width of MobileNetV2.
 
-Searches and trainings have folders of their own in --workdir. The same command goes on where a
-stopped study was; several processes may work in one folder at once, and a last call sums up.
+Each search and each training has its own folder in --workdir. The same command resumes a stopped
+study. Several processes may work in one folder at once; a last call then writes the results.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from experiments.search.trainer import Schedule
 from experiments.study import affinities, results, worth
 from experiments.study.random_networks import Draw, draw_within_budget
 from experiments.study.runs import Runs, recipe, training_size
-from experiments.study.worth import Contender
+from experiments.study.worth import Contender, Trained
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
@@ -40,8 +41,8 @@ from profiling.recording import Recording
 from profiling.registry import device_kind, device_names, open_device
 
 PARTS = ("affinities", "worth")
-CHANCE_NETWORKS = 200  # random networks that each device's affinities stand beside
-# The blocks of the published ProxylessNAS mobile, whose time on each device scales its budget.
+BASELINE_NETWORKS = 200  # random networks per device for its preferences
+# The blocks of the published ProxylessNAS mobile. Each budget is a fraction of their latency.
 REFERENCE = (
     "k5e3 k3e3 - - k7e3 k3e3 k5e3 k5e3 k7e6 k5e3 k5e3 k5e3 "
     "k5e6 k5e3 k5e3 k5e3 k7e6 k7e6 k7e3 k7e3 k7e6"
@@ -51,7 +52,7 @@ MOBILE_TABLE = tables.SHIPPED / "pixel_1_proxyless_224.json"
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a study does: a search's configuration, and the flags below by their names."""
+    """Configuration of a study: that of its searches, and the flags below by their names."""
 
     config: Config
     seeds: tuple[int, ...]
@@ -60,27 +61,27 @@ class Study:
     random_networks: int
     reference: np.ndarray  # int32 [blocks]
     mobile_table: pathlib.Path
-    mobilenet: tuple[float, float] | None  # width and ms
+    mobilenet: tuple[float, float] | None  # width multiplier and latency in ms
     output: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Budgeted:
-    """A device's table, its budget, and random networks that spend it."""
+    """A device's table, its budget, and random networks that use it."""
 
     table: LatencyTable
     target_ms: float
-    chance: Draw
+    baseline: Draw
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a study as the flags say; returns the exit status."""
+    """Runs the study that the flags describe, as a program; returns the exit status."""
     del argv
     return program.run(run_study)
 
 
 def run_study() -> int:
-    """A study as the flags say; returns the exit status."""
+    """Runs the study that the flags describe; returns the exit status."""
     with command.usage_errors():
         study = study_from_flags()
         devices = budgets(study)
@@ -93,25 +94,29 @@ def run_study() -> int:
         Schedule.of(study.config, len(parts.weights))
     with Progress() as progress:
         runs = Runs(study.config, progress)
-        # First, so that a device which is not there is not missed after hours.
-        rival = mobilenet(study, devices[0].table, progress) if "worth" in study.parts else None
-        affinity = run_affinities(study, devices, runs) if len(devices) > 1 else None
-        worthiness = run_worth(study, devices[0], rival, runs) if rival is not None else None
+        # First, so that an unavailable device ends the study before hours of work.
+        mobilenet_v2 = (
+            mobilenet(study, devices[0].table, progress) if "worth" in study.parts else None
+        )
+        preferences = run_affinities(study, devices, runs) if len(devices) > 1 else None
+        comparison = (
+            run_worth(study, devices[0], mobilenet_v2, runs) if mobilenet_v2 is not None else None
+        )
     if runs.missing:
         print(
-            f"not summed up, {len(runs.missing)} runs are missing that other processes were at: "
+            f"no results written: {len(runs.missing)} runs are held by other processes: "
             f"{', '.join(runs.missing)}; run the same command again when they have ended",
             file=sys.stderr,
         )
         return command.FAILED
-    document = {**head(study, parts), "affinities": affinity, "worth": worthiness}
+    document = {**head(study, parts), "affinities": preferences, "worth": comparison}
     files = results.write(document, study.output)
     print(f"files in {study.output}: {', '.join(files)}")
     return 0
 
 
 def study_from_flags() -> Study:
-    """The flags as a checked `Study`; raises ValueError for what is not allowed."""
+    """Returns the flags as a checked `Study`; raises ValueError for what is not allowed."""
     args = flags.FLAGS
     config = dataclasses.replace(config_from_flags(), workdir=args.workdir or "runs/study")
     for name, wrong in (
@@ -121,15 +126,15 @@ def study_from_flags() -> Study:
     ):
         if wrong:
             raise ValueError(
-                f"--{name}: a study compares networks of one budget a device, derived "
-                f"by --derive=budget; leave --{name} out"
+                f"--{name}: a study compares networks within one budget per device, derived "
+                f"with --derive=budget; leave --{name} out"
             )
     space = config.search_space
     if (args.mobilenet_width is None) != (args.mobilenet_ms is None):
-        raise ValueError("--mobilenet_width and --mobilenet_ms are given both or neither")
+        raise ValueError("--mobilenet_width and --mobilenet_ms: give both or neither")
     if "worth" in args.parts and args.random_networks < 2:
         raise ValueError(
-            f"--random_networks={args.random_networks}: give 2 or more, an interval needs them"
+            f"--random_networks={args.random_networks}: give 2 or more; an interval needs them"
         )
     try:
         reference = space.path(space.parse(args.reference))
@@ -140,7 +145,7 @@ def study_from_flags() -> Study:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"--output={output} cannot be made ({error.strerror}); name another folder"
+            f"--output={output} cannot be created ({error.strerror}); name another folder"
         ) from error
     return Study(
         config,
@@ -156,10 +161,10 @@ def study_from_flags() -> Study:
 
 
 def budgets(study: Study) -> list[Budgeted]:
-    """The device with --target_ms, and the other with the same fraction of its reference.
+    """Returns the device at --target_ms, and the other at the same fraction of its reference.
 
     Raises:
-      ValueError: no table, one for something else, or a budget that random networks do not meet.
+      ValueError: no table, a table for something else, or a budget no random network meets.
     """
     config, space = study.config, study.config.search_space
     file = config.latency_table or tables.shipped(
@@ -169,7 +174,7 @@ def budgets(study: Study) -> list[Budgeted]:
         raise ValueError(
             f"no latency table ships for {config.device}, the {space.name} space and "
             f"{config.image_size} px: build one with `python -m profiling.tables` and "
-            f"give it with --latency_table"
+            f"pass it as --latency_table"
         )
     first = LatencyTable.load(pathlib.Path(file), space)
     first.check(
@@ -177,37 +182,33 @@ def budgets(study: Study) -> list[Budgeted]:
         config.image_size,
         config.options.settings(),
     )
-    targets = [(first, config.target_ms, CHANCE_NETWORKS)]
+    targets = [(first, config.target_ms)]
     if "affinities" in study.parts:
         second = LatencyTable.load(study.mobile_table, space)
         second.check([second.device], config.image_size, {})
         if second.device == first.device:
             raise ValueError(
-                f"--mobile_table={study.mobile_table} is of {second.device}, as the "
-                f"first; give another device's"
+                f"--mobile_table={study.mobile_table} is a table of {second.device}, like the "
+                f"study's first table; give one of another device"
             )
         fraction = config.target_ms / first.path_ms(study.reference)
-        targets.append((second, fraction * second.path_ms(study.reference), CHANCE_NETWORKS))
-    spent = derivation.least_ms(config) / config.target_ms
+        targets.append((second, fraction * second.path_ms(study.reference)))
+    least_fraction = derivation.least_ms(config) / config.target_ms
+    count = max(BASELINE_NETWORKS, study.random_networks)
     return [
         Budgeted(
             table,
             target_ms,
             draw_within_budget(
-                space,
-                table,
-                spent * target_ms,
-                target_ms,
-                max(n, study.random_networks),
-                config.seed,
+                space, table, least_fraction * target_ms, target_ms, count, config.seed
             ),
         )
-        for table, target_ms, n in targets
+        for table, target_ms in targets
     ]
 
 
 def run_affinities(study: Study, devices: Sequence[Budgeted], runs: Runs) -> dict[str, Any] | None:
-    """study.json's `affinities`; None where runs are missing."""
+    """Returns the `affinities` object of study.json; None where runs are missing."""
     found = [
         [runs.search(device.table, device.target_ms, seed) for device in devices]
         for seed in study.seeds
@@ -218,20 +219,20 @@ def run_affinities(study: Study, devices: Sequence[Budgeted], runs: Runs) -> dic
     return affinities.document(
         *(
             affinities.device_document(
-                space, device.table, device.target_ms, study.reference, of_one, device.chance
+                space, device.table, device.target_ms, study.reference, of_device, device.baseline
             )
-            for device, of_one in zip(devices, zip(*found, strict=True), strict=True)
+            for device, of_device in zip(devices, zip(*found, strict=True), strict=True)
         )
     )
 
 
 def run_worth(
-    study: Study, device: Budgeted, rival: Contender, runs: Runs
+    study: Study, device: Budgeted, mobilenet_v2: Contender, runs: Runs
 ) -> dict[str, Any] | None:
-    """study.json's `worth`; None where runs are missing."""
+    """Returns the `worth` object of study.json; None where runs are missing."""
     table, space = device.table, study.config.search_space
 
-    def contender(name: str, group: str, path: np.ndarray) -> Contender:
+    def network(name: str, group: str, path: np.ndarray) -> Contender:
         arch = space.arch(path)
         return Contender(
             name,
@@ -242,28 +243,31 @@ def run_worth(
             table.path_ms(path),
         )
 
-    contenders = [rival]
+    networks = [mobilenet_v2]
     for seed in study.seeds:
         found = runs.search(table, device.target_ms, seed)
         if found is not None:
-            contenders.append(
-                contender(f"found{seed}", "found", space.path(space.parse(found.architecture)))
+            networks.append(
+                network(f"found{seed}", "found", space.path(space.parse(found.architecture)))
             )
-    contenders += [
-        contender(f"random{index:02d}", "random", path)
-        for index, path in enumerate(device.chance.paths[: study.random_networks])
+    networks += [
+        network(f"random{index:02d}", "random", path)
+        for index, path in enumerate(device.baseline.paths[: study.random_networks])
     ]
-    trained = [(one, [runs.train(one, seed) for seed in study.train_seeds]) for one in contenders]
+    trained: list[tuple[Contender, list[Trained]]] = []
+    for one in networks:
+        each = [runs.train(one, seed) for seed in study.train_seeds]
+        trained.append((one, [run for run in each if run is not None]))
     if runs.missing:
         return None
-    return worth.document(trained, study.config.image_size, device.target_ms, device.chance)
+    return worth.document(trained, study.config.image_size, device.target_ms, device.baseline)
 
 
 def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contender:
-    """MobileNetV2 as wide as the budget allows, found with the device unless the flags tell.
+    """Returns MobileNetV2 as wide as the budget allows; without the flags, the device decides.
 
     Raises:
-      DeviceUnavailable: it is not there; says what to do instead.
+      DeviceUnavailable: with the remedy.
     """
     config = study.config
     if study.mobilenet is None:
@@ -272,8 +276,8 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
         except DeviceUnavailable as error:
             raise DeviceUnavailable(
                 f"{error}\nThe width of MobileNetV2 is chosen with {table.device}: start this "
-                f"study on a machine that has it, and give here what it prints first, as "
-                f"--mobilenet_width and --mobilenet_ms"
+                f"study on a machine that has it, and pass the --mobilenet_width and "
+                f"--mobilenet_ms that it prints first"
             ) from error
         with (
             command.open_store(config.store) as store,
@@ -300,7 +304,7 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
 
 
 def head(study: Study, parts: data.Parts) -> dict[str, Any]:
-    """What study.json says of the study itself."""
+    """Returns the entries of study.json that describe the study itself."""
     config = study.config
     return {
         "schema": 1,
@@ -352,21 +356,25 @@ def _seeds(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
 def _parts(names: Sequence[str]) -> tuple[str, ...]:
     unknown = next((name for name in names if name not in PARTS), None)
     if unknown is not None or not names:
-        raise ValueError(f"--parts={','.join(names)}: give {' or '.join(PARTS)}, or both")
+        raise ValueError(f"--parts={','.join(names)}: give {', '.join(PARTS)} or both")
     return tuple(names)
 
 
 if __name__ == "__main__":
     define_flags()
-    flags.DEFINE_list("seeds", "0,1,2", "Of the searches; --seed is that of the random networks.")
-    flags.DEFINE_list("train_seeds", None, "Of every network's trainings; unset is --seeds.")
-    flags.DEFINE_list("parts", ",".join(PARTS), f"Of the study: {', '.join(PARTS)}.")
-    flags.DEFINE_integer("random_networks", 20, "Random networks that are trained.", lower_bound=0)
+    flags.DEFINE_list(
+        "seeds", "0,1,2", "Seeds of the searches; --seed is the seed of the random networks."
+    )
+    flags.DEFINE_list("train_seeds", None, "Seeds of every network's trainings; unset is --seeds.")
+    flags.DEFINE_list("parts", ",".join(PARTS), f"Parts of the study: {', '.join(PARTS)}.")
+    flags.DEFINE_integer(
+        "random_networks", 20, "Number of random networks that are trained.", lower_bound=0
+    )
     flags.DEFINE_string(
         "reference",
         REFERENCE,
-        "Architecture whose latency on both devices makes "
-        "their budgets equally tight; unset is ProxylessNAS mobile's blocks.",
+        "Architecture that makes the budgets equally tight: each is the same fraction of its "
+        "latency. Unset is ProxylessNAS mobile's blocks.",
     )
     flags.DEFINE_string(
         "mobile_table",
@@ -377,16 +385,16 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "mobilenet_width",
         None,
-        "Width multiplier of MobileNetV2; unset is found with the device.",
+        "Width multiplier of MobileNetV2; unset is chosen by measuring on the device.",
         lower_bound=0.01,
     )
     flags.DEFINE_float(
         "mobilenet_ms",
         None,
-        "Latency in ms of MobileNetV2 of that width, where the device is not there to tell.",
+        "Latency in ms of MobileNetV2 of that width, where the device is unavailable.",
         lower_bound=0,
     )
     flags.DEFINE_string(
-        "output", None, "Folder of study.json, results.md and figures; unset is --workdir."
+        "output", None, "Folder for study.json, results.md and figures; unset is --workdir."
     )
     command.run(main)

@@ -1,8 +1,7 @@
-"""What a device likes: depth, expansions and kernels of networks that spend its budget.
+"""Device preferences: depth, expansions and kernels of networks that use a device's budget.
 
-The same space is searched with two latency tables at budgets that are equally tight. Beside the
-networks found stand random networks of the same budget, which say what a budget does by itself,
-and figures of the tables alone, which say why.
+The same space is searched with two latency tables at equally tight budgets. Random networks of the
+same budget show the effect of the budget alone. Figures of the tables alone show possible reasons.
 """
 
 import dataclasses
@@ -17,20 +16,20 @@ from jaxnas.latency import LatencyTable
 from jaxnas.space import Candidate, Space
 
 STATISTICS = ("blocks", "e6", "k3", "k5", "k7")
-ALMOST_ALWAYS = 0.8  # of the blocks: at most one in five otherwise
+ALMOST_ALWAYS = 0.8  # share of the blocks: at most one in five differs
 
 REPRODUCES, DOES_NOT, UNDECIDED = "reproduces", "does not reproduce", "undecided"
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What one search ended with.
+    """Result of one search.
 
     Attributes:
-      seed: of the search.
-      architecture: its text form.
-      predicted_ms: by the device's table.
-      expected: of softmax(α), the statistics of `expected_statistics`.
+      seed: seed of the search.
+      architecture: text form of the architecture.
+      predicted_ms: latency by the device's table.
+      expected: `expected_statistics` of softmax(α).
     """
 
     seed: int
@@ -40,16 +39,22 @@ class Found:
 
 
 def statistics(space: Space, path: np.ndarray) -> dict[str, float]:
-    """Of a path int32 [blocks]: blocks that are not skip, and of these the share of each choice."""
+    """Returns the number of blocks that are not skip, and each choice's share of them.
+
+    Args:
+      path: int32 [blocks].
+    """
     return expected_statistics(space, np.eye(len(space.candidates))[path])
 
 
 def expected_statistics(space: Space, probabilities: np.ndarray) -> dict[str, float]:
-    """The same where each block's candidate is drawn: expected blocks and expected shares.
+    """Returns `statistics` expected of a random path: expected blocks and expected shares.
+
+    A share is the expected number of blocks with the choice over the expected number of blocks,
+    skips not counted.
 
     Args:
-      probabilities: [blocks, candidates], a row's sum 1. A share is the expected number of its
-        blocks over the expected number of all, those that are not skip.
+      probabilities: [blocks, candidates]; each row sums to 1.
     """
     by_candidate = np.asarray(probabilities, np.float64).sum(0)
     blocks = sum(n for n, c in zip(by_candidate, space.candidates, strict=True) if not c.is_skip)
@@ -72,19 +77,20 @@ def expected_statistics(space: Space, probabilities: np.ndarray) -> dict[str, fl
 
 
 def table_reasons(space: Space, table: LatencyTable, reference: np.ndarray) -> dict[str, float]:
-    """What a table alone says of depth, expansions and kernels; means are over all blocks.
+    """Returns ratios of a table's latencies that bear on depth, expansions and kernels.
 
     Args:
-      reference: int32 [blocks], the path whose parts are weighed.
+      reference: int32 [blocks], the path whose latency the shares refer to.
 
     Returns:
-      k7_over_k3_e6, k7_over_k3_e3: time of a 7×7 block over that of the 3×3 one of its expansion.
-      e6_over_two_e3: time of an expansion 6 over that of two blocks of expansion 3, mean of the
+      Means over all blocks, and two shares:
+      k7_over_k3_e6, k7_over_k3_e3: latency of a 7×7 block over a 3×3 block of the same expansion.
+      e6_over_two_e3: latency of a block of expansion 6 over two blocks of expansion 3, mean of the
         three kernels. Below 1, one wide block is faster than two narrow ones of its width.
-      least_over_most: time of a block's fastest convolution over that of its slowest: what a block
-        takes merely for being there.
-      fixed_share, skippable_share: of the reference's time, what every network pays, and what its
-        blocks that may be skipped take.
+      least_over_most: latency of a block's fastest convolution over its slowest. Near 1, a block
+        costs nearly the same whatever is chosen for it.
+      fixed_share, skippable_share: shares of the reference's latency that every network has, and
+        that its skippable blocks have.
     """
     ms = {c: table.candidate_ms[:, i] for i, c in enumerate(space.candidates) if not c.is_skip}
     every = np.stack(list(ms.values()))
@@ -108,11 +114,11 @@ def device_document(
     target_ms: float,
     reference: np.ndarray,
     found: Sequence[Found],
-    chance: Draw,
+    baseline: Draw,
 ) -> dict[str, Any]:
-    """One device's part of study.json: what was found, chance, and what its table says."""
+    """Returns one device's object of study.json: found networks, random baseline, table ratios."""
     of_found = [statistics(space, space.path(space.parse(f.architecture))) for f in found]
-    of_chance = [statistics(space, path) for path in chance.paths]
+    of_baseline = [statistics(space, path) for path in baseline.paths]
     return {
         "device": table.device,
         "kind": table.kind,
@@ -126,30 +132,35 @@ def device_document(
                 "seed": f.seed,
                 "architecture": f.architecture,
                 "predicted_ms": f.predicted_ms,
-                "statistics": of_one,
+                "statistics": of_network,
                 "expected": dict(f.expected),
             }
-            for f, of_one in zip(found, of_found, strict=True)
+            for f, of_network in zip(found, of_found, strict=True)
         ],
         "found": _intervals(of_found),
         "expected": _intervals([f.expected for f in found]),
         "chance": {
-            "networks": len(chance.paths),
-            "drawn": chance.drawn,
-            "accepted": chance.accepted,
-            "statistics": _intervals(of_chance),
+            "networks": len(baseline.paths),
+            "drawn": baseline.drawn,
+            "accepted": baseline.accepted,
+            "statistics": _intervals(of_baseline),
         },
-        "over_chance": _differences(of_found, of_chance),
+        "over_chance": _differences(of_found, of_baseline),
         "table": table_reasons(space, table, reference),
     }
 
 
 def document(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """study.json's `affinities` of two devices' documents, the poster's device first."""
-    from_process_0, of_second = (
+    """Returns the `affinities` object of study.json.
+
+    Args:
+      first: `device_document` of the poster's device.
+      second: `device_document` of the other device.
+    """
+    of_first, of_second = (
         [network["statistics"] for network in device["networks"]] for device in (first, second)
     )
-    differences = _paired_differences(from_process_0, of_second)
+    differences = _paired_differences(of_first, of_second)
     return {
         "devices": [dict(first), dict(second)],
         "differences": differences,
@@ -160,19 +171,19 @@ def document(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
 def statements(
     found: Mapping[str, Interval], differences: Mapping[str, Interval]
 ) -> list[dict[str, str]]:
-    """The poster's three statements, each with its rule and the verdict of its interval.
+    """Returns the poster's three statements, each with its rule and verdict by an interval.
 
     Args:
-      found: of the networks of the poster's device, by statistic.
-      differences: that device's less the mobile device's, by statistic.
+      found: interval of the networks found for the poster's device, by statistic.
+      differences: interval of that device minus the mobile device, by statistic.
     """
     return [
         {
             "statement": "a far shallower network",
             "statistic": "blocks",
             "of": "difference",
-            "rule": "the interval of the difference in blocks lies below 0; how far is far the "
-            "poster does not say",
+            "rule": "the interval of the difference in blocks lies below 0; the poster does not "
+            "say how far is far",
             "verdict": _verdict(side(differences["blocks"], 0), "below"),
         },
         {
@@ -212,7 +223,7 @@ def _differences(
 def _paired_differences(
     first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
 ) -> dict[str, Interval]:
-    """Seed by seed: two searches of one seed start from the same weights and see the same data."""
+    """Pairs by seed: searches of one seed start from the same weights and see the same data."""
     return {
         name: mean_interval([a[name] - b[name] for a, b in zip(first, second, strict=True)])
         for name in STATISTICS

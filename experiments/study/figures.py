@@ -1,4 +1,4 @@
-"""The figures of results.md, from study.json alone."""
+"""Figures of results.md, drawn from study.json alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,29 +13,29 @@ from jaxnas.space import find_space
 
 TITLES = {"MYRIADX_COMPILER": "MyriadX", "MYRIAD": "MyriadX", "PIXEL_1": "Pixel 1"}
 _SHARES = {"e6": "expansion 6", "k3": "3×3", "k5": "5×5", "k7": "7×7"}
-_COLORS = (("#2f6fab", "#b9d2ea"), ("#c2571a", "#f3cfb5"))  # of each device found, and random
+_COLORS = (("#2f6fab", "#b9d2ea"), ("#c2571a", "#f3cfb5"))  # per device: found, random
 _GROUP_COLORS = {"random": "#999999", "found": "#2f6fab", "mobilenet_v2": "#c2571a"}
 _GROUP_LABELS = {"random": "random", "found": "found", "mobilenet_v2": "MobileNetV2"}
 
 
 def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures by the stems of their files."""
-    made = {}
+    """Returns the figures by the stems of their files."""
+    drawn = {}
     if document["affinities"] is not None:
-        made["study_affinities"] = affinities_figure(document["affinities"])
-        made["study_networks"] = networks_figure(document)
+        drawn["study_affinities"] = affinities_figure(document["affinities"])
+        drawn["study_networks"] = networks_figure(document)
     if document["worth"] is not None:
-        made["study_worth"] = worth_figure(document["worth"])
-    return made
+        drawn["study_worth"] = worth_figure(document["worth"])
+    return drawn
 
 
 def title(device: Mapping[str, Any]) -> str:
-    """How people call the device of one of study.json's `affinities`."""
+    """Returns the common name of a device of study.json's `affinities`."""
     return TITLES.get(device["device"], device["device"])
 
 
 def affinities_figure(part: Mapping[str, Any]) -> Figure:
-    """Blocks, and shares of expansion 6 and of each kernel, found and random, with intervals."""
+    """Draws blocks and shares of expansion 6 and of each kernel, found and random, as bars."""
     fig = Figure(figsize=(9.5, 3.6), layout="constrained")
     FigureCanvasAgg(fig)
     left, right = fig.subplots(1, 2, width_ratios=(1, 3))
@@ -50,7 +50,7 @@ def affinities_figure(part: Mapping[str, Any]) -> Figure:
 
 
 def worth_figure(worth: Mapping[str, Any]) -> Figure:
-    """Every trained network's top-1 against its multiply-accumulates; lines are the means."""
+    """Draws every network's top-1 over its multiply-accumulates; lines are means of groups."""
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots()
@@ -74,7 +74,7 @@ def worth_figure(worth: Mapping[str, Any]) -> Figure:
 
 
 def networks_figure(document: Mapping[str, Any]) -> Figure:
-    """The networks found, as the poster draws them."""
+    """Draws the found networks like the poster."""
     space = find_space(document["space"])
     specs, captions = [], []
     for device in document["affinities"]["devices"]:
@@ -91,7 +91,7 @@ def networks_figure(document: Mapping[str, Any]) -> Figure:
 def _bars(axes: Axes, part: Mapping[str, Any], names: Mapping[str, str], scale: float) -> None:
     width = 0.2
     for index, (device, colors) in enumerate(zip(part["devices"], _COLORS, strict=True)):
-        for inner, (values, color, what) in enumerate(
+        for inner, (values, color, group) in enumerate(
             (
                 (device["found"], colors[0], "found"),
                 (device["chance"]["statistics"], colors[1], "random"),
@@ -110,7 +110,7 @@ def _bars(axes: Axes, part: Mapping[str, Any], names: Mapping[str, str], scale: 
                 width,
                 yerr=halves,
                 color=color,
-                label=f"{title(device)}, {what}",
+                label=f"{title(device)}, {group}",
                 capsize=2,
             )
     axes.set_xticks(range(len(names)), list(names.values()))

@@ -1,69 +1,68 @@
-"""Means and differences of means with their 95 % intervals, by Student's t."""
+"""Means and differences of means with 95 % confidence intervals, by Student's t."""
 
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
 
-Interval = dict[str, float | int | None]
+
+class Interval(TypedDict):
+    """A value with its confidence interval, for JSON.
+
+    Attributes:
+      mean: the estimate.
+      low, high: bounds of the interval; None where a group of one value gives no spread.
+      count: number of values.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values and the interval of Student's t about it.
-
-    Returns:
-      mean, low, high and count, for JSON; low and high are None for one value, which says nothing
-      of its spread.
+    """Returns the mean of independent values with Student's interval.
 
     Raises:
       ValueError: no values.
     """
-    if not len(values):
-        raise ValueError("there are no values to take a mean of; give one at least")
-    array = np.asarray(values, np.float64)
-    if len(array) == 1:
-        return _interval(array[0], None, 1)
-    error = array.std(ddof=1) / math.sqrt(len(array))
-    return _interval(array.mean(), error * _quantile(len(array) - 1), len(array))
+    return _interval(stats.ttest_1samp, values, popmean=0)
 
 
 def difference_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The difference of two groups' means, first less second, with Welch's interval.
+    """Returns the mean of `first` minus the mean of `second` with Welch's interval.
 
-    Welch 1947: the groups may differ in variance and size. `count` is of both together; low and
-    high are None where a group has one value.
+    Welch 1947: the groups may differ in variance and size. `count` covers both groups.
+
+    Raises:
+      ValueError: a group without values.
     """
-    a, b = mean_interval(first), mean_interval(second)
-    mean = a["mean"] - b["mean"]
-    count = a["count"] + b["count"]
-    if 1 in (a["count"], b["count"]):
-        return _interval(mean, None, count)
-    of_a, of_b = (np.var(values, ddof=1) / len(values) for values in (first, second))
-    if of_a + of_b == 0:
-        return _interval(mean, 0.0, count)
-    degrees = (of_a + of_b) ** 2 / (of_a**2 / (len(first) - 1) + of_b**2 / (len(second) - 1))
-    return _interval(mean, math.sqrt(of_a + of_b) * _quantile(degrees), count)
+    return _interval(stats.ttest_ind, first, second, equal_var=False)
 
 
 def side(interval: Interval, value: float) -> str | None:
-    """Where the interval lies: `above` or `below` the value, or None where it says neither."""
-    if interval["low"] is None or interval["low"] <= value <= interval["high"]:
+    """Returns `above` or `below`, the side of the value where the interval lies, or None."""
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None or low <= value <= high:
         return None
-    return "above" if interval["low"] > value else "below"
+    return "above" if low > value else "below"
 
 
-def _quantile(degrees: float) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
-
-
-def _interval(mean: float, half: float | None, count: int) -> Interval:
-    mean = float(mean)
-    return {
-        "mean": mean,
-        "low": None if half is None else mean - float(half),
-        "high": None if half is None else mean + float(half),
-        "count": count,
-    }
+def _interval(test: Callable[..., Any], *groups: Sequence[float], **options: object) -> Interval:
+    sizes = [len(group) for group in groups]
+    if not all(sizes):
+        raise ValueError("there are no values to take a mean of; give at least one")
+    first, *others = (float(np.mean(group)) for group in groups)
+    mean = first - sum(others)
+    if 1 in sizes:
+        return {"mean": mean, "low": None, "high": None, "count": sum(sizes)}
+    with warnings.catch_warnings():
+        # SciPy warns where all values are equal; the interval then has no width, as it should.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = test(*groups, **options).confidence_interval(LEVEL)
+    return {"mean": mean, "low": float(low), "high": float(high), "count": sum(sizes)}

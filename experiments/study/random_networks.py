@@ -1,4 +1,4 @@
-"""Random networks that spend a budget: what a search must be better than."""
+"""Random networks that use a budget: the random baseline of a search."""
 
 import dataclasses
 
@@ -9,17 +9,17 @@ from jaxnas.space import Space
 
 MAX_DRAWS = 200_000_000
 _CHUNK = 1 << 20
-_BLOCKS_A_GROUP = 5  # 7⁵ paths, whose sums stay in a processor's cache
+_BLOCKS_PER_GROUP = 5  # 7⁵ paths: their sums fit in a processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """Networks drawn independently, each of those that spend the budget as likely as any other.
+    """Networks drawn independently and uniformly from those that use the budget.
 
     Attributes:
       paths: int32 [networks, blocks].
-      drawn: paths drawn from the whole space to find them.
-      accepted: of these, those that spend the budget; at least as many as are kept.
+      drawn: number of paths drawn from the whole space to find them.
+      accepted: number of drawn paths that use the budget; at least the number of `paths`.
     """
 
     paths: np.ndarray
@@ -32,10 +32,10 @@ def draw_within_budget(
 ) -> Draw:
     """Draws paths uniformly from the space and keeps those that take min_ms to max_ms.
 
-    With one seed, fewer networks are the first of more.
+    With the same seed, n networks are the first n of any larger number.
 
     Raises:
-      ValueError: too few are found in MAX_DRAWS draws; names the range of the space.
+      ValueError: fewer than `networks` in MAX_DRAWS draws; names the range of the space.
     """
     rng = np.random.default_rng(seed)
     groups = _groups(space, table)
@@ -56,18 +56,18 @@ def draw_within_budget(
     if len(kept) < networks:
         raise ValueError(
             f"{len(kept)} of {networks} random networks of the {space.name} space that take "
-            f"{min_ms:.3f} to {max_ms:.3f} ms on {table.device} are found among {drawn} drawn: its "
-            f"networks take {fastest:.2f} to {slowest:.2f} ms; give a target well between them, or "
-            f"ask for fewer networks"
+            f"{min_ms:.3f} to {max_ms:.3f} ms on {table.device} found in {drawn} draws: networks "
+            f"of the space take {fastest:.2f} to {slowest:.2f} ms; give a target well between "
+            f"them, or ask for fewer networks"
         )
     return Draw(np.array(kept[:networks]), drawn, len(kept))
 
 
 def _groups(space: Space, table: LatencyTable) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All paths through each few blocks, int32 [n, blocks], and their ms, float64 [n]."""
+    """Returns, per group of blocks, all paths int32 [n, blocks] and their ms float64 [n]."""
     groups = []
-    for start in range(0, len(space.blocks), _BLOCKS_A_GROUP):
-        rows = range(start, min(start + _BLOCKS_A_GROUP, len(space.blocks)))
+    for start in range(0, len(space.blocks), _BLOCKS_PER_GROUP):
+        rows = range(start, min(start + _BLOCKS_PER_GROUP, len(space.blocks)))
         choices = [np.flatnonzero(space.allowed[row]) for row in rows]
         paths = np.stack(np.meshgrid(*choices, indexing="ij"), -1).reshape(-1, len(rows))
         ms = table.candidate_ms[np.array(rows), paths].sum(1)

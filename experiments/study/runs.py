@@ -1,6 +1,6 @@
-"""The runs of a study: searches and trainings, each in a folder of its own, none done twice.
+"""Runs of a study: searches and trainings, each in its own folder, none done twice.
 
-Several processes may work in one study: a run that another process is at is left to it.
+Several processes may work on one study: each leaves out the runs that another process holds.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs.folder import Workdir, WorkdirHeld, check_workdir
@@ -31,25 +32,26 @@ class Runs:
     """Runs in folders of the study's --workdir.
 
     Attributes:
-      missing: names of the runs that another process was at, in the order they were asked for.
+      missing: names of the runs that another process held, in the order of the calls.
     """
 
     def __init__(self, config: Config, progress: Progress):
-        """A study's runs.
+        """Prepares a study's runs.
 
         Args:
-          config: of the study; searches differ from it in device, target, seed and folder.
+          config: configuration of the study; each search replaces device, target, seed and folder.
+          progress: shows the runs.
         """
         self.missing: list[str] = []
         self._config, self._progress = config, progress
         self._parts: dict[int, data.Parts] = {}
-        self._search_steps: Steps | None = None  # compiled once: all searches take the same
+        self._search_steps: Steps | None = None  # compiled once, used by all searches
 
     def search(self, table: LatencyTable, target_ms: float, seed: int) -> Found | None:
-        """What a search with this table found; None where another process is at it.
+        """Returns the result of a search with this table; None where another process holds it.
 
         Raises:
-          Stopped, NonFiniteLoss, CheckpointUnreadable.
+          Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
         name = f"{table.device.lower()}-seed{seed}"
         config = dataclasses.replace(
@@ -72,16 +74,16 @@ class Runs:
             with command.usage_errors():
                 raise ValueError(
                     f"{config.workdir} was searched with another latency table of "
-                    f"{table.device}: its network took {found.predicted_ms:.3f} ms "
-                    f"there and takes {now_ms:.3f} ms now; name a new --workdir"
+                    f"{table.device}: its network took {found.predicted_ms:.3f} ms by that "
+                    f"table and takes {now_ms:.3f} ms by this one; name a new --workdir"
                 )
         return found
 
     def train(self, contender: Contender, seed: int) -> Trained | None:
-        """What a training from scratch came to; None where another process is at it.
+        """Returns the result of a training from scratch; None where another process holds it.
 
         Raises:
-          Stopped, NonFiniteLoss, CheckpointUnreadable.
+          Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
         name = f"train-{contender.name}-seed{seed}"
         study = self._config
@@ -125,7 +127,7 @@ class Runs:
         file: str,
         work: Callable[[Workdir], dict[str, Any]],
     ) -> dict[str, Any] | None:
-        """What `work` gives, kept in the run's folder, or gave before."""
+        """Returns the document that `work` returns, or returned before: `file` keeps it."""
         with command.usage_errors():
             check_workdir(config)
         done = pathlib.Path(config.workdir, file)
@@ -134,11 +136,11 @@ class Runs:
         try:
             workdir = Workdir(config)
         except WorkdirHeld:
-            self._progress.print(f"{name} is left to the process that is at it", "yellow")
+            self._progress.print(f"{name} is left to the process that holds it", "yellow")
             self.missing.append(name)
             return None
         with workdir:
-            document = workdir.read_json(file)  # that process may have ended just now
+            document = workdir.read_json(file)  # another process may have just written it
             if document is None:
                 self._progress.print(name, "bold")
                 document = work(workdir)
@@ -151,12 +153,12 @@ class Runs:
         trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
         if self._search_steps is not None:
             trainer.steps = self._search_steps
-        elif not trainer.is_over:  # one that is over has no steps to take
+        elif not trainer.is_over:  # a finished search takes no more steps
             trainer.compile(latency)
             self._search_steps = trainer.steps
         trainer.search(latency)
         derived = derivation.derive(trainer, table, None)
-        allowed = config.search_space.allowed
+        allowed = jnp.asarray(config.search_space.allowed)
         expected = expected_statistics(
             config.search_space, np.asarray(sampling.probabilities(trainer.state.alpha, allowed))
         )
@@ -186,7 +188,7 @@ class Runs:
         )
 
     def _parts_of(self, seed: int) -> data.Parts:
-        """The data as this seed divides it, as a run of its own would have them."""
+        """Returns the data split by this seed, as in a separate run with this seed."""
         if seed not in self._parts:
             self._parts[seed] = data.load(
                 self._config.dataset,
@@ -198,13 +200,16 @@ class Runs:
 
 
 def training_size(config: Config) -> int:
-    """The size in px at which every network of a study is trained and tested."""
+    """Returns the image size in px at which every network of a study is trained and tested."""
     return config.train_image_size or config.image_size
 
 
 def recipe(config: Config) -> dict[str, Any]:
-    """How every network of a study is trained: as experiments.train does by default, but for what
-    the study's flags say: epochs, weight decay, label smoothing and precision."""
+    """Returns the training recipe of every network of a study.
+
+    It is the default of experiments.train, except that the study's flags set epochs, weight decay,
+    label smoothing and precision.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     return {
         **{

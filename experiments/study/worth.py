@@ -1,7 +1,7 @@
-"""Whether the search is worth it: networks found against random ones and MobileNetV2.
+"""Search versus random: found networks compared with random networks and MobileNetV2.
 
-All spend the same budget and are trained from scratch by one recipe. A network's figure is the mean
-of its top-1 over the training seeds, and networks are what is drawn: intervals are over networks.
+All are within the same budget and are trained from scratch with one recipe. A network's top-1 is
+its mean over the training seeds. Intervals are over networks, because networks are what is sampled.
 """
 
 import dataclasses
@@ -17,21 +17,21 @@ from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling import tables
 from profiling.recording import Recording
 
-# Hundredths, between which the width of MobileNetV2 is chosen.
+# Widths of MobileNetV2 to choose from, in hundredths.
 WIDTHS = range(10, 201)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One network that is trained.
+    """A network of the comparison.
 
     Attributes:
-      name: of its runs' folders.
+      name: name in the folders of its runs.
       group: found, random or mobilenet_v2.
-      architecture: its text form, or what it is.
-      space: whose blocks they are; None for MobileNetV2.
-      spec: with the deployed classifier, of which it is counted and its latency is.
-      latency_ms: by the table; for MobileNetV2 as the device has it.
+      architecture: text form of the architecture, or a description of MobileNetV2.
+      space: name of the space; None for MobileNetV2.
+      spec: specification with the deployed classifier, for counts and latency.
+      latency_ms: latency by the table; for MobileNetV2 by the device.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What one training ended with.
+    """Result of one training.
 
     Attributes:
-      seed: of the training.
-      top1: on the test part, a fraction, with the weights of the best epoch.
-      held_out_top1: on the part that chose the epoch.
-      epoch: that it chose, from 1.
+      seed: seed of the training.
+      top1: top-1 on the test part, a fraction, with the weights of the best epoch.
+      held_out_top1: top-1 on the held-out part, which chooses the best epoch.
+      epoch: best epoch, from 1.
     """
 
     seed: int
@@ -60,14 +60,14 @@ class Trained:
 
 
 def mobilenet_v2(width: float, num_classes: int) -> NetworkSpec:
-    """MobileNetV2 with its channels times `width`, in eights; the head has at least 1280.
+    """Returns MobileNetV2 with channels scaled by `width`, in multiples of 8.
 
-    Sandler et al. 2018, §5 and footnote 4: a multiplier below 1 leaves the last convolution as it
-    is.
+    The head keeps at least 1280 channels: a multiplier below 1 does not scale the last convolution
+    (Sandler et al. 2018, §5 and footnote 4).
     """
     spec = zoo.mobilenet_v2(num_classes)
     channels = [
-        _in_eights(width * c)
+        _multiple_of_8(width * c)
         for c in (spec.stem_channels, *(block.out_channels for block in spec.blocks))
     ]
     blocks = tuple(
@@ -78,17 +78,17 @@ def mobilenet_v2(width: float, num_classes: int) -> NetworkSpec:
         spec,
         stem_channels=channels[0],
         blocks=blocks,
-        head_channels=_in_eights(1280 * max(1.0, width)),
+        head_channels=_multiple_of_8(1280 * max(1.0, width)),
     )
 
 
 def fit_mobilenet(
     device: Recording, target_ms: float, image_size: int, num_classes: int
 ) -> tuple[float, float]:
-    """The widest MobileNetV2 within a budget: its multiplier, a whole hundredth, and its ms.
+    """Returns the widest MobileNetV2 within a budget: its multiplier, in hundredths, and its ms.
 
-    Found by halving: latency is taken to grow with the width, which on the MyriadX it does but for
-    a percent between neighbors.
+    Uses bisection, which assumes that latency grows with the width. On the MyriadX it does, except
+    for about 1 % between neighbors.
 
     Raises:
       ValueError: the narrowest takes longer than the budget.
@@ -104,7 +104,7 @@ def fit_mobilenet(
     if low_ms > target_ms:
         raise ValueError(
             f"MobileNetV2 of width {low / 100:g} takes {low_ms:.2f} ms on "
-            f"{device.setup.device}, the budget is {target_ms:.2f} ms: raise "
+            f"{device.setup.device}, more than the budget of {target_ms:.2f} ms: raise "
             f"--target_ms, or leave worth out of --parts"
         )
     while high - low > 1:
@@ -118,13 +118,20 @@ def fit_mobilenet(
 
 
 def document(
-    contenders: Sequence[tuple[Contender, Sequence[Trained]]],
+    trained: Sequence[tuple[Contender, Sequence[Trained]]],
     image_size: int,
     target_ms: float,
-    chance: Draw,
+    baseline: Draw,
 ) -> dict[str, Any]:
-    """study.json's `worth`."""
-    networks = [
+    """Returns the `worth` object of study.json.
+
+    Args:
+      trained: each network with its trainings.
+      image_size: px at which multiply-accumulates are counted.
+      target_ms: the budget.
+      baseline: the draw of the random networks.
+    """
+    networks: list[dict[str, Any]] = [
         {
             "name": one.name,
             "group": one.group,
@@ -136,7 +143,7 @@ def document(
             "top1": float(np.mean([run.top1 for run in runs])),
             "runs": [dataclasses.asdict(run) for run in runs],
         }
-        for one, runs in contenders
+        for one, runs in trained
     ]
     top1 = {
         group: [n["top1"] for n in networks if n["group"] == group] for group in ("found", "random")
@@ -145,27 +152,27 @@ def document(
     return {
         "target_ms": target_ms,
         "image_size": image_size,
-        "num_classes": contenders[0][0].spec.num_classes,
-        "chance": {"drawn": chance.drawn, "accepted": chance.accepted},
+        "num_classes": trained[0][0].spec.num_classes,
+        "chance": {"drawn": baseline.drawn, "accepted": baseline.accepted},
         "networks": networks,
         "found": mean_interval(top1["found"]),
         "random": mean_interval(top1["random"]),
         "difference": difference,
         "found_over_random": side(difference, 0),
         "ranks": [rank(value, top1["random"]) for value in top1["found"]],
-        # One network: its interval is over the training seeds.
+        # A single network: its interval is over the training seeds.
         "mobilenet_v2": mean_interval(
-            [run.top1 for one, runs in contenders if one.group == "mobilenet_v2" for run in runs]
+            [run.top1 for one, runs in trained if one.group == "mobilenet_v2" for run in runs]
         ),
     }
 
 
 def rank(value: float, others: Sequence[float]) -> int:
-    """The place of a value put among others, the greatest first; of equals the first place."""
+    """Returns the rank of a value among others: 1 is the greatest; ties take the better rank."""
     return 1 + sum(other > value for other in others)
 
 
-def _in_eights(channels: float) -> int:
-    """The nearest multiple of eight, 8 at least, and never less than 0.9 of the channels."""
+def _multiple_of_8(channels: float) -> int:
+    """Returns the nearest multiple of 8 that is at least 8 and at least 0.9 of the channels."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

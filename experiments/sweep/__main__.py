@@ -1,10 +1,10 @@
-"""Runs a program for every combination of some flags' values, and puts the results together.
+"""Runs a program for every combination of flag values and tabulates the results.
 
     python -m experiments.sweep --flagfile=vpu.flags --sweep=latency_weight=0.05,0.1 \\
         --sweep=target_ms=14,17.2,20 --seeds=3 --output=sweeps/lambda
 
-Every run has a folder of its own. The same command goes on where a stopped sweep was: what is done
-is not run again, what was stopped goes on from its checkpoint, what failed stays until --retry.
+Every run has its own folder. The same command resumes a stopped sweep: finished runs are not
+repeated, stopped runs resume from their checkpoints, and failed runs stay failed until --retry.
 """
 
 import os
@@ -26,17 +26,17 @@ from profiling import command
 from profiling.progress import Progress
 from profiling.registry import device_names
 
-_ESTIMATED = ("MYRIADX_COMPILER",)  # devices that any number of runs may ask at once
+_ESTIMATED = ("MYRIADX_COMPILER",)  # devices that any number of runs may use at once
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a sweep as the flags say; returns the exit status."""
+    """Runs the sweep that the flags describe, as a program; returns the exit status."""
     del argv
     return program.run(run_sweep)
 
 
 def run_sweep() -> int:
-    """A sweep as the flags say; returns the exit status, 1 where runs have failed."""
+    """Runs the sweep that the flags describe; returns the exit status, 1 where runs failed."""
     args = flags.FLAGS
     with command.usage_errors():
         if args.output is None:
@@ -56,12 +56,12 @@ def run_sweep() -> int:
 
 
 def _together(progress: Progress) -> int | None:
-    """How many runs at once."""
+    """Returns the number of runs at once; None is all."""
     args = flags.FLAGS
-    one_owner = [name for name in device_names(args.device) if name not in _ESTIMATED]
-    if one_owner and (args.parallel is None or args.parallel > 1):
+    exclusive = [name for name in device_names(args.device) if name not in _ESTIMATED]
+    if exclusive and (args.parallel is None or args.parallel > 1):
         progress.print(
-            f"one run at a time: {', '.join(one_owner)} serves or is timed by one process alone",
+            f"one run at a time: only one process may use or time {', '.join(exclusive)}",
             "yellow",
         )
         return 1
@@ -71,13 +71,13 @@ def _together(progress: Progress) -> int | None:
 
 
 def _parameters(texts: Sequence[str]) -> dict[str, Any]:
-    """The texts KEY=VALUE; whole numbers are numbers."""
-    parameters = {}
+    """Parses texts KEY=VALUE; whole numbers become integers."""
+    parameters: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(
-                f"--slurm={text}: give a parameter of submitit.AutoExecutor and its "
+                f"--slurm={text}: give a parameter of submitit.AutoExecutor with its "
                 f"value, such as --slurm=slurm_partition=gpu"
             )
         parameters[key] = int(value) if value.isdigit() else value
@@ -87,17 +87,17 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
 def _show(document: dict[str, Any], files: Sequence[str], folder: pathlib.Path) -> None:
     table = rich.table.Table(box=None, padding=(0, 2, 0, 0))
     for head in ("run", "status", ""):
-        table.add_column(head, overflow="fold")  # names are told apart by their ends
+        table.add_column(head, overflow="fold")  # folded, not cut: names differ in their ends
     for run in document["runs"]:
-        said = summary(run["result"]) if run["status"] == "done" else run["error"] or ""
-        table.add_row(run["name"], run["status"], said)
+        text = summary(run["result"]) if run["status"] == "done" else run["error"] or ""
+        table.add_row(run["name"], run["status"], text)
     console = rich.console.Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"files in {folder}: {', '.join(files)}")
 
 
 def _program_of(argv: Sequence[str]) -> str:
-    """The program that --program names: its flags must be known before flags are read."""
+    """Returns the program that --program names: its flags are defined before flags are parsed."""
     named = [text.split("=", 1)[1] for text in argv if text.startswith("--program=")]
     return named[-1] if named and named[-1] in PROGRAMS else "search"
 
@@ -108,22 +108,26 @@ if __name__ == "__main__":
         "program",
         "search",
         tuple(PROGRAMS),
-        "What runs: experiments.search or "
-        "experiments.train, all of whose flags may be given and swept.",
+        "Program to run: experiments.search or "
+        "experiments.train. All of its flags may be given and swept.",
     )
     flags.DEFINE_multi_string(
         "sweep",
         [],
-        "FLAG=VALUE,VALUE: a flag and the values it takes; may be given for several flags.",
+        "FLAG=VALUE,VALUE: a flag and its values; may be repeated for several flags.",
     )
     flags.DEFINE_bool(
         "zip",
         False,
-        "The first values of all swept flags together, then the "
-        "second, instead of every combination.",
+        "Combine the first values of all swept flags, then the "
+        "second ones, and so on, instead of every combination.",
     )
-    flags.DEFINE_integer("seeds", 1, "Seeds of each combination, 0 to this.", lower_bound=1)
-    flags.DEFINE_enum("launcher", "local", LAUNCHERS, "Where runs run.")
+    flags.DEFINE_integer(
+        "seeds", 1, "Number of seeds of each combination, counted from 0.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "launcher", "local", LAUNCHERS, "Where to run: on this machine, or as Slurm jobs."
+    )
     flags.DEFINE_multi_string(
         "slurm",
         [],
@@ -134,11 +138,10 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "parallel",
         None,
-        "Runs at once; unset is one for four cores here, and "
-        "all by Slurm. A device that is timed has one owner, and one run.",
+        "Number of runs at once; unset is one per four cores locally, and "
+        "all with Slurm. A device that is timed allows one run at a time.",
         lower_bound=1,
-        upper_bound=None,
     )
-    flags.DEFINE_bool("retry", False, "Run what failed before, too.")
+    flags.DEFINE_bool("retry", False, "Also run what failed before.")
     flags.DEFINE_string("output", None, "Folder of the sweep.")
     command.run(main)

@@ -1,9 +1,9 @@
-"""The runs of a sweep: every combination of the values that its flags take."""
+"""The runs of a sweep: every combination of the values of its flags."""
 
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 from absl.testing import flagsaver
@@ -22,10 +22,10 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: the swept flags and their values; the name of its folder, too.
-      values: by flag, as text.
-      config: of the program that runs.
-      arguments: the program's command line, with all that was given and not only what is swept.
+      name: the swept flags and their values; also the name of the run's folder.
+      values: value of each swept flag, as text.
+      config: configuration of the program.
+      arguments: command line of the program: the flags as given, and the swept ones.
     """
 
     name: str
@@ -40,10 +40,10 @@ def define_program_flags(program: str) -> None:
 
 
 def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each flag, of texts such as `target_ms=14,17.2`.
+    """Returns the values of each flag, from texts such as `target_ms=14,17.2`.
 
     Raises:
-      ValueError: no flag, no value, or one twice.
+      ValueError: a text without flag or values, or a flag or value given twice.
     """
     swept: dict[str, list[str]] = {}
     for text in texts:
@@ -62,17 +62,18 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
 def plan(
     program: str, swept: dict[str, list[str]], seeds: int, zipped: bool, folder: pathlib.Path
 ) -> list[Run]:
-    """The runs, in the order of the flags, the last changing fastest; seeds within each.
+    """Returns the runs in the order of the flags: the last flag changes fastest, seeds innermost.
 
     Args:
-      program: `search` or `train`; its flags as given hold for all runs.
-      swept: of `parse_sweeps`.
-      seeds: 0 to this are swept, too; 1 leaves the seed to the program's own flag.
-      zipped: the first values of all flags together, then the second, instead of all combinations.
-      folder: of the sweep, in which every run has a folder.
+      program: `search` or `train`; its flags as given apply to all runs.
+      swept: result of `parse_sweeps`.
+      seeds: number of seeds to sweep, from 0; 1 leaves the seed to the program's own flag.
+      zipped: combine the first values of all flags, then the second ones, and so on, instead of
+        all combinations; seeds are combined with each.
+      folder: folder of the sweep, in which every run gets its own folder.
 
     Raises:
-      ValueError: a flag that the program has not, a value it does not allow, a folder that holds
+      ValueError: an unknown flag, a value that the program does not allow, or a folder that holds
         another run.
     """
     names = _flags_of(program)
@@ -88,19 +89,19 @@ def plan(
         swept = {**swept, "seed": [str(seed) for seed in range(seeds)]}
     if not swept:
         raise ValueError("nothing is swept: give --sweep=FLAG=VALUE,VALUE or --seeds=2 or more")
-    combinations = itertools.product(*swept.values())
+    combinations: Iterable[tuple[str, ...]] = itertools.product(*swept.values())
     if zipped:
-        together = {
+        paired = {
             name: values for name, values in swept.items() if not (name == "seed" and seeds > 1)
         }
-        counts = {len(values) for values in together.values()}
+        counts = {len(values) for values in paired.values()}
         if len(counts) > 1:
             raise ValueError(
                 "--zip: flags have "
-                + ", ".join(f"{len(values)} values of {name}" for name, values in together.items())
-                + "; give as many of each"
+                + ", ".join(f"{len(values)} values of {name}" for name, values in paired.items())
+                + "; give the same number of each"
             )
-        rows = zip(*together.values(), strict=True)
+        rows = zip(*paired.values(), strict=True)
         combinations = [
             (*row, *seed)
             for row in rows
@@ -114,13 +115,13 @@ def plan(
 
 
 def _flags_of(program: str) -> list[str]:
-    """The program's flags that a sweep passes on; the folder is the sweep's to say."""
+    """Returns the program's flags that a sweep passes on; the sweep itself sets the folder."""
     fields = dataclasses.fields({"search": Config, "train": TrainConfig}[program])
     return [field.name for field in fields if field.name in flags.FLAGS and field.name != "workdir"]
 
 
 def _given(program: str, swept: dict[str, list[str]]) -> list[str]:
-    """The program's flags as they were given, but for those swept."""
+    """Returns the program's flags as given, without the swept ones."""
     return [
         line
         for name in _flags_of(program)

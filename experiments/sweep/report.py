@@ -1,4 +1,4 @@
-"""A sweep's results: a table of all runs, one over seeds, and latency against accuracy."""
+"""Results of a sweep: a table of all runs, a table over seeds, and latency against accuracy."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.runs.markdown import table
 from jaxnas import draw
 
 FILES = {"table": "sweep.md", "figure": "sweep.svg", "figure_png": "sweep.png"}
@@ -15,10 +16,10 @@ _FRONT_COLOR = "#777777"
 
 
 def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
-    """Writes sweep.md and, where a run is done, the figures; returns the files' names.
+    """Writes sweep.md and, once a run is done, the figures; returns the names of the files.
 
     Args:
-      document: of sweep.json.
+      document: content of sweep.json.
     """
     done = [run for run in document["runs"] if run["status"] == "done"]
     (folder / FILES["table"]).write_text(markdown(document))
@@ -30,7 +31,7 @@ def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """The page: what failed or is missing is said, not left out."""
+    """Returns the text of sweep.md; it also lists failed runs and counts unfinished ones."""
     runs = document["runs"]
     done = [run for run in runs if run["status"] == "done"]
     lines = [
@@ -47,24 +48,24 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [
             f"![Latency against accuracy]({FILES['figure']})",
             "",
-            *_table(
+            *table(
                 [*_flags(runs), "device, ms", "predicted, ms", "target met", "top-1, %"],
                 map(_row, done),
             ),
         ]
-        if len(seeds := _by_setting(done)) < len(done):
+        if len(settings := _by_setting(done)) < len(done):
             lines += [
                 "",
                 "## Over seeds: mean ± standard deviation",
                 "",
-                *_table(
+                *table(
                     [
                         *(flag for flag in _flags(runs) if flag != "seed"),
                         "seeds",
                         "device, ms",
                         "top-1, %",
                     ],
-                    [_summed(some) for some in seeds],
+                    map(_row_over_seeds, settings),
                 ),
             ]
     failed = [run for run in runs if run["status"] == "failed"]
@@ -73,32 +74,29 @@ def markdown(document: Mapping[str, Any]) -> str:
             "",
             "## Failed",
             "",
-            *_table(
-                ["run", "its last line"],
-                [(run["name"], run["error"].replace("|", "\\|")) for run in failed],
-            ),
+            *table(["run", "its last line"], [(run["name"], run["error"]) for run in failed]),
         ]
     return "\n".join(lines) + "\n"
 
 
 def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
-    """A point for each run, a color for each setting, and the front that none of them beats.
+    """Draws a point per run, a color per setting, and the Pareto front.
 
     Args:
       done: runs of sweep.json with their results.
     """
-    settings = _by_setting(done)
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
-    for some in settings:
+    for some in _by_setting(done):
         name = (
             ", ".join(
                 f"{flag}={value}" for flag, value in some[0]["flags"].items() if flag != "seed"
             )
             or "all"
         )
-        axes.scatter(*zip(*map(_point, some), strict=True), label=name, s=30, zorder=2)
+        latencies, accuracies = zip(*map(_point, some), strict=True)
+        axes.scatter(latencies, accuracies, label=name, s=30, zorder=2)
     front = pareto_front([_point(run) for run in done])
     axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1, zorder=1)
     first = done[0]["result"]
@@ -108,7 +106,7 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
         + (
             f"({first['device']}, {first['kind']})"
             if measured
-            else "(by the table where no device was there)"
+            else "(by the table where no device was available)"
         )
     )
     accuracy = first["accuracy"]
@@ -121,7 +119,7 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (latency, accuracy) those that no other is both as fast and more accurate than."""
+    """Returns the points (latency, accuracy) that no other one dominates, by latency."""
     front: list[tuple[float, float]] = []
     for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or accuracy > front[-1][1]:
@@ -140,7 +138,7 @@ def _latency_ms(result: Mapping[str, Any]) -> float:
 
 
 def _by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The runs that differ in their seed alone, together."""
+    """Groups the runs that differ only in their seed."""
     settings: dict[tuple, list] = {}
     for run in done:
         key = tuple(item for item in run["flags"].items() if item[0] != "seed")
@@ -164,7 +162,7 @@ def _row(run: Mapping[str, Any]) -> tuple:
     )
 
 
-def _summed(some: Sequence[Mapping[str, Any]]) -> tuple:
+def _row_over_seeds(some: Sequence[Mapping[str, Any]]) -> tuple:
     flags = [value for flag, value in some[0]["flags"].items() if flag != "seed"]
     return (
         *flags,
@@ -181,7 +179,3 @@ def _spread(values: Sequence[float]) -> str:
 
 def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _table(head: Sequence[str], rows) -> list[str]:
-    return [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *rows)]

@@ -1,4 +1,4 @@
-"""A sweep on its way: what is done, runs, has failed; kept in sweep.json after every change."""
+"""State of a sweep: which runs wait, run, are done or have failed; sweep.json keeps it."""
 
 import dataclasses
 import fcntl
@@ -24,13 +24,13 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 
 @dataclasses.dataclass
 class State:
-    """Of one run.
+    """State of one run.
 
     Attributes:
       status: one of the four above.
-      job: submitit's number of the job that runs it, or ran it last.
-      error: of a failed run, the last that it said.
-      result: of a run that is done, its result.json.
+      job: submitit's number of the run's last job.
+      error: last line of a failed run's standard error.
+      result: content of result.json of a run that is done.
     """
 
     status: str = WAITING
@@ -40,13 +40,13 @@ class State:
 
 
 class Sweep:
-    """The states of a sweep's runs, in the folder's sweep.json."""
+    """States of a sweep's runs, written to sweep.json after every change."""
 
     def __init__(self, folder: pathlib.Path, program: str, runs: Sequence[Run]):
-        """Takes up what an earlier start left; what is done is told by the runs' own folders.
+        """Resumes from sweep.json; the folders of the runs show which ones are done.
 
         Raises:
-          ValueError: another process is at this sweep, or its file is none.
+          ValueError: another process holds this sweep, or its sweep.json is unreadable.
         """
         self.folder, self.program, self.runs = folder, program, runs
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,27 +54,29 @@ class Sweep:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"--output={folder}: another process is at this sweep") from None
+            raise ValueError(f"--output={folder}: another process runs this sweep") from None
         before = self._read()
         self.states = {run.name: before.get(run.name, State()) for run in runs}
         for run in runs:
-            self._look(run)
+            self._check_done(run)
         self.write()
 
     def drive(
         self, launcher: Launcher, parallel: int | None, retry: bool, progress: Progress
     ) -> None:
-        """Runs what is not done, until nothing is left to run.
+        """Starts runs until all are done or have failed.
 
         Args:
-          parallel: runs at once; None is all.
-          retry: also those that failed before.
+          launcher: starts the jobs.
+          parallel: number of runs at once; None is all.
+          retry: also start runs that failed before.
+          progress: shows the sweep.
         """
         if retry:
             for state in self.states.values():
                 if state.status == FAILED:
                     state.status, state.error = WAITING, None
-        jobs = self._jobs_under_way(launcher)
+        jobs = self._running_jobs(launcher)
         with progress.phase("sweep", len(self.runs), self._count(DONE, FAILED)) as phase:
             try:
                 while self._count(WAITING, RUNNING):
@@ -106,7 +108,7 @@ class Sweep:
         partial.replace(self.folder / FILE)
 
     def document(self) -> dict[str, Any]:
-        """What sweep.json holds."""
+        """Returns the content of sweep.json."""
         return {
             "schema": 1,
             "program": self.program,
@@ -135,12 +137,12 @@ class Sweep:
             }
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{file} is no state of a sweep ({error}); remove it: what is done "
-                f"is known from the runs' folders"
+                f"{file} is not the state of a sweep ({error}); remove it: the folders of the "
+                f"runs show what is done"
             ) from error
 
-    def _look(self, run: Run) -> bool:
-        """Whether the run's folder has its result, which its state then has, too."""
+    def _check_done(self, run: Run) -> bool:
+        """Updates the state from the run's folder; returns whether the run is done."""
         state, file = self.states[run.name], pathlib.Path(run.config.workdir, "result.json")
         if file.exists():
             state.status, state.result = DONE, json.loads(file.read_text())
@@ -149,12 +151,12 @@ class Sweep:
             self.states[run.name] = State()
         return state.status == DONE
 
-    def _jobs_under_way(self, launcher: Launcher) -> dict[str, submitit.Job]:
-        """Those of an earlier start; its local ones ended with it, and their runs wait again."""
+    def _running_jobs(self, launcher: Launcher) -> dict[str, submitit.Job]:
+        """Returns Slurm jobs of an earlier start that still run; runs of local jobs wait again."""
         jobs = {}
         for name, state in self.states.items():
             if state.status == RUNNING:
-                job = launcher.find(state.job)
+                job = None if state.job is None else launcher.find(state.job)
                 if job is None:
                     state.status = WAITING
                 else:
@@ -162,35 +164,36 @@ class Sweep:
         return jobs
 
     def _next(self, parallel: int | None) -> list[Run]:
-        """What to start now; a run that outlived an earlier start of the sweep is waited for."""
+        """Returns the runs to start now, without those that a job of an earlier start holds."""
         waiting = [
             run
             for run in self.runs
             if self.states[run.name].status == WAITING
-            and not self._look(run)
+            and not self._check_done(run)
             and not is_held(pathlib.Path(run.config.workdir))
         ]
         free = len(waiting) if parallel is None else max(0, parallel - self._count(RUNNING))
         return waiting[:free]
 
-    def _end(self, run: Run, job: submitit.Job, tell: Callable[[str, str], None]) -> None:
-        """Notes how a job ended."""
+    def _end(self, run: Run, job: submitit.Job, show: Callable[[str, str], None]) -> None:
+        """Records how a job ended."""
         state = self.states[run.name]
-        if self._look(run):
-            tell(f"✓ {run.name}  {summary(state.result)}", "green")
+        if self._check_done(run):
+            assert state.result is not None
+            show(f"✓ {run.name}  {summary(state.result)}", "green")
         elif job.exception() is None and job.result() == 0:
-            state.status = WAITING  # it was asked to stop and has saved
+            state.status = WAITING  # it was preempted and has saved
         else:
             state.status, state.error = FAILED, last_line(job)
-            tell(f"✗ {run.name}  {state.error}", "red")
+            show(f"✗ {run.name}  {state.error}", "red")
         self.write()
 
     def _abandon(self, launcher: Launcher, jobs: Mapping[str, submitit.Job]) -> None:
-        """Stops what runs on this machine, and waits until it has saved; Slurm's goes on."""
+        """Stops local jobs and waits until they have saved; Slurm jobs keep running."""
         if launcher.kind == "local":
             for job in jobs.values():
                 if not job.done():
-                    # A local job's number is its process; job.cancel kills it a second later.
+                    # A local job's number is its process id. job.cancel would kill it after 1 s.
                     os.kill(int(job.job_id), signal.SIGTERM)
             for name, job in jobs.items():
                 while not job.done():
@@ -203,7 +206,7 @@ class Sweep:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """A run's result in a few words."""
+    """Returns latency and accuracy of a run in a few words."""
     latency = (
         "not measured"
         if result["device_ms"] is None

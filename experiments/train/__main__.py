@@ -1,12 +1,12 @@
-"""Trains one network from scratch, or from a supernet's weights, and hands over its files.
+"""Trains one network from scratch, or from a supernet's weights, and exports its files.
 
     python -m experiments.train --network=proxyless_mobile
     python -m experiments.train --network=runs/FOLDER_OF_A_SEARCH --start=supernet
 
-The recipe is ProxylessNAS's for its mobile network: SGD with Nesterov momentum, a cosine, label
-smoothing, no weight decay on batch norm, dropout. Every epoch is evaluated on held-out training
-examples; the best one's weights are tested once and exported. The same command goes on where a
-stopped run was.
+The recipe is that of ProxylessNAS for its mobile network: SGD with Nesterov momentum, a cosine
+learning rate, label smoothing, no weight decay on batch norm, dropout. Every epoch is evaluated on
+held-out training examples. The weights of the best epoch at the deployment size are tested once and
+exported. The same command resumes a stopped run.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from profiling.progress import Progress
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains as the flags say; returns the exit status."""
+    """Runs a training by the flags; returns the exit status."""
     del argv
     return program.run(train)
 
 
 def train() -> int:
-    """A training as the flags say, by this process or with others; returns the exit status."""
+    """Checks the flags, runs or resumes the training, prints its summary; returns the status."""
     program.join_processes()
     with command.usage_errors():
         config = config_from_flags()
@@ -73,11 +73,11 @@ def train() -> int:
 
 
 def starting_network(config: TrainConfig) -> Network:
-    """The network with the weights that its training starts from.
+    """Returns the network with its initial weights.
 
     Raises:
-      ValueError: the supernet that they were to come from does not fit.
-      CheckpointUnreadable: it is damaged.
+      ValueError: the supernet of --start=supernet does not match.
+      CheckpointUnreadable: all checkpoints of the supernet are damaged.
     """
     num_classes = data.dataset(config.dataset).num_classes
     if config.start == "supernet":
@@ -94,16 +94,22 @@ def run(
     workdir: Workdir,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The whole training; returns the document of result.json.
+    """Runs the whole training; returns the document of result.json.
 
     Args:
-      store: of the first process; None in the others.
+      config: configuration of the training.
+      network: network with its initial weights.
+      parts: parts of the data set.
+      store: stores the measurements; None in all processes but process 0.
+      workdir: folder of the run.
+      progress: shows the phases.
     """
     workdir.write_json("architecture.json", {"schema": 1, **config.chosen.document()})
     fitted = fit(config.training, config.identity(), network, parts, workdir, progress)
 
     def delivered() -> dict[str, Any]:
-        # Opened here and not before: a training takes days, and a stick serves one process.
+        # The device is opened only now: a training takes days, and a stick serves one process.
+        assert store is not None  # this is process 0
         found = find_device(config, store, progress, "The network is not measured.")
         with found or contextlib.nullcontext() as device:
             return deliver(
@@ -132,7 +138,7 @@ def run(
 
 
 def title_of(config: TrainConfig) -> str:
-    """What was trained, for people."""
+    """Returns a title of the training, for people."""
     name = config.architecture if config.space is None else f"a network of {config.space}"
     start = "from scratch" if config.start == "scratch" else "from the supernet's weights"
     return f"{name} on {config.dataset}, {start}"

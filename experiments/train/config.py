@@ -1,7 +1,7 @@
-"""The flags of a training, read once into a frozen `TrainConfig`.
+"""Flags of a training, read once into a frozen `TrainConfig`.
 
-Defaults are the quick start: scikit-learn's handwritten digits at a small training size, minutes
-on two cores. `train_imagenet.flags` sets the published schedule over them.
+The defaults train on scikit-learn's handwritten digits. `train_imagenet.flags` has the published
+schedule.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import math
 import pathlib
 import zlib
 from typing import Any
+
+from absl import flags
 
 from experiments.runs.config import (
     RunConfig,
@@ -27,80 +29,81 @@ from jaxnas.zoo import ZOO
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """What a training does. Fields are flags.
+    """Configuration of a training. Fields are flags, except `architecture`.
 
-    `architecture` and `space` are what --network and --space came to when the run began.
+    `architecture` and `space` are those of the network that --network and --space name.
     """
 
     network: str = option(
         None,
-        f"What is trained: {', '.join(ZOO)}; the folder of a search; or an "
-        f"architecture, one token a block of --space.",
-        required=True,
+        f"Network to train: {', '.join(ZOO)}; the folder of a run; or an architecture, one token "
+        f"for each block of --space.",
     )
     architecture: str
     space: str | None = option(
         None,
         f"Space of an architecture: {', '.join(SPACES)}, or a JSON file that describes one; "
-        f"unset is proxyless. A folder knows its own.",
+        f"unset is proxyless. A run's folder has its own.",
     )
     start: str = option(
         "scratch",
-        "scratch: weights drawn anew. supernet: those of the search in "
-        "the folder that --network names.",
+        "scratch: random initial weights. supernet: weights of the search in the folder that "
+        "--network names.",
         choices=("scratch", "supernet"),
     )
-    epochs: int = option(20, "Epochs in all, each followed by an evaluation on held-out data.", 1)
+    epochs: int = option(20, "Epochs in total, each followed by an evaluation on held-out data.", 1)
     warmup_epochs: int = option(
         0,
-        "Of these, the first, with a linear learning rate up to its peak; the published recipe "
-        "has none.",
+        "Number of first epochs in which the learning rate rises linearly to its peak; the "
+        "published recipe has none.",
         0,
     )
-    learning_rate: float = option(0.05, "Peak of the cosine, not scaled by batch size.", 0)
-    dropout: float = option(
-        0.1, "Rate at which features before the classifier are dropped.", 0, 0.9
+    learning_rate: float = option(
+        0.05, "Peak of the cosine learning rate, not scaled by batch size.", 0
     )
+    dropout: float = option(0.1, "Dropout rate of the features before the classifier.", 0, 0.9)
     ema_decay: float = option(
         0.0,
         "Decay per step of the moving average of weights and statistics that is evaluated and "
-        "delivered, such as 0.9999; 0 takes the weights as they are.",
+        "delivered, such as 0.9999; 0 uses the weights without averaging.",
         0,
         0.999999,
     )
 
     @property
     def chosen(self) -> Architecture:
+        """The architecture to train."""
         return Architecture(self.architecture, self.space)
 
     @property
     def training(self) -> Training:
-        """How the network is trained."""
+        """Parameters of the training."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         return Training(**{**values, "train_image_size": self.train_image_size or self.image_size})
 
     def identity(self) -> dict[str, Any]:
-        """As `RunConfig.identity`; the network is known by its architecture."""
+        """Returns `RunConfig.identity` without `network`, which `architecture` replaces."""
         return {k: v for k, v in super().identity().items() if k != "network"}
 
 
 def define_flags() -> None:
     """Defines the flags of a training."""
     define_config_flags(TrainConfig)
+    flags.mark_flag_as_required("network")
 
 
 def config_from_flags() -> TrainConfig:
-    """The flags as a checked `TrainConfig`.
+    """Returns the flags as a checked `TrainConfig`.
 
     Raises:
-      ValueError: a value that is not allowed; names it, what is allowed and the remedy.
+      ValueError: an invalid value; the message names it, what is allowed and the remedy.
     """
     values = flag_values(TrainConfig)
     chosen = find_architecture(values["network"], values["space"])
     name = (
         chosen.text
         if chosen.space is None
-        else (f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}")
+        else f"{pathlib.Path(chosen.space).stem}-{zlib.crc32(chosen.text.encode()):08x}"
     )
     values["workdir"] = values["workdir"] or default_workdir(
         "train", name, values["dataset"], f"seed{values['seed']}"
@@ -111,11 +114,11 @@ def config_from_flags() -> TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuses what cannot work, before any work; raises ValueError."""
+    """Raises ValueError for an invalid configuration, before any work."""
     if config.start == "supernet" and not pathlib.Path(config.network).is_dir():
         raise ValueError(
-            f"--start=supernet: --network={config.network} is no folder; give that of "
-            f"a search, whose supernet has the weights"
+            f"--start=supernet: --network={config.network} is not a folder; give the folder of a "
+            f"search, whose supernet has the weights"
         )
     spec = config.chosen.spec(2)
     check_run(

@@ -1,10 +1,11 @@
-"""One network's training: epochs, evaluation on held-out data, the best kept; resumable anywhere.
+"""Trains one network, evaluates each epoch on held-out data and keeps the best weights.
 
-The last epochs are at the deployment size, and of these the best is delivered.
+The last epochs are at the deployment size, and the best of these is delivered. A training is
+resumable at any step.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import nnx
 from experiments.runs.compilation import compiled_steps, readiness
 from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
 from experiments.runs.folder import Workdir
-from experiments.runs.loop import BEST, TRAIN, Loop, Phase, checkpoint_folder
+from experiments.runs.loop import BEST, TRAIN, Loop, Metrics, Phase, checkpoint_folder
 from jaxnas import data, parallel, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network
@@ -23,9 +24,7 @@ from profiling.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a network is trained. Fields have the names, units and meaning of experiments.train's
-    flags.
-    """
+    """Parameters of a training, with the names, units and meaning of experiments.train's flags."""
 
     image_size: int
     train_image_size: int
@@ -44,7 +43,7 @@ class Training:
     checkpoint_seconds: int
 
     def phases(self) -> list[tuple[int, int]]:
-        """(image size in px, epochs) of each part of the training; the last is the deployment's."""
+        """Returns (image size in px, epochs) of each part; the last is at the deployment size."""
         if self.train_image_size == self.image_size:
             return [(self.image_size, self.epochs)]
         phases = [
@@ -54,7 +53,7 @@ class Training:
         return [phase for phase in phases if phase[1]]
 
     def epoch_steps(self, examples: int, dataset: str, flag: str = "batch_size") -> int:
-        """Steps of an epoch; raises ValueError where the batch is larger than the part."""
+        """Returns the steps of an epoch; raises ValueError if a batch exceeds the examples."""
         if self.batch_size > examples:
             raise ValueError(
                 f"--{flag}={self.batch_size}: {dataset} has {examples} examples to "
@@ -63,7 +62,7 @@ class Training:
         return examples // self.batch_size
 
     def recipe(self, epoch_steps: int) -> train_steps.Recipe:
-        """The recipe with its epochs in steps."""
+        """Returns the recipe, with epochs converted to steps."""
         *before, (_, last_epochs) = self.phases()
         return train_steps.Recipe(
             steps=self.epochs * epoch_steps,
@@ -80,12 +79,12 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The weights that did best on held-out data at the deployment size; of equals the later.
+    """The weights with the best held-out accuracy at the deployment size; the latest if equal.
 
     Attributes:
-      epoch: of the training, after which they were evaluated.
-      top1: on the held-out part, a fraction.
-      params, stats: as they were evaluated, the average's where one is kept.
+      epoch: epoch of the training after which they were evaluated.
+      top1: accuracy on the held-out part, as a fraction.
+      params, stats: weights and statistics as evaluated: the moving average if there is one.
     """
 
     epoch: int
@@ -96,11 +95,11 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A training that has come to its end.
+    """Result of a finished training.
 
     Attributes:
-      top1: on the test part at the deployment size, by JAX, a fraction.
-      held_out: of a result, how the delivered weights were chosen.
+      top1: accuracy on the test part at the deployment size in JAX, as a fraction.
+      held_out: `held_out` of result.json: how the delivered weights were chosen.
     """
 
     top1: float
@@ -116,7 +115,10 @@ def fit(
     progress: Progress,
     first_step: int = 0,
 ) -> Fitted:
-    """Trains a network, which is left with the weights to deliver; arguments are the trainer's.
+    """Trains a network in place; it then has the weights to deliver.
+
+    Args:
+      training, identity, network, parts, workdir, progress, first_step: as for `NetworkTrainer`.
 
     Raises:
       Stopped, NonFiniteLoss, CheckpointUnreadable, ProcessesDiffer.
@@ -124,7 +126,7 @@ def fit(
     with command.usage_errors():
         trainer = NetworkTrainer(training, identity, network, parts, workdir, progress, first_step)
     trainer.run()
-    parallel.check_same("what the training came to", trainer.loop.state)
+    parallel.check_same("the state after training", trainer.loop.state)
     best = trainer.best()
     top1 = trainer.test(best)
     trainer.close()
@@ -141,13 +143,13 @@ def fit(
 
 
 def has_begun(workdir: Workdir) -> bool:
-    """Whether the run's folder has a checkpoint of a network's training."""
+    """Returns whether the run's folder has a checkpoint of a network's training."""
     folder = checkpoint_folder(workdir.path, TRAIN)
     return parallel.from_process_0(lambda: folder.is_dir() and any(folder.iterdir()))
 
 
 class NetworkTrainer:
-    """Holds the state of a training and takes it to its end."""
+    """Holds the state of a training and takes its steps."""
 
     def __init__(
         self,
@@ -159,14 +161,19 @@ class NetworkTrainer:
         progress: Progress,
         first_step: int = 0,
     ):
-        """Starts at the workdir's newest checkpoint, or at the network's weights.
+        """Starts at the newest checkpoint in the workdir, or at the network's weights.
 
         Args:
-          identity: what makes two runs different.
-          first_step: steps of the run before this training.
+          training: parameters of the training.
+          identity: fields that distinguish two runs.
+          network: network to train.
+          parts: parts of the data set.
+          workdir: folder of the run.
+          progress: shows the phases.
+          first_step: number of steps of the run before this training.
 
         Raises:
-          ValueError: a checkpoint of another configuration, or one that is not there any more.
+          ValueError: the checkpoint has another configuration, or the best weights are missing.
           CheckpointUnreadable: all checkpoints are damaged.
         """
         self.parts, self._training, self._progress = parts, training, progress
@@ -188,21 +195,20 @@ class NetworkTrainer:
             checkpoint_seconds=training.checkpoint_seconds,
         )
         self._best = Checkpoints(checkpoint_folder(workdir.path, BEST), identity)
-        # A kill may have come between the best and its run's checkpoint. The steps up to it are
-        # then taken again, to the same weights.
+        # A run may be killed after the best weights are saved and before its next checkpoint. The
+        # steps in between are then repeated, with the same result.
         self._best_top1 = -1.0 if self._best.latest_step() is None else self.best().top1
         workdir.open_metrics(self.loop.step)
         deployment_start = recipe.steps - training.phases()[-1][1] * self.epoch_steps
         taken = self.loop.step - first_step
         if taken >= deployment_start + self.epoch_steps and self._best.latest_step() is None:
             raise ValueError(
-                f"{checkpoint_folder(workdir.path, BEST)} is empty, though step "
-                f"{self.loop.step} is past the first epoch at the deployment size; "
-                f"begin again in an empty folder"
+                f"{checkpoint_folder(workdir.path, BEST)} is empty, but step {self.loop.step} is "
+                f"after the first epoch at the deployment size; start again in an empty folder"
             )
 
     def run(self) -> None:
-        """Takes the steps that are still to be taken; ends with a checkpoint.
+        """Takes the remaining steps; ends with a checkpoint.
 
         Raises:
           Stopped, NonFiniteLoss.
@@ -219,10 +225,10 @@ class NetworkTrainer:
         self.loop.save(wait=True)
 
     def best(self) -> Best:
-        """The weights that are delivered.
+        """Reads the weights to deliver.
 
         Raises:
-          CheckpointUnreadable: all that was kept of them is damaged.
+          CheckpointUnreadable: their checkpoints are damaged.
         """
         like = {"params": self.loop.state.params, "stats": self.loop.state.stats}
         weights, facts = self._best.restore(like)
@@ -234,7 +240,7 @@ class NetworkTrainer:
         )
 
     def test(self, best: Best) -> float:
-        """JAX's own top-1 on the test part at the deployment size, a fraction."""
+        """Returns the top-1 in JAX on the test part at the deployment size, as a fraction."""
         sizes = self._sizes(self._training.image_size)
         with self._progress.phase("test", total=1) as phase:
             top1 = self._top1(best.params, best.stats, self.parts.test, sizes, phase.update)
@@ -245,7 +251,7 @@ class NetworkTrainer:
         return top1
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all checkpoints are written."""
         self.loop.close()
         self._best.close()
 
@@ -254,11 +260,13 @@ class NetworkTrainer:
         return BatchSizes(training.batch_size, image_size, training.data_workers, training.seed)
 
     def _run_phase(self, image_size: int, start: int, end: int, is_last: bool) -> None:
-        """The epochs at one size."""
+        """Takes the remaining steps of the epochs at one size."""
         sizes, steps = self._sizes(image_size), self._steps[image_size]
         feed = Feed(self.parts.weights, sizes, self._layout, self.loop.step - self._first_step)
 
-        def take(state: train_steps.NetworkState, done: int):
+        def take(
+            state: train_steps.NetworkState, done: int
+        ) -> tuple[train_steps.NetworkState, Metrics]:
             return steps.train(state, next(feed))
 
         def end_epoch(state: train_steps.NetworkState) -> str:
@@ -284,12 +292,13 @@ class NetworkTrainer:
         self._best_top1 = top1
         known = self._best.latest_step()
         if known is None or known < step:
-            # On disk before any checkpoint of the run can be: it is not evaluated again from there.
+            # Written before the run's next checkpoint, from which this epoch is not repeated.
             self._best.save(step, {"params": params, "stats": stats}, {"top1": top1}, wait=True)
 
     def _compile(self, image_sizes: Sequence[int]) -> None:
-        """Compiles the steps for each size, or loads them where they are kept."""
-        programs, state = {}, self._layout.replicated_shapes(self.loop.state)
+        """Compiles the steps for each size, or loads them from the cache."""
+        programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+        state = self._layout.replicated_shapes(self.loop.state)
         for size in image_sizes:
             batch, masked = batch_shapes(self._sizes(size), self._layout)
             programs[f"train-{size}px"] = self._jitted.train, (state, batch)
@@ -307,7 +316,14 @@ class NetworkTrainer:
                 evaluate=compiled[f"evaluate-{size}px"],
             )
 
-    def _top1(self, params, stats, part, sizes, tick=lambda done, note: None) -> float:
+    def _top1(
+        self,
+        params: train_steps.Tree,
+        stats: train_steps.Tree,
+        part: data.Part,
+        sizes: BatchSizes,
+        tick: Callable[[float, str], None] = lambda done, note: None,
+    ) -> float:
         return count_top1(
             lambda batch: self._steps[sizes.image_size].evaluate(params, stats, batch),
             part,

@@ -1,4 +1,4 @@
-"""A network that starts from the weights of a search's supernet."""
+"""Extracts a network with the weights of a search's supernet."""
 
 import contextlib
 import fcntl
@@ -18,53 +18,51 @@ from jaxnas.space import find_space
 
 
 def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
-    """The network of a search's folder with the supernet's weights, from its newest checkpoint.
+    """Returns the network of a search's folder, with the weights of its newest checkpoint.
 
     Raises:
-      ValueError: no folder of a search, one at work, or weights of another space or number of
-        classes.
-      CheckpointUnreadable: its files are damaged.
+      ValueError: the folder is not that of a search or is in use, or its weights are of another
+        space or number of classes.
+      CheckpointUnreadable: all checkpoints are damaged.
     """
     architecture = read_architecture(folder)
     document = read_object(folder / "config.json", GIVE_RUN)
     for name in ("space", "dataset", "search_epochs"):
         if not document.get(name):
             raise ValueError(
-                f"{folder} holds no supernet of this version's search (its "
-                f"config.json lacks {name}): give the folder of a search, or "
-                f"--start=scratch"
+                f"{folder} holds no supernet of this version's search (its config.json lacks "
+                f"{name}): give the folder of a search, or --start=scratch"
             )
     dataset, space = document["dataset"], find_space(document["space"])
     classes = data.dataset(dataset).num_classes
     if classes != num_classes:
         raise ValueError(
-            f"--start=supernet: the supernet in {folder} was trained on {dataset} "
-            f"with {classes} classes, this data set has {num_classes}; take the same "
-            f"data set, or --start=scratch"
+            f"--start=supernet: the supernet in {folder} was trained on {dataset} with {classes} "
+            f"classes, this data set has {num_classes}; give the same data set, or --start=scratch"
         )
     if architecture.space != document["space"]:
         raise ValueError(
-            f"{folder}: architecture.json is of the space {architecture.space}, the "
-            f"supernet of {document['space']}; give a folder as its search left it"
+            f"{folder}: architecture.json is of the space {architecture.space}, the supernet of "
+            f"{document['space']}; give the unchanged folder of a search"
         )
     like = jax.eval_shape(
         lambda: search_steps.init_state(space, classes, search_steps.Hyperparameters(), 0)
     )
-    with _at_rest(folder):
-        # Before opening, which makes the folder where it is missing.
+    with _locked(folder):
+        # Checked before `Checkpoints` opens the folder, which creates it if it is missing.
         checkpoints_folder = checkpoint_folder(folder, SEARCH)
         if not checkpoints_folder.is_dir():
             raise ValueError(
-                f"{folder} has no checkpoints: give the folder of a search as it was "
-                f"left, or --start=scratch"
+                f"{folder} has no checkpoints: give the unchanged folder of a search, or "
+                f"--start=scratch"
             )
         with contextlib.closing(
             Checkpoints(checkpoints_folder, identity_of(document))
         ) as checkpoints:
             if checkpoints.latest_step() is None:
                 raise ValueError(
-                    f"{checkpoints_folder} is empty: give the folder of a search "
-                    f"as it was left, or --start=scratch"
+                    f"{checkpoints_folder} is empty: give the unchanged folder of a search, or "
+                    f"--start=scratch"
                 )
             state, _ = checkpoints.restore(like)
     return supernet.extract(
@@ -78,13 +76,13 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
 
 
 @contextlib.contextmanager
-def _at_rest(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder's lock: opening checkpoints clears what a save under way has written."""
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Locks the folder, because opening checkpoints deletes the files of an unfinished save."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{folder}: another process is at work in it; wait for it or stop it"
+                f"{folder}: another process is using it; wait for it or stop it"
             ) from None
         yield

@@ -1,6 +1,6 @@
-"""Data sets: their specifications, preparation, disjoint parts and batches.
+"""Data sets: specifications, preparation, disjoint parts and batches.
 
-A run loads the parts once and draws batches that depend on (seed, part, step) alone::
+A run loads the parts once and draws batches that depend only on (seed, part, step)::
 
     parts = data.load("digits", data_dir=None, seed=0)
     train = data.batches(parts.weights, batch_size=64, image_size=48, seed=0, start_step=step)

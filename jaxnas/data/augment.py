@@ -1,4 +1,4 @@
-"""From a Pillow image of any size to a uint8 square: random while training, centerd otherwise."""
+"""Conversion of a Pillow image of any size to a uint8 square: random in training, else centered."""
 
 import dataclasses
 import math
@@ -6,21 +6,19 @@ import math
 import numpy as np
 from PIL import Image
 
-# Rec. 601 luma, the gray that saturation is measured against in Pillow and torchvision.
+# Rec. 601 luma, the gray that Pillow and torchvision measure saturation against.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class ShiftZoom:
-    """Random zoom about a randomly shifted center; what lies outside the image is black.
+    """Random zoom about a randomly shifted center; the area outside the image is black.
 
-    For small drawn characters, which neither a mirror image nor a cut-off part leaves what they
-    are.
+    For small drawn characters, which mirroring or cropping would turn into something else.
 
     Attributes:
-        zoom: bounds of the window's side, as a fraction of the image's.
-        shift: greatest shift of the window's center on each axis, as a fraction of the image's
-            side.
+      zoom: bounds of the window's side, as a fraction of the image's.
+      shift: greatest shift of the window's center on each axis, as a fraction of the image's side.
     """
 
     zoom: tuple[float, float]
@@ -51,10 +49,10 @@ class ResizedCrop:
     """Random resized crop, mirror image and mild color jitter, for photographs.
 
     Attributes:
-        area: bounds of the crop's area, as a fraction of the image's.
-        aspect: bounds of the crop's width over height; drawn on a logarithmic scale.
-        brightness: the image is multiplied by 1 + U(-brightness, brightness).
-        saturation: the distance from gray is multiplied by 1 + U(-saturation, saturation).
+      area: bounds of the crop's area, as a fraction of the image's.
+      aspect: bounds of the crop's width over height; drawn on a logarithmic scale.
+      brightness: the image is multiplied by 1 + U(-brightness, brightness).
+      saturation: the distance from gray is multiplied by 1 + U(-saturation, saturation).
 
     The jitter of ProxylessNAS is brightness 32/255 and saturation 0.5.
     """
@@ -80,8 +78,8 @@ class ResizedCrop:
         area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * width * height
         low, high = (math.log(bound) for bound in self.aspect)
         aspect = math.exp(low + (high - low) * draws[1])
-        # A window longer than the image is cut to it rather than drawn anew: the number of draws
-        # stays fixed, and so the same numbers decide the same things in every image.
+        # A window longer than the image is cut to it and not drawn again, so the number of draws is
+        # fixed and each draw decides the same thing in every image.
         crop_width = min(math.sqrt(area * aspect), width)
         crop_height = min(math.sqrt(area / aspect), height)
         left = (width - crop_width) * draws[2]
@@ -91,7 +89,7 @@ class ResizedCrop:
     def _jitter(self, pixels: np.ndarray, brightness: float, saturation: float) -> np.ndarray:
         if not self.brightness and not self.saturation:
             return pixels
-        values = pixels.astype(np.float32)
+        values: np.ndarray = pixels.astype(np.float32)
         values *= 1 + self.brightness * (2 * brightness - 1)
         factor = 1 + self.saturation * (2 * saturation - 1)
         gray = (values @ _LUMA)[..., np.newaxis]
@@ -103,7 +101,7 @@ Augmentation = ShiftZoom | ResizedCrop
 
 
 def center_crop(image: Image.Image, size: int, fraction: float) -> np.ndarray:
-    """The centerd square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
+    """Returns the centered square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
     width, height = image.size
     side = fraction * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2

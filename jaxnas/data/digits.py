@@ -11,8 +11,8 @@ from PIL import Image
 _DESCRIPTION = """\
 1,797 handwritten digits of 13 writers, 8x8 pixels, as scikit-learn ships them (its copy of the test
 part of the UCI "Optical Recognition of Handwritten Digits" data). The seventeen gray levels 0..16
-of the original are spread over 0..255. Of each class every fifth example, in the original order
-and from the third on, is the test split, so that both splits contain every class and every writer.
+of the original are scaled to 0..255. The test split has every fifth example of each class, in the
+original order and from the third on, so both splits contain every class and every writer.
 """
 
 _CITATION = """\
@@ -25,7 +25,7 @@ _CITATION = """\
 }
 """
 
-_GREY_LEVELS = 16
+_GRAY_LEVELS = 16
 _TEST_PERIOD = 5
 _TEST_PHASE = 2
 
@@ -56,7 +56,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # scikit-learn carries the data
+        del dl_manager  # the data comes with scikit-learn
         return {
             tfds.Split.TRAIN: self._generate_examples(test=False),
             tfds.Split.TEST: self._generate_examples(test=True),
@@ -68,12 +68,12 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def digits_of(test: bool) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Number, image uint8 [8, 8] and label of each digit of a split, in scikit-learn's order."""
-    # Imported here: scikit-learn takes a second, and only the first run of all prepares.
+    """Yields number, image uint8 [8, 8] and label of each digit of a split, in original order."""
+    # Imported here, since scikit-learn takes a second and only the first run prepares the data.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.round(digits.images * (255 / _GREY_LEVELS)).astype(np.uint8)
+    images = np.round(digits.images * (255 / _GRAY_LEVELS)).astype(np.uint8)
     seen = np.zeros(10, np.int64)
     for key, (image, label) in enumerate(zip(images, digits.target, strict=True)):
         in_test = seen[label] % _TEST_PERIOD == _TEST_PHASE
@@ -83,7 +83,7 @@ def digits_of(test: bool) -> Iterator[tuple[int, np.ndarray, int]]:
 
 
 def png(image: np.ndarray) -> io.BytesIO:
-    """The image as a file: TFDS encodes arrays with TensorFlow, which is not required here."""
+    """Returns the image as a PNG file; TFDS would need TensorFlow to encode an array."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     buffer.seek(0)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits made harder, so that networks which all read the plain ones differ."""
+"""scikit-learn's digits made harder, so that networks that all read the plain ones differ."""
 
 import math
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from PIL import Image
 from jaxnas.data.digits import Digits, digits_of, png
 
 _DESCRIPTION = """\
-The digits of `digits`, with its split, each turned, shifted, scaled, lowered in contrast on a gray
-background, and covered with noise, at 64x64 pixels. A digit of the train split is drawn once; one
-of the test split ten times, each time otherwise, so that accuracies differ by less than chance.
-Every draw is fixed by the digit's number.
+The digits and split of `digits`, each digit rotated, shifted, scaled, lowered in contrast on a gray
+background, and covered with noise, at 64x64 pixels. A digit of the train split is drawn once. A
+digit of the test split is drawn ten times, each time differently, which lowers the random error of
+accuracies. The digit's number determines every draw.
 """
 
 SIZE = 64
 TEST_DRAWINGS = 10
-# Of each drawing, uniform in these bounds.
+# Bounds of the uniform draws of each drawing.
 ROTATION_DEGREES = (-30.0, 30.0)
-SIDE = (0.5, 0.9)  # of the digit's frame, in parts of the image's
-SHIFT = 0.15  # of its center on each axis, likewise
-CONTRAST = (0.3, 0.8)  # of ink to background, in parts of black to white
-# Standard deviations of Gaussian noise in the same parts, by the side of its cells in pixels:
-# the fine one as a sensor has it, the coarse one as dirt and shadow.
+SIDE = (0.5, 0.9)  # side of the digit's frame, as a fraction of the image's
+SHIFT = 0.15  # greatest shift of its center on each axis, as a fraction of the image's side
+CONTRAST = (0.3, 0.8)  # ink minus background, as a fraction of white minus black
+# Standard deviations of Gaussian noise in the same unit, by the side of its cells in pixels: fine
+# noise as from a sensor, coarse noise as from dirt and shadow.
 NOISE = {1: 0.15, 8: 0.1}
 
 
@@ -59,32 +59,33 @@ class DigitsHard(Digits):
 
 
 def draw(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One drawing of a digit, ink on a darker ground.
+    """Returns one drawing of a digit: ink on a darker background.
 
     Args:
-        digit: uint8 [8, 8], 255 where there is most ink.
+      digit: uint8 [8, 8], 255 where there is most ink.
 
     Returns:
-        uint8 [SIZE, SIZE].
+      uint8 [SIZE, SIZE].
     """
     ink = _placed(digit, rng)
     contrast = rng.uniform(*CONTRAST)
     pixels = rng.uniform(0, 1 - contrast) + contrast * ink
     for cell, deviation in NOISE.items():
         cells = rng.normal(0, deviation, (SIZE // cell, SIZE // cell)).astype(np.float32)
-        pixels += Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        noise = Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        pixels += np.asarray(noise)
     return np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
 
 
 def _placed(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The digit turned, scaled and shifted on the whole image, 0 to 1 [SIZE, SIZE]."""
-    margin = len(digit)  # of nothing, or the digit's edge would be drawn out to the image's
+    """Returns the digit rotated, scaled and shifted on the image, [SIZE, SIZE] from 0 to 1."""
+    margin = len(digit)  # blank, so that the digit's edge is not stretched to the image's
     framed = Image.fromarray(np.pad(digit, margin))
     angle = math.radians(rng.uniform(*ROTATION_DEGREES))
     scale = len(digit) / (SIZE * rng.uniform(*SIDE))
     x, y = SIZE * (0.5 + rng.uniform(-SHIFT, SHIFT, 2))
     a, b = scale * math.cos(angle), scale * math.sin(angle)
-    # Pillow asks for each pixel of the result where it comes from.
+    # Pillow needs the map from a pixel of the result to its source.
     middle = framed.width / 2
     source = (a, b, middle - a * x - b * y, -b, a, middle + b * x - a * y)
     image = framed.transform((SIZE, SIZE), Image.Transform.AFFINE, source, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set: one folder a split, in it one folder a class."""
+"""Folder of pictures as a data set: one folder per split, in it one folder per class."""
 
 import collections
 import concurrent.futures
@@ -11,23 +11,23 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxnas.data.augment import ResizedCrop
-from jaxnas.data.pictures import SUFFIXES, UnreadablePicture, decoding, open_picture
+from jaxnas.data.pictures import SUFFIXES, Example, UnreadablePicture, decoding, open_picture
 from jaxnas.data.specs import DatasetSpec
 
 TEST_SPLITS = ("test", "validation", "val")
-_HELD_OUT = 0.1  # of the train split, for α
-_NO_CLASS = "__MACOSX"  # what macOS puts into its archives
+_HELD_OUT = 0.1  # fraction of the train split for α
+_NO_CLASS = "__MACOSX"  # folder that macOS adds to its archives
 _DECODED_AT_ONCE = 256
 _REMEDY = "replace or remove it"
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The files of one split.
+    """Files of one split.
 
     Attributes:
-      pictures: each one's path with its label, in the order of labels and names.
-      left_out: how many other files there are, by what they are.
+      pictures: path and label of each picture, in the order of labels and names.
+      left_out: number of other files, by kind.
     """
 
     pictures: tuple[tuple[str, int], ...]
@@ -35,28 +35,28 @@ class Split:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a data set's name is that of a folder rather than of a known data set."""
+    """Returns whether a data set's name is a folder of pictures rather than a known data set."""
     return pathlib.Path(name, "train").is_dir()
 
 
 @functools.cache
 def folder_spec(name: str) -> DatasetSpec:
-    """The specification of a folder of pictures.
+    """Returns the specification of a folder of pictures.
 
     Args:
-      name: a folder with `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `validation`, or `val`).
+      name: folder with `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `validation`, or `val`).
         Labels number the classes of `train` in the order of their names.
 
     Raises:
-      ValueError: no split for the test, fewer than two classes, a class with fewer than two
-        pictures, or one in the test split that `train` does not have.
+      ValueError: the folder has no test split or no pictures in it, fewer than two classes, a class
+        with fewer than two pictures, or a class in the test split that `train` does not have.
     """
     root = pathlib.Path(name)
     test = next((split for split in TEST_SPLITS if (root / split).is_dir()), None)
     if test is None:
         raise ValueError(
-            f"{root} has no folder {' or '.join(TEST_SPLITS)} beside train; put the "
-            f"pictures there that accuracies are reported on"
+            f"{root} has no folder {' or '.join(TEST_SPLITS)} beside train; add one with "
+            f"the pictures that accuracies are reported on"
         )
     classes = class_names(root)
     if len(classes) < 2:
@@ -74,7 +74,7 @@ def folder_spec(name: str) -> DatasetSpec:
             f"two or more, one of which is held out"
         )
     if not list_split(name, test).pictures:
-        raise ValueError(f"{root / test} has no pictures in folders of classes; add some")
+        raise ValueError(f"{root / test} has no pictures in class folders; add some")
     return photographs_spec(
         name, len(classes), test, len(train.pictures), max(1, counts[fewest] // 2)
     )
@@ -86,8 +86,8 @@ def photographs_spec(
     """Returns the default specification of photographs.
 
     Args:
-      examples: of the split `train`, a tenth of which is held out for α.
-      most_per_class: of those held out.
+      examples: number of examples of the split `train`, a tenth of which is held out for α.
+      most_per_class: greatest number of held-out examples per class, or None.
     """
     per_class = max(1, round(_HELD_OUT * examples / num_classes))
     if most_per_class is not None:
@@ -104,21 +104,22 @@ def photographs_spec(
 
 
 def class_names(root: pathlib.Path) -> list[str]:
-    """The classes of a folder in the order of their labels."""
+    """Returns the classes of a folder in the order of their labels."""
     return [path.name for path in _class_folders(root / "train")]
 
 
 @functools.cache
 def list_split(name: str, split: str) -> Split:
-    """The files of a split; pictures in folders within a class's are of that class.
+    """Returns the files of a split; pictures in subfolders of a class belong to that class.
 
     Raises:
-      ValueError: a class of the split that `train` does not have, or a folder that is named like
-        a picture.
+      ValueError: the split has a class that `train` does not have, or a folder that has a picture's
+        name or is a link to a folder that contains it.
     """
     root = pathlib.Path(name)
     labels = {name: label for label, name in enumerate(class_names(root))}
-    pictures, left_out = [], collections.Counter()
+    pictures: list[tuple[str, int]] = []
+    left_out: collections.Counter[str] = collections.Counter()
     for folder in _class_folders(root / split):
         if folder.name not in labels:
             raise ValueError(
@@ -134,10 +135,10 @@ def list_split(name: str, split: str) -> Split:
 
 
 def fingerprint(name: str) -> str:
-    """Tells two states of a folder apart by the names and sizes of their pictures.
+    """Returns a digest of the names and sizes of a folder's pictures, to notice changes.
 
     Raises:
-      UnreadablePicture: a link to nothing, or what else has no size.
+      UnreadablePicture: the size of a picture cannot be read, as of a broken link.
     """
     root, digest = pathlib.Path(name), hashlib.sha256()
     for split in ("train", folder_spec(name).test_split):
@@ -153,23 +154,23 @@ def fingerprint(name: str) -> str:
 
 
 def undecodable(name: str, tick: Callable[[int, int], None]) -> list[str]:
-    """Decodes every picture of a folder; what is to be said of those that cannot be.
+    """Returns an error message for every picture of a folder that cannot be decoded.
 
     Args:
-      tick: called now and then with how many pictures were decoded and how many could not be.
+      tick: called from time to time with the numbers of pictures tried and of errors.
     """
     files = [
         file
         for split in ("train", folder_spec(name).test_split)
         for file, _ in list_split(name, split).pictures
     ]
-    said: list[str] = []
+    errors: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(files), _DECODED_AT_ONCE):
             some = files[start : start + _DECODED_AT_ONCE]
-            said += filter(None, threads.map(_refusal, some))
-            tick(start + len(some), len(said))
-    return said
+            errors += filter(None, threads.map(_decoding_error, some))
+            tick(start + len(some), len(errors))
+    return errors
 
 
 class FolderRecords:
@@ -182,18 +183,18 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def __getitem__(self, record: int) -> dict:
+    def __getitem__(self, record: int) -> Example:
         path, label = self._pictures[record]
         with self.decoding(record):
             image = open_picture(pathlib.Path(path).read_bytes())
         return {"image": image, "label": label, "record": record}
 
     def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
-        """As `pictures.decoding`, of a record's picture."""
+        """Returns the context of `pictures.decoding` for a record's picture."""
         return decoding(self._pictures[record][0], _REMEDY)
 
     def labels(self, records: Sequence[int]) -> list[int]:
-        """The labels of many records."""
+        """Returns the labels of many records."""
         return [self._pictures[record][1] for record in records]
 
 
@@ -206,9 +207,9 @@ def _class_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _files(folder: str, hidden: bool = False) -> Iterator[tuple[str, str | None]]:
-    """Every file in a folder and those within it, in order; with what it is if no picture.
+    """Yields every file in a folder and its subfolders, in order, and its kind if not a picture.
 
-    In plain strings: of paths as objects, millions would take minutes.
+    Uses plain strings, since path objects of millions of files would take minutes.
     """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -218,6 +219,12 @@ def _files(folder: str, hidden: bool = False) -> Iterator[tuple[str, str | None]
                     raise ValueError(
                         f"{entry.path} is a folder with a picture's name; rename or remove it"
                     )
+                if entry.is_symlink() and f"{os.path.realpath(folder)}/".startswith(
+                    f"{os.path.realpath(entry.path)}/"
+                ):
+                    raise ValueError(
+                        f"{entry.path} is a link to a folder that contains it; remove it"
+                    )
                 yield from _files(entry.path, hidden or entry.name[0] == ".")
             elif hidden or entry.name[0] == ".":
                 yield entry.path, "hidden"
@@ -226,7 +233,7 @@ def _files(folder: str, hidden: bool = False) -> Iterator[tuple[str, str | None]
                 yield entry.path, None if is_picture else suffix or "without a suffix"
 
 
-def _refusal(file: str) -> str | None:
+def _decoding_error(file: str) -> str | None:
     try:
         with decoding(file, _REMEDY):
             open_picture(pathlib.Path(file).read_bytes()).load()

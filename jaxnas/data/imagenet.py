@@ -1,8 +1,8 @@
-"""ImageNet 2012 as tensorflow-datasets has it, prepared from the two archives without TensorFlow.
+"""ImageNet 2012 in tensorflow-datasets' form, prepared from the two archives without TensorFlow.
 
-What lies on disk afterwards is read by tensorflow-datasets' own `imagenet2012`, too: the same
-version, features, labels and names of files. The few pictures that are no RGB JPEG are made so by
-Pillow and not by TensorFlow.
+tensorflow-datasets' own `imagenet2012` reads the prepared files too: version, features, labels and
+file names are the same. Pillow instead of TensorFlow converts the few pictures that are neither RGB
+nor gray JPEGs.
 """
 
 import io
@@ -17,8 +17,8 @@ TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 INSTRUCTIONS = (
     f"register at https://image-net.org/download-images and put {TRAIN} and {VALIDATION} there"
 )
-Picture = tuple[str, io.BytesIO, str]  # the file's name, its content, its synset
-_LISTS = "datasets/imagenet2012"  # of tensorflow-datasets: synsets, and the validation's labels
+Picture = tuple[str, io.BytesIO, str]  # file name, content, synset
+_LISTS = "datasets/imagenet2012"  # tensorflow-datasets' lists of synsets and validation labels
 
 
 class Imagenet2012(tfds.core.GeneratorBasedBuilder):
@@ -62,28 +62,30 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder):
 
 
 def _train(archive: pathlib.Path) -> Iterator[Picture]:
-    """Of an archive of archives, one a synset."""
+    """Yields the pictures of an archive of archives, one per synset."""
     for name, content in _members(tarfile.open(archive)):
         for file_name, picture in _members(tarfile.open(fileobj=content)):
             yield file_name, picture, pathlib.Path(name).stem
 
 
 def _validation(archive: pathlib.Path) -> Iterator[Picture]:
-    """Of one archive; the labels are listed in the order of the pictures' names."""
+    """Yields the pictures of one archive, whose labels are listed in the order of file names."""
     listed = tfds.core.tfds_path(f"{_LISTS}/validation_labels.txt").read_text().split()
     with tarfile.open(archive) as pictures:
         names = sorted(pictures.getnames())
-    synsets = dict(zip(names, listed, strict=False))  # fewer pictures have the first labels
+    synsets = dict(zip(names, listed, strict=False))  # fewer pictures use the first labels
     for file_name, picture in _members(tarfile.open(archive)):
         yield file_name, picture, synsets[file_name]
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, io.BytesIO]]:
-    """The files of an archive, which is closed at the end."""
+    """Yields the files of an archive and closes it at the end."""
     with archive:
         for member in archive:
             if member.isfile():
-                yield member.name, io.BytesIO(archive.extractfile(member).read())
+                content = archive.extractfile(member)
+                assert content is not None  # a regular file has content
+                yield member.name, io.BytesIO(content.read())
 
 
 def _as_rgb_jpeg(picture: io.BytesIO) -> io.BytesIO:

@@ -1,36 +1,27 @@
-"""The three disjoint parts of a data set: for weight steps, for α steps, for the test."""
+"""The three disjoint parts of a data set: for weight steps, for α steps and for the test."""
 
 import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
 
 from jaxnas.data.augment import Augmentation
 from jaxnas.data.folder import FolderRecords, is_folder, list_split
-from jaxnas.data.pictures import decoding, open_picture
+from jaxnas.data.pictures import Example, decoding, open_picture
 from jaxnas.data.prepare import dataset, prepare
 from jaxnas.data.specs import DatasetSpec
 
-# Records read at once while the held-out examples are chosen: 100 MB of ImageNet.
+# Records read at once while held-out examples are chosen: 100 MB of ImageNet.
 _SELECTION_CHUNK = 1024
 
 
-class Example(TypedDict):
-    """One example; the image is decoded only when its pixels are asked for."""
-
-    image: Image.Image
-    label: int
-    record: int  # position in the split
-
-
 class _Records:
-    """Random access to one split, from disk or, for tiny sets, from decoded images in memory."""
+    """Random access to one split, on disk or, for tiny sets, as decoded images in memory."""
 
     def __init__(self, spec: DatasetSpec, folder: pathlib.Path, split: str):
         self._name = f"{spec.name}/{split}"
@@ -54,13 +45,13 @@ class _Records:
         return self._example(record, self._source[record])
 
     def labels(self, records: Sequence[int]) -> list[int]:
-        """The labels of many records, read at once."""
+        """Returns the labels of many records, read at once."""
         raw = self._source.__getitems__(records)
         return [self._label(record, one) for record, one in zip(records, raw, strict=True)]
 
     def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
-        """As `pictures.decoding`, of a record's image."""
-        return decoding(f"record {record} of {self._name}", "prepare the data set anew")
+        """Returns the context of `pictures.decoding` for a record's image."""
+        return decoding(f"record {record} of {self._name}", "prepare the data set again")
 
     def _example(self, record: int, raw: dict) -> Example:
         label = self._label(record, raw)
@@ -74,21 +65,21 @@ class _Records:
             raise ValueError(
                 f"record {record} of {self._name} has label {label}, allowed are 0 to "
                 f"{self._num_classes - 1}; the prepared files are of another data set, prepare "
-                "it anew"
+                "it again"
             )
         return label
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """Some examples of one split, in a fixed order.
+    """Examples of one split in a fixed order.
 
     Attributes:
-        name: weights, alpha or test.
-        spec: the data set.
-        records: the split's examples.
-        indices: positions in the split, int64 [examples], ascending.
-        augmentation: applied in training batches; None means a center crop there too.
+      name: weights, alpha or test.
+      spec: specification of the data set.
+      records: examples of the split.
+      indices: positions in the split, int64 [examples], ascending.
+      augmentation: augmentation of training batches; None uses a center crop there too.
     """
 
     name: str
@@ -105,15 +96,15 @@ class Part:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their labels."""
+        """Names of the classes in the order of their labels."""
         return self.records.class_names
 
-    def __repr__(self) -> str:  # grain puts it into the names of its threads and statistics
+    def __repr__(self) -> str:  # grain uses it in the names of its threads and statistics
         return f"{self.spec.name}/{self.name}"
 
 
 class Parts(NamedTuple):
-    """The parts of one data set; `weights` and `alpha` divide its train split."""
+    """Parts of one data set; `weights` and `alpha` partition its train split."""
 
     weights: Part
     alpha: Part
@@ -127,24 +118,24 @@ def load(
     seed: int,
     held_out: int | None = None,
 ) -> Parts:
-    """Opens a data set and divides it.
+    """Opens a data set and divides it into its parts.
 
-    The α part has the same number of examples of every class. It is the head of each class in
-    an order of the train split that `seed` fixes, so it is the same in every process and after
-    every restart. On disk-based sets this reads labels until every class has its share, about a
-    tenth of ImageNet's train split.
+    The α part has the same number of examples of every class. It takes the first ones of each class
+    in an order of the train split that `seed` determines, so it is the same in every process and
+    after every restart. For sets on disk, this reads labels until every class has its share, about
+    a tenth of ImageNet's train split.
 
     Args:
-        name: one of `SPECS`, or a folder of pictures or of a prepared set.
-        data_dir: as for `prepare`; a folder of pictures needs none.
-        seed: non-negative; fixes which examples are held out.
-        held_out: examples for α, a multiple of the number of classes; 0 leaves the whole train
-            split to the weights; unset takes the data set's default.
+      name: one of `SPECS`, or a folder of pictures or of a prepared set.
+      data_dir: as for `prepare`; not needed for a folder of pictures.
+      seed: non-negative seed that determines which examples are held out.
+      held_out: number of examples for α, a multiple of the number of classes; 0 leaves the whole
+        train split to the weights; None uses the data set's default.
 
     Raises:
-        ValueError: unknown name, or a held-out count that does not divide among the classes or
-            that some class cannot give.
-        DatasetNotPrepared: see `prepare`.
+      ValueError: the name is unknown, or the held-out count is not a multiple of the number of
+        classes or exceeds the examples of a class.
+      DatasetNotPrepared: see `prepare`.
     """
     spec = dataset(name)
     held_out = spec.held_out if held_out is None else held_out
@@ -153,6 +144,8 @@ def load(
             f"held_out is {held_out}; it must be a non-negative multiple of the "
             f"{spec.num_classes} classes of {name}"
         )
+    train: _Records | FolderRecords
+    test: _Records | FolderRecords
     if is_folder(name):
         train, test = (FolderRecords(spec, s) for s in (spec.train_split, spec.test_split))
         _report_left_out(spec)
@@ -178,7 +171,7 @@ def _report_left_out(spec: DatasetSpec) -> None:
         if left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
             logging.warning(
-                "%s/%s: %d files are not taken for pictures: %s",
+                "%s/%s: %d files are ignored, as they are not pictures: %s",
                 spec.name,
                 split,
                 left_out.total(),

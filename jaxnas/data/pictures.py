@@ -1,8 +1,9 @@
-"""Pictures as people have them, decoded as people see them; what cannot be is refused by name."""
+"""Decoding of pictures in common formats, as people see them; errors name the picture."""
 
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -29,7 +30,7 @@ SUFFIXES = (
     ".tga",
 )
 
-_ORIENTATION = 0x0112  # of EXIF
+_ORIENTATION = 0x0112  # EXIF tag
 _MAX_16_BIT = 65535
 
 
@@ -37,13 +38,21 @@ class UnreadablePicture(ValueError):
     """A picture that cannot be decoded; the message names it, the reason and the remedy."""
 
 
+class Example(TypedDict):
+    """Example of a data set; its image is decoded only when its pixels are accessed."""
+
+    image: Image.Image
+    label: int
+    record: int  # position in the split
+
+
 @contextlib.contextmanager
 def decoding(name: str, remedy: str) -> Iterator[None]:
-    """Around the decoding of a picture: whatever a decoder raises becomes `UnreadablePicture`.
+    """Converts whatever a decoder raises within the context to `UnreadablePicture`.
 
     Args:
-      name: of the picture, for people.
-      remedy: what they can do.
+      name: name of the picture in the error message.
+      remedy: what the user can do.
     """
     try:
         yield
@@ -54,16 +63,16 @@ def decoding(name: str, remedy: str) -> Iterator[None]:
 
 
 def open_picture(content: bytes) -> Image.Image:
-    """A picture, upright by its EXIF orientation; 16 bits are scaled to 8.
+    """Returns a picture, upright by its EXIF orientation, with 16 bits scaled to 8.
 
-    Pixels are decoded when they are asked for, unless one of the two asks for them here.
+    Pixels are decoded on first access, which is here if the picture is rotated or scaled.
 
     Raises:
-      whatever Pillow's decoders raise; see `decoding`.
+      Exception: whatever Pillow's decoders raise; see `decoding`.
     """
     if not content:
         raise ValueError("it is empty")
-    image = Image.open(io.BytesIO(content))
+    image: Image.Image = Image.open(io.BytesIO(content))
     if image.getexif().get(_ORIENTATION, 1) != 1:
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
@@ -72,7 +81,7 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of whole numbers from 0 to 65535, or of fractions from 0 to 1, as 8-bit gray."""
+    """Returns gray of integers from 0 to 65535, or of fractions from 0 to 1, as 8-bit gray."""
     values = np.asarray(image)
     white = 1 if image.mode == "F" else _MAX_16_BIT
     if values.size and not (values.min() >= 0 and values.max() <= white):
@@ -83,10 +92,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """One line, without the addresses of objects."""
+    """Returns the reason in one line, without addresses of objects."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is of no format that Pillow reads"
     if isinstance(error, Image.DecompressionBombError):
+        assert Image.MAX_IMAGE_PIXELS is not None  # without a limit there is no such error
         return f"it has more than {2 * Image.MAX_IMAGE_PIXELS // 1_000_000} megapixels"
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return text or type(error).__name__

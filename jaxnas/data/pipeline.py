@@ -1,29 +1,31 @@
-"""Batches from the parts of a data set, as grain pipelines without state of their own."""
+"""Batches of the parts of a data set, as stateless grain pipelines."""
 
 import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import grain
 import numpy as np
 
-from jaxnas.data.augment import center_crop
-from jaxnas.data.parts import Example, Part
+from jaxnas.data.augment import Augmentation, center_crop
+from jaxnas.data.parts import Part
+from jaxnas.data.pictures import Example
 from jaxnas.data.workers import in_processes
 
-# Far enough from each other that no stream of one purpose continues one of another.
+# Entropy of each part's random streams, beside the seed.
 _PART_STREAM = {"weights": 0, "alpha": 1, "test": 2}
 _MAX_THREADS = 16
 
 
 class Batch(TypedDict):
-    """What a step gets.
+    """Batch of a step.
 
-    image: uint8 [batch, image_size, image_size, 3], red, green, blue, 0 to 255.
-    label: int32 [batch].
-    mask: float32 [batch], 1 for an example and 0 for padding; in evaluation only.
+    Attributes:
+      image: uint8 [batch, image_size, image_size, 3], red, green, blue, 0 to 255.
+      label: int32 [batch].
+      mask: float32 [batch], 1 for an example and 0 for padding; in evaluation only.
     """
 
     image: np.ndarray
@@ -43,30 +45,29 @@ def batches(
     threads: int | None = None,
     workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
-    """Endless training batches, of which each depends on (seed, part, step) alone.
+    """Returns endless training batches, each of which depends only on (seed, part, step).
 
-    A run resumes at a step by asking for batches from that step on. Every pass over the part is
-    in an order of its own. Images of the weights part are augmented, those of others not.
+    A run resumes at a step by requesting batches from that step on. Every pass over the part has
+    its own order. Images of the weights part are augmented, those of other parts are not.
 
     Args:
-        part: a part of `load`.
-        batch_size: examples of a step, over all shards.
-        image_size: side of the square images, in pixels.
-        seed: non-negative.
-        start_step: the step of the first batch.
-        shard_index: which of the shards of each step's batch this process reads.
-        shard_count: shards of a batch; their union is the same batch for any count.
-        threads: batches made at once, ahead of the step that takes them; unset means one per
-            core, 16 at most, and a single one for sets kept in memory; 0 makes each batch when
-            it is asked for.
-        workers: processes that make batches in place of threads; the batches are the same.
+      part: part returned by `load`.
+      batch_size: number of examples per step, over all shards.
+      image_size: side of the square images in px.
+      seed: non-negative seed.
+      start_step: step of the first batch.
+      shard_index: index of the shard of each step's batch that this process reads.
+      shard_count: number of shards of a batch; their union is the same batch for any count.
+      threads: number of batches made at once, ahead of the step that uses them; None means one per
+        core, at most 16, and one for sets kept in memory; 0 makes each batch on request.
+      workers: number of processes that make batches instead of threads; the batches are the same.
 
     Returns:
-        An iterator; `close()` ends its threads or processes.
+      An iterator; `close()` ends its threads or processes.
 
     Raises:
-        ValueError: an argument out of range, or an empty part.
-        OSError: too little shared memory for so many workers.
+      ValueError: an argument is out of range, or the part is empty.
+      OSError: there is too little shared memory for this number of workers.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
     batch_bytes = batch_size // shard_count * image_size**2 * 3
@@ -78,9 +79,11 @@ def batches(
     )
     examples = grain.MapDataset.source(_Shuffled(part, order_seed))
     if part.augmentation is None:
-        examples = examples.map(_centerd(part, image_size))
+        examples = examples.map(_centered(part, image_size))
     else:
-        examples = examples.random_map(_augmented(part, image_size), seed=augment_seed)
+        examples = examples.random_map(
+            _augmented(part, part.augmentation, image_size), seed=augment_seed
+        )
     steps = (
         examples[shard_index::shard_count]
         .batch(batch_size // shard_count, drop_remainder=True)
@@ -99,18 +102,18 @@ def evaluation_batches(
     threads: int | None = None,
     workers: int = 0,
 ) -> grain.DatasetIterator[Batch]:
-    """Every example of a part once, in order, without augmentation.
+    """Returns batches of every example of a part once, in order, without augmentation.
 
-    All batches have the same shape: the last is filled up with repeated examples whose `mask`
-    is 0. Arguments, result and errors are those of `batches`.
+    All batches have the same shape: the last is padded with repeated examples whose `mask` is 0.
+    Arguments, result and errors are those of `batches`.
     """
     _check(part, batch_size, image_size, shard_index, shard_count)
     batch_bytes = batch_size // shard_count * image_size**2 * 3
     padding = -len(part) % batch_size
-    centerd = _centerd(part, image_size)
+    centered = _centered(part, image_size)
 
-    def masked(index: int, example: Example) -> dict:
-        return centerd(example) | {"mask": np.float32(index < len(part))}
+    def masked(index: int, example: Example) -> dict[str, Any]:
+        return centered(example) | {"mask": np.float32(index < len(part))}
 
     order = np.concatenate([np.arange(len(part)), np.zeros(padding, np.int64)])
     examples = grain.MapDataset.source(order).map(lambda index: part[index])
@@ -123,10 +126,10 @@ def evaluation_batches(
 
 
 class _Shuffled:
-    """A part without end, each pass in an order of its own.
+    """Endless sequence of a part's examples, each pass in its own order.
 
-    grain's own shuffle walks the cycles of a permutation of 65,536, which takes 180 µs an example
-    where a part has 300.
+    grain's own shuffle walks the cycles of a permutation of 65,536, which takes 180 µs per example
+    for a part of 300.
     """
 
     def __init__(self, part: Part, seed: int):
@@ -144,7 +147,7 @@ class _Shuffled:
         return f"shuffled {self._part!r}"
 
 
-# Two passes of each of two parts can be under way at once where batches are made ahead.
+# Two passes of each of two parts can be active at once, since batches are made ahead.
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
@@ -169,30 +172,32 @@ def _check(
         )
     if batch_size % shard_count:
         raise ValueError(
-            f"batch_size {batch_size} does not divide among {shard_count} shards; take a multiple"
+            f"batch_size {batch_size} does not divide among {shard_count} shards; give a multiple"
         )
 
 
-def _centerd(part: Part, size: int) -> Callable[[Example], dict]:
-    def centerd(example: Example) -> dict:
+def _centered(part: Part, size: int) -> Callable[[Example], dict[str, Any]]:
+    def centered(example: Example) -> dict[str, Any]:
         with part.records.decoding(example["record"]):
             image = center_crop(example["image"], size, part.spec.eval_fraction)
         return {"image": image, "label": example["label"]}
 
-    return centerd
+    return centered
 
 
-def _augmented(part: Part, size: int) -> Callable[[Example, np.random.Generator], dict]:
-    def augmented(example: Example, rng: np.random.Generator) -> dict:
+def _augmented(
+    part: Part, augmentation: Augmentation, size: int
+) -> Callable[[Example, np.random.Generator], dict[str, Any]]:
+    def augmented(example: Example, rng: np.random.Generator) -> dict[str, Any]:
         with part.records.decoding(example["record"]):
-            image = part.augmentation(example["image"], size, rng)
+            image = augmentation(example["image"], size, rng)
         return {"image": image, "label": example["label"]}
 
     return augmented
 
 
-def _int32_labels(batch: dict) -> Batch:
-    return batch | {"label": batch["label"].astype(np.int32)}
+def _int32_labels(batch: Batch) -> Batch:
+    return {**batch, "label": batch["label"].astype(np.int32)}
 
 
 def _ahead(
@@ -201,9 +206,9 @@ def _ahead(
     if workers:
         return iter(in_processes(steps, workers, batch_bytes))
     if threads is None:
-        # Images in memory are so small that the interpreter is the limit, and a second thread
-        # only contends for it.
+        # Images in memory are so small that the interpreter is the bottleneck, for which a second
+        # thread would only contend.
         threads = 1 if part.spec.in_memory else min(os.cpu_count() or 1, _MAX_THREADS)
-    # grain's default of 500 elements would be 500 batches here, 19 GB of them at 224 px.
+    # grain's default of 500 elements would be 500 batches here, 19 GB at batch 256 and 224 px.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(steps.to_iter_dataset(options))

@@ -1,4 +1,4 @@
-"""Find a prepared data set on disk, and say how to prepare it where it is not."""
+"""Preparation of data sets by tensorflow-datasets, and lookup of prepared ones."""
 
 import contextlib
 import pathlib
@@ -13,25 +13,25 @@ from jaxnas.data.imagenet import INSTRUCTIONS, TRAIN, VALIDATION, Imagenet2012
 from jaxnas.data.prepared import is_prepared, prepared_spec
 from jaxnas.data.specs import SPECS, DatasetSpec
 
-# The one format of tensorflow-datasets with random access that needs no TensorFlow to read.
+# The only format of tensorflow-datasets with random access that is read without TensorFlow.
 _FORMAT = "array_record"
-# What needs no download is prepared where it is missing.
-_CARRIED = {builder.name: builder for builder in (Digits, DigitsHard)}
+# Data sets that need no download and are prepared if missing.
+_BUNDLED = {builder.name: builder for builder in (Digits, DigitsHard)}
 
 
 class DatasetNotPrepared(ValueError):
-    """A data set is not on disk in the form it is read in; the message says how to prepare it."""
+    """A data set is not on disk in the required form; the message explains how to prepare it."""
 
 
 def dataset(name: str) -> DatasetSpec:
-    """The specification of a data set.
+    """Returns the specification of a data set.
 
     Args:
-        name: one of `SPECS`, or the path of a folder: of pictures, with `train/CLASS/*.jpg` and
-            `test/CLASS/*.jpg`, or of a set that tensorflow-datasets has prepared.
+      name: one of `SPECS`, or the path of a folder: of pictures, with `train/CLASS/*.jpg` and
+        `test/CLASS/*.jpg`, or of a set that tensorflow-datasets has prepared.
 
     Raises:
-        ValueError: none of these, or a folder that is not laid out so.
+      ValueError: the name is none of these, or the folder has another layout.
     """
     if name in SPECS:
         return SPECS[name]
@@ -41,30 +41,29 @@ def dataset(name: str) -> DatasetSpec:
         return prepared_spec(name)
     raise ValueError(
         f"unknown data set {name!r}; known are {', '.join(sorted(SPECS))}, folders of pictures "
-        "with train/CLASS/*.jpg and test/CLASS/*.jpg, and the folders of what experiments.prepare "
-        "has made of others of tensorflow-datasets"
+        "with train/CLASS/*.jpg and test/CLASS/*.jpg, and folders of other sets of "
+        "tensorflow-datasets that experiments.prepare has prepared"
     )
 
 
 def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Makes sure that a data set of tensorflow-datasets can be read.
+    """Ensures that a data set of tensorflow-datasets can be read.
 
-    Touches neither the network nor the other sets.
-    `digits` and `digits_hard` are prepared where they are missing, in seconds, and any number of
-    processes may do so at once. The others are only looked for.
+    Uses no network and changes no other set. `digits` and `digits_hard` are prepared if missing, in
+    seconds, and any number of processes may do so at once. The others are only looked up.
 
     Args:
-        name: one of `SPECS`, or the folder of a prepared set.
-        data_dir: the folder of all data sets; where unset, that of tensorflow-datasets:
-            $TFDS_DATA_DIR, or tensorflow_datasets in the home folder.
+      name: one of `SPECS`, or the folder of a prepared set.
+      data_dir: folder of all data sets; None uses that of tensorflow-datasets, $TFDS_DATA_DIR or
+        tensorflow_datasets in the home folder.
 
     Returns:
-        The folder of the newest prepared version.
+      The folder of the newest prepared version.
 
     Raises:
-        ValueError: unknown name.
-        DatasetNotPrepared: not prepared, prepared in another file format, or without a split
-            that is needed.
+      ValueError: the name is unknown.
+      DatasetNotPrepared: the set is not prepared, has another file format, or lacks a required
+        split.
     """
     spec = dataset(name)
     root = _root(data_dir)
@@ -72,8 +71,8 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
         _check_prepared(spec, root, pathlib.Path(name))
         return pathlib.Path(name)
     folder = _newest_version(root / name)
-    if folder is None and name in _CARRIED:
-        _prepare_carried(name, root)
+    if folder is None and name in _BUNDLED:
+        _prepare_bundled(name, root)
         folder = _newest_version(root / name)
     if folder is None:
         raise DatasetNotPrepared(
@@ -84,24 +83,24 @@ def prepare(name: str, data_dir: str | pathlib.Path | None = None) -> pathlib.Pa
 
 
 def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
-    """Prepares a data set where it is not, with tensorflow-datasets' progress on standard error.
+    """Prepares a data set if needed, with tensorflow-datasets' progress on standard error.
 
     Args:
-        name: one of `SPECS`; a folder, which is left as it is; or another set of
-            tensorflow-datasets with its configuration, such as `imagenette/320px-v2`.
-        data_dir: as for `prepare`.
+      name: one of `SPECS`; a folder, which is left unchanged; or another set of tensorflow-datasets
+        with its configuration, such as `imagenette/320px-v2`.
+      data_dir: as for `prepare`.
 
     Returns:
-        What `dataset` and `load` know it by.
+      The name by which `dataset` and `load` find it.
 
     Raises:
-        ValueError: unknown name.
-        DatasetNotPrepared: it cannot be prepared here: archives are missing, or TensorFlow is,
-            which some builders of tensorflow-datasets need, or the network.
+      ValueError: the name is unknown.
+      DatasetNotPrepared: the set cannot be prepared here, for lack of archives, of the network, or
+        of TensorFlow, which some builders of tensorflow-datasets need.
     """
     if is_folder(name) or is_prepared(name):
         return name
-    if name in _CARRIED:
+    if name in _BUNDLED:
         prepare(name, data_dir)
         return name
     root = _root(data_dir)
@@ -110,7 +109,7 @@ def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
     if name == Imagenet2012.name:
         _check_archives(root / "downloads" / "manual")
     try:
-        # On standard output, which belongs to the program's own results, it reports, too.
+        # TFDS reports on standard output, which is reserved for the program's results.
         with contextlib.redirect_stdout(sys.stderr):
             builder = (
                 Imagenet2012(data_dir=root)
@@ -119,7 +118,7 @@ def make(name: str, data_dir: str | pathlib.Path | None = None) -> str:
             )
             builder.download_and_prepare(file_format=_FORMAT)
     except tfds.core.DatasetNotFoundError:
-        dataset(name)  # says what is known
+        dataset(name)  # raises an error that lists the known sets
         raise
     except (ImportError, OSError) as error:
         raise DatasetNotPrepared(
@@ -143,7 +142,7 @@ def _root(data_dir: str | pathlib.Path | None) -> pathlib.Path:
         return pathlib.Path(root).expanduser()
     except RuntimeError as error:
         raise DatasetNotPrepared(
-            f"{root} is in no folder, for this user has no home; name one with --data_dir"
+            f"{root} cannot be resolved, since this user has no home; give a folder with --data_dir"
         ) from error
 
 
@@ -156,16 +155,16 @@ def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def _prepare_carried(name: str, root: pathlib.Path) -> None:
+def _prepare_bundled(name: str, root: pathlib.Path) -> None:
     tfds.disable_progress_bar()
-    builder = _CARRIED[name](data_dir=root)
+    builder = _BUNDLED[name](data_dir=root)
     try:
-        # TFDS reports on standard output, which belongs to the program's own results.
+        # TFDS reports on standard output; see `make`.
         with contextlib.redirect_stdout(sys.stderr):
             builder.download_and_prepare(file_format=_FORMAT)
     except OSError as error:
-        # TFDS writes into a folder of its own and renames it at the end, which fails where
-        # another process was first. Its files are as good as ours.
+        # TFDS writes into a temporary folder and renames it at the end, which fails if another
+        # process was first. That process's files are equally good.
         if not builder.is_prepared():
             raise DatasetNotPrepared(
                 f"data set {name!r} cannot be prepared in {root} ({error}); "
@@ -196,6 +195,6 @@ def _instructions(name: str, root: pathlib.Path) -> str:
     if name == Imagenet2012.name:
         return f"In {root}/downloads/manual, {INSTRUCTIONS}; then run once: {command}."
     return (
-        f"Run once, with network access: {command}. TensorFlow (pip install tensorflow-cpu) "
-        f"may be needed for that, though not later."
+        f"Run once, with network access: {command}. This may require TensorFlow (pip install "
+        f"tensorflow-cpu), which is not needed later."
     )

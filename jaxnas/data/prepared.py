@@ -1,4 +1,4 @@
-"""Any classified pictures that tensorflow-datasets has prepared, by the folder they lie in."""
+"""Classified pictures that tensorflow-datasets has prepared, identified by their folder."""
 
 import functools
 import pathlib
@@ -10,27 +10,28 @@ from jaxnas.data.specs import DatasetSpec
 
 
 def is_prepared(name: str) -> bool:
-    """Whether a data set's name is the folder of one that is prepared."""
+    """Returns whether a data set's name is the folder of a prepared set."""
     return pathlib.Path(name, "dataset_info.json").is_file()
 
 
 @functools.cache
 def prepared_spec(name: str) -> DatasetSpec:
-    """The specification of prepared pictures.
+    """Returns the specification of prepared pictures.
 
     Args:
-      name: the folder of a version, such as `/data/imagenette/320px-v2/1.0.0`.
+      name: folder of a version, such as `/data/imagenette/320px-v2/1.0.0`.
 
     Raises:
-      ValueError: they have no picture or no class each, or no split `train` or for the test.
+      ValueError: the set lacks the image, a label that is a class, the split `train` or a test
+        split.
     """
     info = tfds.builder_from_directory(name).info
     if not {"image", "label"} <= set(info.features) or not isinstance(
         info.features["label"], tfds.features.ClassLabel
     ):
         raise ValueError(
-            f"{name} has the features {', '.join(info.features)}; pictures to search "
-            f"on have an image and a label that is a class"
+            f"{name} has the features {', '.join(info.features)}; an image and a label "
+            f"that is a class are needed"
         )
     test = next((split for split in TEST_SPLITS if split in info.splits), None)
     if "train" not in info.splits or test is None:

@@ -1,4 +1,4 @@
-"""What the library knows of each data set."""
+"""Specifications of the known data sets."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,17 +9,18 @@ from jaxnas.data.augment import Augmentation, ResizedCrop, ShiftZoom
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """A data set and how its images become square pictures.
+    """Data set, and how its images become square pictures.
 
     Attributes:
-        name: the name in tensorflow-datasets, or a folder of pictures (`jaxnas.data.folder`).
-        num_classes: labels are 0 … num_classes - 1.
-        train_split: the split that weights and α share, without overlap.
-        test_split: the split that accuracies are reported on.
-        augmentation: applied to the images that weights are trained on, and to no others.
-        eval_fraction: side of the centerd square that is evaluated, over the shorter side.
-        held_out: examples of the train split kept for α unless a run says otherwise.
-        in_memory: decode every image once and keep it; for sets of a few megabytes.
+      name: name in tensorflow-datasets, or a folder of pictures (`jaxnas.data.folder`) or of a
+        prepared set (`jaxnas.data.prepared`).
+      num_classes: number of classes; labels are 0 … num_classes - 1.
+      train_split: split that weights and α share, without overlap.
+      test_split: split that accuracies are reported on.
+      augmentation: augmentation of the images that weights are trained on, and of no others.
+      eval_fraction: side of the centered square that is evaluated, over the shorter side.
+      held_out: default number of examples of the train split that are kept for α.
+      in_memory: True to decode every image once and keep it, for sets of a few megabytes.
     """
 
     name: str

@@ -1,14 +1,14 @@
-"""Many processes as one run: started together, their devices one axis, the first one's word theirs.
+"""Many processes as one run: they start together, their devices form one axis, process 0 decides.
 
-Every process runs the same program with the same flags. A batch is divided along its first axis
-among all devices; whatever else a step takes or gives is replicated on them, so that sums over the
-batch, its statistics and the gradients are those of the whole batch, as in one process::
+Every process runs the same program with the same flags. A batch is sharded along its first axis
+across all devices. All other inputs and outputs of a step are replicated, so sums over the batch,
+its statistics and the gradients are those of the whole batch, as in one process::
 
-    parallel.start(coordinator, processes, process)     before anything else of JAX
+    parallel.start(coordinator, processes, process)    before any other use of JAX
     layout = parallel.layout()
-    batch = layout.shard(next(batches))                of each process its shard
-    known = parallel.from_process_0(read)               what one process alone may do or find out
-    parallel.end()                                      or the others take this one for dead
+    batch = layout.shard(next(batches))                from each process's shard
+    known = parallel.from_process_0(read)              work for one process only
+    parallel.end()                                     else the others consider this one dead
 """
 
 from jaxnas.parallel.agreement import (

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other. All of them must ask, in the same order."""
+"""Agreement between the processes of a run. All must call these functions, in the same order."""
 
 import hashlib
 import json
@@ -10,46 +10,48 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 Tree = Any  # nested dicts of arrays
-Json = TypeVar("Json")
+Value = TypeVar("Value")
 
 
 class ProcessesDiffer(RuntimeError):
-    """The processes of a run do not agree in what must be the same; the message names them."""
+    """The processes of a run differ in what must be the same; the message names them."""
 
 
 class Process0Failed(RuntimeError):
-    """Process 0 could not do what the others wait for; the message is its own."""
+    """Process 0 failed at work that the others wait for; the message is that of process 0."""
 
 
 def is_process_0() -> bool:
-    """Whether this process is the one that writes."""
+    """Returns whether this is process 0, the one that writes files."""
     return jax.process_index() == 0
 
 
-def from_process_0(work: Callable[[], Json]) -> Json:
-    """What `work` gives in process 0, which alone does it; in JSON's types.
+def from_process_0(work: Callable[[], Value]) -> Value:
+    """Returns the result of `work`, which only process 0 calls; it must be of JSON types.
 
     Raises:
-      Process0Failed: in the others, where `work` raised; in process 0, what it raised.
+      Process0Failed: `work` raised; raised in the other processes, while process 0 raises the
+        original error.
     """
     if jax.process_count() == 1:
         return work()
-    told, failure = None, None
+    answer: dict[str, Any] = {}
+    failure: BaseException | None = None
     if is_process_0():
         try:
-            told = {"value": work()}
+            answer = {"value": work()}
         except (Exception, SystemExit) as error:
-            told, failure = {"error": f"{type(error).__name__}: {error}"}, error
-    told = json.loads(_broadcast(json.dumps(told).encode()))
+            answer, failure = {"error": f"{type(error).__name__}: {error}"}, error
+    answer = json.loads(_broadcast(json.dumps(answer).encode()))
     if failure is not None:
         raise failure
-    if "error" in told:
-        raise Process0Failed(f"process 0 failed: {told['error']}")
-    return told["value"]
+    if "error" in answer:
+        raise Process0Failed(f"process 0 failed: {answer['error']}")
+    return answer["value"]
 
 
 def _broadcast(content: bytes) -> bytes:
-    """Process 0's bytes."""
+    """Returns the bytes that process 0 passes."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     buffer = np.zeros(size, np.uint8)
     if is_process_0():
@@ -58,21 +60,21 @@ def _broadcast(content: bytes) -> bytes:
 
 
 def any_across_processes(*facts: bool) -> tuple[bool, ...]:
-    """Of each fact, whether it holds in any process."""
+    """Returns the logical OR of each fact across processes."""
     if jax.process_count() == 1:
         return facts
     return tuple(multihost_utils.process_allgather(np.array(facts)).any(axis=0).tolist())
 
 
 def check_same(what: str, tree: Tree) -> None:
-    """Sees that all processes have the same arrays, to the bit.
+    """Checks that all processes have the same arrays, bit for bit.
 
     Args:
-      what: they are, in words.
-      tree: of arrays that this process has whole.
+      what: name of the arrays in the error message.
+      tree: tree of arrays that this process holds completely.
 
     Raises:
-      ProcessesDiffer: naming those that have others than process 0.
+      ProcessesDiffer: arrays differ; the message names the processes that differ from process 0.
     """
     if jax.process_count() == 1:
         return
@@ -83,6 +85,6 @@ def check_same(what: str, tree: Tree) -> None:
     others = [index for index, one in enumerate(digests) if (one != digests[0]).any()]
     if others:
         raise ProcessesDiffer(
-            f"{what}: process {', '.join(map(str, others))} has another than process 0; see that "
-            f"all have the same files, versions and flags"
+            f"{what}: not the same in process {', '.join(map(str, others))} as in process 0; make "
+            f"sure that all have the same files, versions and flags"
         )

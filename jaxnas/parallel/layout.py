@@ -1,4 +1,4 @@
-"""Where a run's arrays lie: on one axis of devices, of one process or of many."""
+"""Layout of a run's arrays on one axis of devices, of one process or many."""
 
 import dataclasses
 import functools
@@ -15,26 +15,26 @@ AXIS = "batch"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The axis, and the two ways in which arrays lie on it.
+    """Device axis, and the two shardings of arrays on it.
 
     Attributes:
-      mesh: of the axis `AXIS` alone.
+      mesh: mesh with the single axis `AXIS`.
     """
 
     mesh: jax.sharding.Mesh
 
     @property
     def replicated(self) -> jax.sharding.NamedSharding:
-        """Whole on every device."""
+        """Sharding that replicates an array on every device."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
 
     @property
     def sharded(self) -> jax.sharding.NamedSharding:
-        """Along the first axis, among the devices."""
+        """Sharding of an array's first axis across the devices."""
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(AXIS))
 
     def check_batch_size(self, batch_size: int, flag: str = "batch_size") -> None:
-        """Raises ValueError for one that does not divide among the devices."""
+        """Raises ValueError if the batch size is not a multiple of the number of devices."""
         if batch_size % self.mesh.size:
             raise ValueError(
                 f"--{flag}={batch_size} does not divide among {self.mesh.size} "
@@ -42,13 +42,13 @@ class Layout:
             )
 
     def shard(self, local: Tree) -> Tree:
-        """A batch's global arrays, of each process's shard: [batch / processes, ...] of NumPy."""
+        """Returns a batch's global arrays from each process's shard [batch / processes, ...]."""
         return jax.tree.map(
             functools.partial(jax.make_array_from_process_local_data, self.sharded), local
         )
 
     def replicate(self, tree: Tree) -> Tree:
-        """Global arrays of what every process has the same of."""
+        """Returns replicated global arrays of a tree that is the same in every process."""
 
         def place(leaf: np.ndarray | jax.Array) -> jax.Array:
             host = np.asarray(leaf)
@@ -59,23 +59,23 @@ class Layout:
         return jax.tree.map(place, tree)
 
     def replicated_shapes(self, tree: Tree) -> Tree:
-        """What a step is compiled for that takes a tree like this, replicated."""
+        """Returns the shapes to compile a step for that takes a tree like this, replicated."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated),
             tree,
         )
 
     def sharded_shapes(self, tree: Tree) -> Tree:
-        """What a step is compiled for that takes a batch like this, divided."""
+        """Returns the shapes to compile a step for that takes a batch like this, sharded."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharded), tree
         )
 
 
 def layout(devices: Sequence[jax.Device] | None = None) -> Layout:
-    """Of all devices of all processes, or of some."""
+    """Returns the layout on all devices of all processes, or on some."""
     devices = jax.devices() if devices is None else devices
-    # Of the axis types this one leaves it to XLA what is computed where.
+    # With this axis type, XLA decides what is computed where.
     return Layout(
         jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     )

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and part."""
+"""Start and end of the processes of a run."""
 
 import os
 import signal
@@ -11,33 +11,33 @@ from absl import logging
 
 from jaxnas.parallel.watch import Watch
 
-_HEARTBEAT_TIMEOUT_S = 30  # after which JAX takes a process that it does not hear of for dead
-_JOIN_S = 300  # the processes of a cluster's job begin minutes apart
+_HEARTBEAT_TIMEOUT_S = 30  # after which JAX considers a silent process dead
+_JOIN_S = 300  # the processes of a cluster's job start minutes apart
 _watch: Watch | None = None
 
 
 def start(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Joins the processes of this run; does nothing where the run is this process alone.
+    """Joins the processes of this run; does nothing if the run has only this process.
 
-    To be called before anything else of JAX. What is not given is taken from the cluster's
+    Must be called before any other use of JAX. Arguments that are None are read from the cluster's
     environment: Slurm, Open MPI, Cloud TPU or Kubernetes.
 
     Args:
-      coordinator: host and port of process 0, which listens there.
-      processes: how many there are; None is as many as the cluster says it started together.
-      process: which of them this is, from 0.
+      coordinator: host and port on which process 0 listens.
+      processes: number of processes; None uses the number that the cluster started together.
+      process: index of this process, from 0.
 
     Raises:
-      ValueError: these do not go together, or not with what the cluster says, or are too few.
-      RuntimeError: the others cannot be reached, or are not as many.
+      ValueError: the arguments contradict each other or the cluster, or are incomplete.
+      RuntimeError: the other processes cannot be reached, or their number differs.
     """
     started = _started_together(os.environ)
     if processes is None:
         if coordinator is not None or process is not None:
             raise ValueError(
-                "--coordinator and --process are of a run of several processes: give "
+                "--coordinator and --process are for a run of several processes: give "
                 "--processes with them"
             )
         processes = started or 1
@@ -54,10 +54,10 @@ def start(
         )
     logging.warning("waiting for all %d processes of this run, %d s at most", processes, _JOIN_S)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    # JAX by itself aborts, without saying what it waited for.
-    in_vain = threading.Timer(_JOIN_S, _give_up, (processes,))
-    in_vain.daemon = True
-    in_vain.start()
+    # JAX alone aborts, without naming what it waited for.
+    deadline = threading.Timer(_JOIN_S, _give_up, (processes,))
+    deadline.daemon = True
+    deadline.start()
     try:
         jax.distributed.initialize(
             coordinator,
@@ -68,30 +68,29 @@ def start(
         )
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"--processes={processes}: the environment does not tell the rest "
+            f"--processes={processes}: the environment does not provide the rest "
             f"({error}); give --coordinator=HOST:PORT and --process"
         ) from error
     finally:
-        in_vain.cancel()
+        deadline.cancel()
     if jax.process_count() != processes:
-        raise RuntimeError(f"{jax.process_count()} processes joined, and {processes} were to")
-    # JAX has taken it for a service of its own, which orbax wants there and nobody else asks.
+        raise RuntimeError(f"{jax.process_count()} processes joined instead of {processes}")
+    # JAX has taken the signal for its preemption service, which orbax requires but nothing queries.
     signal.signal(signal.SIGTERM, on_sigterm)
     global _watch
     _watch = Watch(coordinator.rsplit(":", 1)[0] if coordinator else None)
 
 
 def end() -> None:
-    """Says goodbye: this process has done its part, and its end is no failure."""
+    """Announces to the other processes that the end of this one is no failure."""
     if _watch is not None:
         _watch.end()
 
 
 def _give_up(processes: int) -> None:
     print(
-        f"error: {processes} processes were to join this run, and not all did in {_JOIN_S} s; "
-        f"see that each was started, with the same --processes, and reaches process 0 at "
-        f"--coordinator",
+        f"error: not all {processes} processes of this run joined within {_JOIN_S} s; make sure "
+        f"that each was started with the same --processes and reaches process 0 at --coordinator",
         file=sys.stderr,
         flush=True,
     )
@@ -99,7 +98,7 @@ def _give_up(processes: int) -> None:
 
 
 def _started_together(environment: Mapping[str, str]) -> int | None:
-    """How many processes a cluster says it started as one; None where there is no word of it."""
+    """Returns the number of processes that a cluster started together, or None if unknown."""
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         if name in environment:
             return int(environment[name])

@@ -1,8 +1,8 @@
-"""Ends a process when another of its run has died, with a line that names it.
+"""Watch that ends a process when another of its run has died, with an error that names it.
 
-JAX's own heartbeats need half a minute, and meanwhile the processes left wait for each other in
-collectives; when process 0 dies, JAX aborts the others without naming it. So every process keeps a
-connection to process 0, which the system closes when either of the two dies.
+JAX's own heartbeats take half a minute, in which the remaining processes wait for each other in
+collectives. When process 0 dies, JAX aborts the others without naming it. Therefore every process
+keeps a connection to process 0, which the system closes when either of the two dies.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import threading
+from typing import Any
 
 import jax
 
@@ -21,41 +22,50 @@ from jaxnas.parallel.agreement import from_process_0
 _NUMBER = struct.Struct("!i")
 _GOODBYE = -1
 _FAILED = 1
-# In which a process that knows why another has ended says so itself.
+# Time for a process that knows why another has ended to report it itself.
 _GRACE_S = 2.0
-# Seconds until a connection to a machine that is gone without a word counts as closed.
+# A connection to a vanished machine counts as closed after 10 s idle and 3 probes, 5 s apart.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class Watch:
-    """Of this process over the others."""
+    """Watch of this process over the others."""
 
     def __init__(self, host: str | None):
         """Connects all processes, all of which must call it.
 
         Args:
-          host: of process 0, as the others reach it; None is its host name.
+          host: host of process 0 as the others reach it; None uses its host name.
 
         Raises:
-          OSError: process 0 cannot be reached.
+          OSError: process 0 cannot be reached, or a process ended while it connected.
         """
-        self._index, self._others = jax.process_index(), {}
+        self._index = jax.process_index()
+        self._others: dict[int, socket.socket] = {}
         self._ended = threading.Event()
         listener = None
         if self._index == 0:
             listener = socket.create_server(("", 0), backlog=jax.process_count())
-        address = from_process_0(lambda: [host or socket.gethostname(), listener.getsockname()[1]])
+
+        def own_address() -> list[Any]:
+            assert listener is not None  # called in process 0 only
+            return [host or socket.gethostname(), listener.getsockname()[1]]
+
+        address = from_process_0(own_address)
         if listener is not None:
             with listener:
                 for _ in range(jax.process_count() - 1):
                     connection, _ = listener.accept()
-                    self._others[_receive(connection)] = connection
+                    index = _receive(connection)
+                    if index is None:
+                        raise ConnectionError("a process of this run ended while it connected")
+                    self._others[index] = connection
         else:
             connection = socket.create_connection(tuple(address), timeout=60)
             connection.settimeout(None)
             connection.sendall(_NUMBER.pack(self._index))
             self._others[0] = connection
-            self._hear_abort()
+            self._handle_abort()
         for connection in self._others.values():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
@@ -63,10 +73,10 @@ class Watch:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def end(self) -> None:
-        """Tells the others that this process ends as it should."""
+        """Announces to the others that this process ends normally."""
         self._ended.set()
         for connection in self._others.values():
-            _tell(connection, _GOODBYE)
+            _send(connection, _GOODBYE)
 
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -74,47 +84,48 @@ class Watch:
                 selector.register(connection, selectors.EVENT_READ, index)
             while selector.get_map():
                 for key, _ in selector.select():
-                    word = _receive(key.fileobj)
-                    if word == _GOODBYE:
+                    assert isinstance(key.fileobj, socket.socket)
+                    number = _receive(key.fileobj)
+                    if number == _GOODBYE:
                         selector.unregister(key.fileobj)
                     else:
-                        # Nothing was said: it is dead. Otherwise process 0 says who is.
-                        self._leave(key.data if word is None else word)
+                        # A closed connection: that process is dead. A number: process 0 names one.
+                        self._leave(key.data if number is None else number)
 
     def _leave(self, dead: int) -> None:
         if self._ended.wait(_GRACE_S):
-            threading.Event().wait()  # this process knows better, and is about to end
+            threading.Event().wait()  # this process is ending and reports the cause itself
         for index, connection in self._others.items():
             if index != dead:
-                _tell(connection, dead)
+                _send(connection, dead)
         print(
             f"error: process {dead} of this run has died; its own output may say why. Run the "
-            f"same command again to go on from the last checkpoint",
+            f"same command again to resume from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
         os._exit(_FAILED)
 
-    def _hear_abort(self) -> None:
-        """Has the death of process 0 named where JAX hears of it first, and aborts."""
+    def _handle_abort(self) -> None:
+        """Reports the death of process 0 if JAX notices it first and aborts."""
 
         def aborted(number: int) -> None:
             try:
                 gone = not self._others[0].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                gone = False  # something else is wrong: the abort goes on
+                gone = False  # another cause: the abort continues
             except OSError:
                 gone = True
             if gone:
                 self._leave(0)
 
-        # Not by the module signal, whose handlers run after the signal's, which must not return.
+        # The module signal runs handlers after the C handler returns, but abort's must not return.
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
 
 
 def _receive(connection: socket.socket) -> int | None:
-    """The next number; None where the connection is closed."""
+    """Returns the next number, or None if the connection is closed."""
     try:
         content = connection.recv(_NUMBER.size, socket.MSG_WAITALL)
     except OSError:
@@ -122,8 +133,8 @@ def _receive(connection: socket.socket) -> int | None:
     return _NUMBER.unpack(content)[0] if len(content) == _NUMBER.size else None
 
 
-def _tell(connection: socket.socket, number: int) -> None:
+def _send(connection: socket.socket, number: int) -> None:
     try:
         connection.sendall(_NUMBER.pack(number))
-    except OSError:  # it is gone, too
+    except OSError:  # that process has ended too
         pass

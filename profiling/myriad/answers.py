@@ -1,7 +1,6 @@
-"""The worker's answers: what each must hold, read into objects or refused.
+"""Readers of the worker's answers: each checks a JSON object and converts it.
 
-Public functions here take the JSON object of an answer, and raise Fault where it is not one that
-worker.py gives.
+The functions raise Fault for an answer that worker.py does not give.
 """
 
 import base64
@@ -25,9 +24,9 @@ class Compiled:
 
     Attributes:
       graph: the compiler's stage graph; see graph.py.
-      layers: the shapes of each layer's outputs, by its name, as the network was read.
-      blob: the executable, as OAK devices (depthai) load it.
-      versions: of the worker's Python, OpenVINO and plugin.
+      layers: shapes of each layer's outputs as OpenVINO read the network, by layer name.
+      blob: the executable, which OAK devices load (depthai).
+      versions: versions of the worker's Python, OpenVINO, plugin and firmware.
     """
 
     graph: str
@@ -38,15 +37,14 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Inferences:
-    """A network's inferences on a device, one after the other.
+    """Consecutive inferences of a network on a device.
 
     Attributes:
-      latency_ms: of each, from the request to the answer.
-      counters: by the runtime's names, in order of execution; medians over the inferences.
-      temperature_c: of the device before and after, where it tells.
-      graph: the stage graph of the very compilation that ran; None where the device is none of
-        the MyriadX compiler's.
-      originals: for the CPU plugin, the layers that each of its names stands for.
+      latency_ms: latency of each inference, from the start of the request to its end.
+      counters: median time of each layer, under the runtime's names, in order of execution.
+      temperature_c: device temperature before and after, or None if the device reports none.
+      graph: stage graph of the compilation that ran, or None if the device is not a MyriadX.
+      originals: network layers behind each name of the CPU plugin; empty for a MyriadX.
     """
 
     latency_ms: tuple[float, ...]
@@ -57,17 +55,21 @@ class Inferences:
 
 
 def read_hello(answer: dict[str, Any]) -> dict[str, str]:
-    """The versions in a hello's answer."""
+    """Returns the versions in the answer to hello.
+
+    Raises:
+      WorkerError: the worker uses another protocol.
+    """
     if answer.get("protocol") != PROTOCOL:
         raise WorkerError(
             f"the MyriadX worker speaks protocol {answer.get('protocol')!r}, this "
-            f"client {PROTOCOL}; use the worker.py that came with this client"
+            f"client {PROTOCOL}; use the worker.py of this version"
         )
     return _read_versions(answer)
 
 
 def _read_versions(answer: dict[str, Any]) -> dict[str, str]:
-    """The versions in an answer."""
+    """Returns the versions in an answer."""
     versions = answer.get("versions")
     if not isinstance(versions, dict):
         raise Fault(f"answered the versions {versions!r}")
@@ -75,7 +77,7 @@ def _read_versions(answer: dict[str, Any]) -> dict[str, str]:
 
 
 def read_devices(answer: dict[str, Any]) -> dict[str, str]:
-    """The devices in an answer."""
+    """Returns the full names of the devices in an answer, by device name."""
     devices = answer.get("devices")
     if not isinstance(devices, dict):
         raise Fault(f"answered the devices {devices!r}")
@@ -83,7 +85,7 @@ def read_devices(answer: dict[str, Any]) -> dict[str, str]:
 
 
 def read_compiled(answer: dict[str, Any]) -> Compiled:
-    """The network in a compile's answer."""
+    """Returns the compiled network in the answer to compile."""
     graph = answer.get("graph")
     if not isinstance(graph, str):
         raise Fault(f"answered a graph of type {type(graph).__name__}")
@@ -102,7 +104,7 @@ def read_compiled(answer: dict[str, Any]) -> Compiled:
 
 
 def read_scores(answer: dict[str, Any]) -> np.ndarray:
-    """The outputs in an answer, float32 [images, elements of an output]."""
+    """Returns the outputs in an answer, float32 [images, elements of an output]."""
     try:
         values = np.frombuffer(base64.b64decode(answer["scores"], validate=True), np.float32)
         return values.reshape(answer["count"], -1)
@@ -110,15 +112,15 @@ def read_scores(answer: dict[str, Any]) -> np.ndarray:
         raise Fault(f"answered no scores: {error!r}") from error
 
 
-def _time_ms(value: object) -> float:
+def _time_ms(value: Any) -> float:
     number = float(value)
     if not 0 <= number < math.inf:
-        raise ValueError(f"{number} ms is no time")
+        raise ValueError(f"{number} ms is not a valid time")
     return number
 
 
 def read_inferences(answer: dict[str, Any]) -> Inferences:
-    """The inferences in an answer."""
+    """Returns the inferences in the answer to infer."""
     try:
         counters = tuple(
             LayerTime(str(counter["name"]), _time_ms(counter["ms"]))

@@ -1,11 +1,11 @@
-"""Calibrates the MyriadX cost model and reports how far it can be trusted.
+"""Calibrates the MyriadX cost model and reports its errors.
 
     python -m profiling.myriad.calibrate
 
 compiles four public networks whose layers were timed on a Neural Compute Stick 2, fits the cost of
 each kind of stage, and writes calibration.json and docs/myriadx_calibration.md with its figure.
-What is said of errors comes from fits that had not seen the network, or from points that no fit
-sees: depthwise and fully connected layers, ResNet-18, and the two networks of the MyriadX poster.
+Errors of a network come from the fit to the other networks. Further errors come from data that no
+fit uses: depthwise and fully connected layers, ResNet-18 and two networks of the MyriadX poster.
 """
 
 import csv
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 from absl import flags
 from scipy import stats
 
@@ -37,18 +38,18 @@ SOURCES = {
     "counters": "Per-layer counters of Inception v1, v3, v4 and ResNet-50 on a Neural Compute "
     "Stick 2, OpenVINO 2019: embedded-machine-learning/inference_modules.",
     "coefficients": "Non-negative least squares over those layers; `python -m "
-    "profiling.myriad.calibrate` makes this file.",
-    "host_ms": "What host and USB added to tiny networks in public measurements of a Neural "
+    "profiling.myriad.calibrate` writes this file.",
+    "host_ms": "Time that host and USB add to tiny networks in public measurements of a Neural "
     "Compute Stick 2. A larger input takes longer.",
-    "error_percent": "Student's t over the four networks, each estimated by the fit to the other "
-    "three: p10 and p90 of the device's time.",
+    "error_percent": "p10 and p90 of the device's time, from Student's t distribution over the "
+    "errors of the four networks, each estimated by the fit to the other three.",
 }
-# The compiler of 2019 permuted before the softmax, today's does not.
+# Counters without a stage: the compiler of 2019 permuted before the softmax, 2021.4.2 does not.
 NO_LONGER_THERE = (
     "InceptionV1/Logits/Conv2d_0c_1x1/Conv2D/Transpose",
     "resnet_v1_50/logits/Conv2D/Transpose",
 )
-# The only Relu behind an Add without a counter of its own, and that Add takes as much longer.
+# The only Relu after an Add that has no counter. The Add's counter is longer by the Relu's time.
 COUNTED_WITH = {
     "resnet_v1_50/block4/unit_3/bottleneck_v1/Relu": "resnet_v1_50/block4/unit_3/bottleneck_v1/add"
 }
@@ -58,35 +59,34 @@ FULLY_CONNECTED = {
     "inception_v4": "classifier",
     "resnet_50": "resnet_v1_50/logits/Conv2D",
 }
-# Depthwise convolutions on the stick, ms (ANNETTE): width, height, channels; by kernel.
+# Depthwise convolutions on the stick (ANNETTE): {(width, height, channels): {kernel: ms}}.
 DEPTHWISE_MS = {
     (32, 16, 512): {1: 0.273, 3: 0.925, 5: 1.793, 7: 2.402},
     (8, 8, 3): {1: 0.016, 3: 0.024, 5: 0.022, 7: 0.028},
 }
-# Whole networks, ms with host: the poster's, and for ResNet-18 what two sources frame.
+# Whole networks, ms including the host: the poster's two, and the range of two sources.
 POSTER_MS = {"mobilenet_v2": 19.8, "proxyless_mobile": 24.1}
 RESNET_18_MS = (19.0, 22.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Counter:
-    """A line of public_counters.csv: a layer's ONNX node, its type, and its time on the stick."""
+    """A line of public_counters.csv: an ONNX node, its layer type and its time on the stick."""
 
     network: str
     layer: str
     type: str
-    execution: str
     measured_ms: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The stages of everything that calibration looks at.
+    """Stages of all networks that the calibration uses.
 
     Attributes:
-      public: of the four networks that were timed by layer.
-      depthwise: by (width, height, channels) and kernel.
-      whole: of networks whose whole time is known.
+      public: stages of the four networks timed by layer, by network name.
+      depthwise: stages of single depthwise convolutions, by (width, height, channels) and kernel.
+      whole: stages of the networks with a known total latency, by network name.
     """
 
     public: dict[str, list[Stage]]
@@ -95,28 +95,22 @@ class Compiled:
 
 
 def counters() -> list[Counter]:
-    """The public counters, as published, executed layers only."""
+    """Returns the public counters; public_counters.csv holds only executed layers."""
     with COUNTERS.open(newline="") as file:
         return [
-            Counter(
-                row["network"],
-                row["layer"],
-                row["type"],
-                row["execution"],
-                float(row["measured_ms"]),
-            )
+            Counter(row["network"], row["layer"], row["type"], float(row["measured_ms"]))
             for row in csv.DictReader(file)
         ]
 
 
 def compile_all(compiler: Worker) -> Compiled:
-    """Compiles the four networks, the depthwise points and the whole networks."""
+    """Compiles the four public networks, the depthwise convolutions and the whole networks."""
 
-    def stages(name: str, model) -> list[Stage]:
+    def stages(name: str, model: onnx.ModelProto) -> list[Stage]:
         print(f"compiling {name}", file=sys.stderr)
         return parse(compiler.compile(model.SerializeToString()).graph)
 
-    def ours(name: str):
+    def zoo_model(name: str) -> onnx.ModelProto:
         return export.to_onnx(Network(find_network(name), rng=np.random.default_rng(0)), 224)
 
     return Compiled(
@@ -128,13 +122,13 @@ def compile_all(compiler: Worker) -> Compiled:
         },
         whole={
             "resnet_18": stages("resnet_18", resnet_18()[0]),
-            **{name: stages(name, ours(name)) for name in POSTER_MS},
+            **{name: stages(name, zoo_model(name)) for name in POSTER_MS},
         },
     )
 
 
 def timed_networks(public: dict[str, list[Stage]]) -> dict[str, Timed]:
-    """Stages beside counters; fully connected layers are held out."""
+    """Pairs the stages of each network with its counters; holds out fully connected layers."""
     return {
         name: Timed(
             stages,
@@ -151,7 +145,12 @@ def timed_networks(public: dict[str, list[Stage]]) -> dict[str, Timed]:
 
 
 def calibrate(networks: dict[str, Timed], without: dict[str, Calibration]) -> Calibration:
-    """The fit to all networks, with the interval that the fits without one each give."""
+    """Returns the fit to all networks, with an error interval from the leave-one-out fits.
+
+    Args:
+      networks: timed networks by name.
+      without: for each network, the fit to all the others.
+    """
     ratios = [
         sum(network.measured_ms.values()) / sum(network.estimated_ms(without[name]).values()) - 1
         for name, network in networks.items()
@@ -167,7 +166,7 @@ def report(
     without: dict[str, Calibration],
     calibration: Calibration,
 ) -> calibration_report.Report:
-    """Everything that the document says, as numbers."""
+    """Returns the numbers of the document."""
     types = {(c.network, c.layer): c for c in counters()}
     layers = []
     for name, network in networks.items():
@@ -208,12 +207,12 @@ def report(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Calibrates and writes as the flags say; see the module."""
+    """Calibrates and writes the files; see the module."""
     del argv
     folder = pathlib.Path(flags.FLAGS.report_dir)
     with command.usage_errors():
         if not folder.is_dir():
-            raise ValueError(f"--report_dir={folder}: give a folder that is there")
+            raise ValueError(f"--report_dir={folder}: give an existing folder")
     with command.device_errors(), Worker() as compiler:
         compiled = compile_all(compiler)
     networks = timed_networks(compiled.public)
@@ -229,6 +228,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("calibration", str(CALIBRATION), "File of coefficients to write.")
-    flags.DEFINE_string("report_dir", "docs", "Folder of the document and its figure.")
+    flags.DEFINE_string("calibration", str(CALIBRATION), "Path of the coefficients file to write.")
+    flags.DEFINE_string("report_dir", "docs", "Existing folder for the document and its figure.")
     command.run(main)

@@ -1,4 +1,4 @@
-"""Coefficients of the MyriadX cost model, from calibration.json, which calibrate.py writes."""
+"""Coefficients of the MyriadX cost model, read from calibration.json (written by calibrate.py)."""
 
 import dataclasses
 import json
@@ -8,41 +8,41 @@ from collections.abc import Mapping
 CALIBRATION = pathlib.Path(__file__).with_name("calibration.json")
 SCHEMA = 2
 
-# Each coefficient, with its unit and what it stands for. Clocks are the engine's, of 700 MHz.
+# Unit and meaning of each coefficient. Clocks are those of the convolution engine, 700 MHz.
 COEFFICIENTS = {
-    "multiplication_clocks": "clocks for each that the multiplications should take",
-    "mode_1_256_clocks": "clocks a pixel to gather the sums, 256 outputs side by side",
+    "multiplication_clocks": "clocks per nominal clock of the multiplications",
+    "mode_1_256_clocks": "clocks per pixel to collect the sums, 256 outputs in parallel",
     "mode_2_128_clocks": "the same, 128 outputs",
     "mode_4_64_clocks": "the same, 64 outputs",
     "mode_8_32_clocks": "the same, 32 outputs",
     "mode_16_16_clocks": "the same, 16 outputs",
-    "output_channel_clocks": "clocks to write a channel of a pixel",
-    "max_pool_clocks": "clocks a pixel of 16 channels of maximum pooling",
-    "average_pool_clocks": "clocks a pixel of 16 channels of average pooling",
-    "pool_scan_clocks": "clocks an input pixel of 16 channels of pooling",
-    "read_ms_per_mb": "ms a MB that the engine reads from DRAM",
-    "read_ms_per_thousand_runs": "ms for a thousand pieces without a gap of such a reading",
-    "weight_ms_per_mb": "ms a MB of weights",
-    "engine_stage_ms": "ms for any stage of the engine",
-    "copy_stage_ms": "ms for any copy",
-    "copy_ms_per_mb": "ms a MB copied from or to DRAM",
-    "copy_ms_per_thousand_rows": "ms for a thousand rows of it that end in filling",
-    "chip_copy_ms_per_thousand_rows": "ms for a thousand such rows copied within the chip",
-    "vector_stage_ms": "ms for any stage of the vector processors",
-    "sum_ms_per_million": "ms for a million elements added, on one SHAVE",
-    "vector_ms_per_million": "ms for a million elements of other vector stages, on one SHAVE",
-    "vector_ms_per_mb": "ms a MB that vector stages read from or write to DRAM",
-    "softmax_ms": "ms for a softmax over a thousand classes",
+    "output_channel_clocks": "clocks to write one channel of one pixel",
+    "max_pool_clocks": "clocks per output pixel and 16 channels, max pooling",
+    "average_pool_clocks": "clocks per output pixel and 16 channels, average pooling",
+    "pool_scan_clocks": "clocks per input pixel and 16 channels, pooling",
+    "read_ms_per_mb": "ms per MB that the engine reads from DRAM",
+    "read_ms_per_thousand_runs": "ms per thousand contiguous pieces in these reads",
+    "weight_ms_per_mb": "ms per MB of weights",
+    "engine_stage_ms": "ms per stage of the engine",
+    "copy_stage_ms": "ms per copy",
+    "copy_ms_per_mb": "ms per MB copied from or to DRAM",
+    "copy_ms_per_thousand_rows": "ms per thousand rows in these copies that end in padding",
+    "chip_copy_ms_per_thousand_rows": "ms per thousand such rows copied within the chip",
+    "vector_stage_ms": "ms per stage of the vector processors",
+    "sum_ms_per_million": "ms per million elements added, on one SHAVE",
+    "vector_ms_per_million": "ms per million elements of other vector stages, on one SHAVE",
+    "vector_ms_per_mb": "ms per MB that vector stages read from or write to DRAM",
+    "softmax_ms": "ms per softmax over a thousand classes",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """The cost model's numbers.
+    """Parameters of the cost model.
 
     Attributes:
-      coefficients: by name of COEFFICIENTS, none negative.
-      host_ms: what host and USB add to the device's time.
+      coefficients: non-negative values under the names of COEFFICIENTS.
+      host_ms: time that host and USB add to the device's time.
       error_percent: p10 and p90 of (measured / estimated - 1) for a whole network, in percent.
     """
 
@@ -55,7 +55,7 @@ class Calibration:
         """Reads a calibration file.
 
         Raises:
-          ValueError: it has another schema, or a coefficient too many or too few.
+          ValueError: the file has another schema, or other coefficients than COEFFICIENTS.
         """
         content = json.loads(path.read_text())
         if content.get("schema") != SCHEMA:
@@ -65,7 +65,7 @@ class Calibration:
         values = {name: entry["value"] for name, entry in content["coefficients"].items()}
         if values.keys() != COEFFICIENTS.keys():
             raise ValueError(
-                f"{path} must have the coefficients {sorted(COEFFICIENTS)}, it has {sorted(values)}"
+                f"{path} has the coefficients {sorted(values)}; required: {sorted(COEFFICIENTS)}"
             )
         return cls(values, content["host_ms"]["value"], tuple(content["error_percent"]["value"]))
 
@@ -73,8 +73,8 @@ class Calibration:
         """Writes the file that `load` reads.
 
         Args:
-          path: where to.
-          sources: whence coefficients, host_ms and error_percent come, in words.
+          path: file to write.
+          sources: descriptions of where coefficients, host_ms and error_percent come from.
         """
         path.write_text(
             json.dumps(

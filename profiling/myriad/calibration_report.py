@@ -1,4 +1,4 @@
-"""The document of a calibration: errors by kind of layer, by network, and on what no fit saw."""
+"""The report of a calibration: errors by network, by kind of layer, and on held-out data."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ FIGURE = "myriadx_calibration.png"
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A timed layer: by the fit to all networks, and by the fit without its own."""
+    """A timed layer, its estimate by the fit to all networks and by the fit to the others."""
 
     network: str
     name: str
@@ -29,7 +29,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A single layer that no fit saw."""
+    """A single layer that no fit uses."""
 
     name: str
     measured_ms: float
@@ -42,7 +42,16 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the document says; `whole` are networks whose whole time is known, with host."""
+    """The numbers of the document.
+
+    Attributes:
+      layers: timed layers of the four public networks.
+      points: single layers that no fit uses.
+      whole: estimates of the networks with a known total latency, including the host.
+      published_ms: published latency of those networks, except ResNet-18's.
+      resnet_18_ms: lowest and highest published latency of ResNet-18.
+      calibration: the fit to all networks.
+    """
 
     layers: Sequence[Layer]
     points: Sequence[Point]
@@ -52,7 +61,7 @@ class Report:
     calibration: Calibration
 
     def network_errors(self) -> dict[str, float]:
-        """Estimated over measured, less one, by the fit without the network."""
+        """Returns (estimated / measured - 1) for each network, by the fit to the others."""
         return {
             name: sum(layer.unseen_ms for layer in layers)
             / sum(layer.measured_ms for layer in layers)
@@ -62,7 +71,7 @@ class Report:
 
 
 def _grouped(layers: Iterable[Layer], by: str) -> dict[str, list[Layer]]:
-    groups = collections.defaultdict(list)
+    groups: dict[str, list[Layer]] = collections.defaultdict(list)
     for layer in layers:
         groups[getattr(layer, by)].append(layer)
     return dict(groups)
@@ -73,15 +82,16 @@ def _errors(layers: Iterable[Layer], which: str) -> np.ndarray:
 
 
 def markdown(report: Report, sources: Mapping[str, str]) -> str:
-    """The document."""
+    """Returns the document as Markdown."""
     low, high = report.calibration.error_percent
     lines = [
         "# Calibration of the MyriadX cost model",
         "",
-        "Made by `python -m profiling.myriad.calibrate`. Every stage that the compiler "
-        "schedules is costed by physical amounts; the coefficients below are fitted to "
+        "Written by `python -m profiling.myriad.calibrate`. The cost of every stage in the "
+        "compiler's schedule is a sum of physical amounts, each times a coefficient. The "
+        "coefficients below are fitted to "
         f"{sum(not layer.held_out for layer in report.layers)} layers of four networks timed "
-        "on one Neural Compute Stick 2. *Unseen* is the fit to the other three networks.",
+        "on one Neural Compute Stick 2. *Unseen* means: by the fit to the other three networks.",
         "",
         f"![Estimated against measured]({FIGURE})",
         "",
@@ -101,13 +111,13 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
         )
     lines += [
         "",
-        f"Interval of an estimate (p10 to p90 of the device's time): {low:+.1f} % to "
+        f"The interval of an estimate (p10 to p90 of the device's time) is {low:+.1f} % to "
         f"{high:+.1f} %, from these four errors.",
         "",
         "## By kind of layer",
         "",
-        "| kind | layers | ms in all | median error %, fitted | unseen | nine in ten within "
-        "%, unseen |",
+        "| kind | layers | total ms | median error %, fitted | median error %, unseen | "
+        "90th percentile error %, unseen |",
         "|---|---|---|---|---|---|",
     ]
     groups = sorted(
@@ -125,10 +135,10 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
     few = [kind.strip("<>") for kind, layers in groups if len(layers) < 10]
     lines += [
         "",
-        f"Of {', '.join(few)} there are fewer than ten layers: what is said of them, "
-        "and of vector stages of other kinds, rests on little.",
+        f"Kinds with fewer than ten layers: {', '.join(few)}. Their errors, and those of other "
+        "kinds of vector stages, are based on little data.",
         "",
-        "## Layers that no fit saw",
+        "## Layers held out of all fits",
         "",
         "| layer | measured ms | estimated ms | error % |",
         "|---|---|---|---|",
@@ -140,13 +150,14 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
     ]
     lines += [
         "",
-        "## Networks that no fit saw",
+        "## Networks held out of all fits",
         "",
-        f"With the host's {report.calibration.host_ms} ms, which is not fitted either.",
+        f"Estimates include {report.calibration.host_ms} ms for the host, which is not fitted "
+        "either.",
         "",
-        "No coefficient is fitted to these or to the layers above. The model's form and the "
-        "host's part were chosen among some dozens of variants with these figures in view, "
-        "so they are no blind test.",
+        "No coefficient is fitted to these networks or to the held-out layers above. The form of "
+        "the model and the host's time were chosen among a few dozen variants with these figures "
+        "in view, so this is not a blind test.",
         "",
         "| network | published ms | estimated ms | p10 | p90 | error % |",
         "|---|---|---|---|---|---|",
@@ -159,7 +170,7 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
             f"| {name} | {shown} | {one.latency_ms:.2f} | {one.interval_ms[0]:.1f} | "
             f"{one.interval_ms[1]:.1f} | {error} |"
         )
-    lines += ["", "## Coefficients", "", "| coefficient | value | |", "|---|---|---|"]
+    lines += ["", "## Coefficients", "", "| coefficient | value | meaning |", "|---|---|---|"]
     lines += [
         f"| {name} | {report.calibration.coefficients[name]:.4g} | {what} |"
         for name, what in COEFFICIENTS.items()
@@ -169,7 +180,7 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
 
 
 def figure(report: Report) -> Figure:
-    """Estimated (unseen) against measured, by kind of layer, logarithmic."""
+    """Plots estimated (unseen) against measured time on logarithmic axes, by kind of layer."""
     drawing = Figure(figsize=(7, 6), layout="constrained")
     axes = drawing.subplots()
     for kind, layers in _grouped(report.layers, "type").items():

@@ -1,8 +1,9 @@
-"""The worker as an object: what can be asked of it, and what is done about its faults.
+"""Client of the worker: sends requests, and restarts the worker after a fault.
 
-Each request has a deadline; a worker at fault is killed with its whole process group and started
-again, a bounded number of times. What the compiler itself says about a network is an answer, not a
-fault, and is not tried again; nor is what another start would not mend, such as a missing library.
+Each request has a deadline. A faulty worker is killed with its whole process group and restarted a
+bounded number of times. An error that the compiler reports about a network is an answer, not a
+fault: it is not retried. Errors that a restart cannot fix, such as a missing library, are not
+retried either.
 """
 
 import base64
@@ -33,27 +34,27 @@ from profiling.myriad.process import Fault, Process, interrupts_deferred
 
 OPENVINO = "2021.4.2"
 
-# Seconds that an answer may take. hello's also bounds the start of a worker, on another host the
-# connection; infer's comes on top of the time that is asked for, and holds a stick's start and the
-# compilation: nn-Meter, which does the same, gives 30 s and two retries.
+# Seconds that an answer may take. The limit of hello also covers the start of a worker and, on
+# another host, the connection. The limit of infer covers the stick's boot and the compilation, and
+# is added to the requested time; nn-Meter, which does the same, allows 30 s and two retries.
 DEADLINES_S = MappingProxyType(
     {"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0, "scores": 60.0}
 )
 
-_IMAGE_S = 0.5  # that one image may take on top of the start
+_IMAGE_S = 0.5  # limit for each image, in addition to the limit of scores
 
 _Read = TypeVar("_Read")
 
 
 class _DeviceFault(Fault):
-    """The worker is well, the device is not."""
+    """The device failed; the worker itself works."""
 
 
 class Worker:
     """Compiles ONNX networks for the MyriadX and times them on devices of OpenVINO 2021.4.2.
 
-    One request at a time; several threads may share one object. Use it as a context manager, or
-    call close().
+    It handles one request at a time. Several threads may share one object. Use it as a context
+    manager, or call close().
     """
 
     def __init__(
@@ -64,23 +65,22 @@ class Worker:
         deadlines_s: Mapping[str, float] = DEADLINES_S,
         retries: int = 2,
     ):
-        """Starts nothing yet.
+        """Initializes the client; the first request starts the worker.
 
         Args:
-          command: starts a worker that speaks the protocol of worker.py on its standard input and
-            output. None: the worker in its own environment, which is installed at first use.
-          prefix: command that runs another command on another host, such as `ssh lab-pi`: the
-            worker then runs there; see remote.py. Instead of command.
+          command: command of a worker that speaks the protocol of worker.py on its standard input
+            and output. None runs worker.py in its own environment, installed at first use.
+          prefix: command that runs another command on another host, such as `ssh lab-pi`. It
+            replaces `command`, and the worker runs on that host; see remote.py.
           deadlines_s: seconds that each kind of request may take.
-          retries: how many times a request is tried again after a fault of the worker.
+          retries: number of retries of a request after faults of the worker.
 
         Raises:
-          ValueError: a deadline that is not positive, retries below 0, or a prefix that is no
-            command.
+          ValueError: a deadline is not positive, retries is negative, or prefix is not a command.
         """
         for method, seconds in deadlines_s.items():
             if seconds <= 0:
-                raise ValueError(f"deadline of {method} is {seconds} s; it must be more than 0")
+                raise ValueError(f"the deadline of {method} is {seconds} s; it must be positive")
         if retries < 0:
             raise ValueError(f"retries is {retries}; it must be 0 or more")
         self._command = list(command) if command is not None else None
@@ -103,17 +103,17 @@ class Worker:
         """Returns the versions of the worker's Python, OpenVINO, plugin and firmware.
 
         Raises:
-          DeviceUnavailable: the worker cannot run; says why.
+          DeviceUnavailable: the worker cannot run; the message says why.
         """
         return self._request({"method": "hello"}, read_hello)
 
     def devices(self) -> dict[str, str]:
-        """Returns the devices that can be opened, by name, with their full names.
+        """Returns the full names of the devices that can be opened, by device name.
 
-        Sticks are named MYRIAD.<port>-ma2480. One that another process has opened is not listed.
+        Sticks are named MYRIAD.<port>-ma2480. A stick that another process has open is not listed.
 
         Raises:
-          DeviceUnavailable: the worker cannot run; says why.
+          DeviceUnavailable: the worker cannot run; the message says why.
         """
         return self._request({"method": "devices"}, read_devices)
 
@@ -121,15 +121,15 @@ class Worker:
         """Compiles a network.
 
         Args:
-          model: an ONNX network of fixed shapes, one picture.
-          shaves: SHAVE processors and, the same number, CMX slices to compile for, 1 to 16. None
-            is the plugin's choice for its two streams: 7 and 9.
+          model: bytes of an ONNX network with fixed shapes and a batch of 1.
+          shaves: number of SHAVEs, and of CMX slices, to compile for, 1 to 16. None is the
+            plugin's choice for its two streams: 7 SHAVEs and 9 slices.
 
         Raises:
-          ValueError: shaves out of range.
-          CompileError: the model is no ONNX, the compiler refuses it, in its own words, or reads it
-            as another network.
-          DeviceUnavailable: the compiler cannot be run here, or its process failed repeatedly.
+          ValueError: shaves is out of range.
+          CompileError: the model is not ONNX, the compiler refuses it (the message is the
+            compiler's own), or the compiler read another network than it was sent.
+          DeviceUnavailable: the compiler cannot run here, or its process failed repeatedly.
         """
         sent = reading.prepared(model)
         compiled = self._request(
@@ -153,17 +153,17 @@ class Worker:
 
         Args:
           model: as for compile.
-          device: a name that devices() gives; `MYRIAD` is any stick.
-          shaves: as for compile; for the MyriadX only.
-          count: inferences at most, at least 1.
-          seconds: after so many no other inference is begun.
-          wait_s: how long to wait for the device: after a fault a stick starts anew.
+          device: a name returned by devices(), or `MYRIAD` for any stick.
+          shaves: as for compile; used only for the MyriadX.
+          count: maximum number of inferences, at least 1.
+          seconds: time after which no further inference starts.
+          wait_s: maximum time to wait for the device, since a stick reboots after a fault.
 
         Raises:
-          ValueError: count below 1, or shaves out of range.
-          CompileError: as for compile.
-          DeviceUnavailable: the device is not there or failed, or the worker did, also when tried
-            again; says what happened each time.
+          ValueError: count is below 1, or shaves is out of range.
+          CompileError: the model is not ONNX, or the compiler refuses it.
+          DeviceUnavailable: the device is absent or failed, or the worker failed, also in each
+            retry; the message lists the faults.
         """
         if count < 1:
             raise ValueError(f"count is {count}; it must be 1 or more")
@@ -190,14 +190,14 @@ class Worker:
         shaves: int | None = None,
         wait_s: float = 15.0,
     ) -> np.ndarray:
-        """Runs a network of one input and one output on images, one after the other.
+        """Runs a network with one input and one output on images, one image per inference.
 
         Args:
           model, device, shaves, wait_s: as for infer.
-          images: uint8 or float32 [count, *the input's shape without its batch of 1].
+          images: uint8 or float32 [count, *input shape without its batch of 1].
 
         Returns:
-          float32 [count, elements of an output].
+          Outputs, float32 [count, elements of an output].
 
         Raises:
           CompileError, DeviceUnavailable: as for infer.
@@ -217,7 +217,7 @@ class Worker:
         )
 
     def close(self) -> None:
-        """Ends the worker; it ends by itself when its input does, or is killed."""
+        """Ends the worker: closes its input, and kills it if it does not exit."""
         with self._lock:
             process, self._process = self._process, None
             if process is not None:
@@ -226,96 +226,100 @@ class Worker:
     def _request(
         self, request: dict[str, Any], read: Callable[[dict[str, Any]], _Read], more_s: float = 0.0
     ) -> _Read:
-        """Sends a request until it is answered, within the bounds; returns read(answer)."""
+        """Sends a request, with retries after faults, and returns read(answer)."""
         faults: list[Fault] = []
         with self._lock:
             for _ in range(1 + self._retries):
                 try:
-                    if self._process is None:
-                        self._start()
-                    return read(self._exchange(request, more_s))
+                    process = self._process or self._start()
+                    return read(self._exchange(process, request, more_s))
                 except Fault as fault:
                     faults.append(fault)
                     self._kill()
                 except CompileError:
                     raise
                 except BaseException:
-                    # Also on an interrupt no worker may stay behind with half a request.
+                    # After an interrupt, too, no worker may remain with half a request.
                     self._kill()
                     raise
-        told = "; then ".join(map(str, faults))
+        messages = "; then ".join(map(str, faults))
         if all(isinstance(fault, _DeviceFault) for fault in faults):
-            raise DeviceUnavailable(f"{request['device']} failed {len(faults)} times: {told}")
+            raise DeviceUnavailable(f"{request['device']} failed {len(faults)} times: {messages}")
         raise WorkerError(
-            f"the MyriadX worker failed {len(faults)} times ({' '.join(self._command)}): {told}. "
+            f"the MyriadX worker failed {len(faults)} times ({self._command_line()}): {messages}. "
             f"{self._remedy()}"
         )
 
-    def _start(self) -> None:
-        """Starts a worker and checks that it is one, and of the version that is spoken here."""
+    def _start(self) -> Process:
+        """Starts a worker, checks its protocol and OpenVINO version, and returns its process."""
         if self._command is None:
             self._command = ensure_environment().command()
         with interrupts_deferred():
-            self._process = Process(self._command)
+            self._process = process = Process(self._command)
         if self._prefix is not None:
-            line = self._process.transfer(remote.start(), self._deadlines_s["hello"])
+            line = process.transfer(remote.start(), self._deadlines_s["hello"])
             if line != remote.READY:
-                raise Fault(f"printed {line[:200]!r} where {remote.READY!r} was due")
-        versions = read_hello(self._exchange({"method": "hello"}))
+                raise Fault(f"printed {line[:200]!r} instead of {remote.READY!r}")
+        versions = read_hello(self._exchange(process, {"method": "hello"}))
         openvino = versions.get("openvino", "")
         if not openvino.startswith(OPENVINO):
             raise WorkerError(
-                f"the MyriadX worker ({' '.join(self._command)}) has OpenVINO "
-                f"{openvino or 'of no version'}, this client needs {OPENVINO}. "
+                f"the MyriadX worker ({self._command_line()}) has OpenVINO "
+                f"{openvino or 'of unknown version'}, this client needs {OPENVINO}. "
                 f"{self._remedy()}"
             )
+        return process
+
+    def _command_line(self) -> str:
+        assert self._command is not None  # set before the first process starts
+        return " ".join(self._command)
 
     def _remedy(self) -> str:
         prefix = "" if self._prefix is None else f" --worker_prefix={self._prefix!r}"
-        return f"`python -m profiling.myriad.install{prefix}` makes the worker's environment"
+        return f"`python -m profiling.myriad.install{prefix}` installs the worker's environment"
 
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
 
-    def _exchange(self, request: dict[str, Any], more_s: float = 0.0) -> dict[str, Any]:
-        """Sends one request and returns its answer, or raises what the answer says."""
+    def _exchange(
+        self, process: Process, request: dict[str, Any], more_s: float = 0.0
+    ) -> dict[str, Any]:
+        """Sends one request and returns its answer; raises the error that the answer reports."""
         self._request_id += 1
         deadline_s = self._deadlines_s[request["method"]] + more_s
-        # The kernel's deadline for the worker, where ours is for its answer and rules.
+        # The kernel ends the worker at this deadline, which is at least 1 s after the client's.
         message = {"id": self._request_id, "deadline_s": math.ceil(deadline_s) + 1, **request}
-        line = self._process.transfer(json.dumps(message).encode() + b"\n", deadline_s)
+        line = process.transfer(json.dumps(message).encode() + b"\n", deadline_s)
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
-            raise Fault(f"printed no JSON: {line[:200]!r}") from None
+            raise Fault(f"did not print JSON: {line[:200]!r}") from None
         if not isinstance(answer, dict) or answer.get("id") != self._request_id:
-            raise Fault(f"answered something else: {line[:200]!r}")
+            raise Fault(f"answered another request: {line[:200]!r}")
         if answer.get("ok") is True:
             return answer
         error = answer.get("error")
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-            raise Fault(f"answered something else: {line[:200]!r}")
+            raise Fault(f"answered neither a result nor an error: {line[:200]!r}")
         match error.get("kind"):
             case "model" | "compile":
                 raise CompileError(_plain(error["message"]), error.get("layer"))
             case "library":
-                raise WorkerError(
-                    f"{error['message']} ({' '.join(self._command)}). {self._remedy()}"
-                )
+                raise WorkerError(f"{error['message']} ({self._command_line()}). {self._remedy()}")
             case "device":
                 raise _DeviceFault(error["message"])
         raise Fault(f"answered with the error {error.get('kind')!r}: {error['message']}")
 
 
-def _plain(words: str) -> str:
-    """OpenVINO's words on one line, without places in its source and its kinds of errors."""
-    return " ".join(re.sub(r"\S*/\S+\.[chp]{1,3}:\d+|\[ *[A-Z_]+ *\]", "", words).split())
+def _plain(message: str) -> str:
+    """Returns OpenVINO's message on one line, without source locations and error categories."""
+    return " ".join(re.sub(r"\S*/\S+\.[chp]{1,3}:\d+|\[ *[A-Z_]+ *\]", "", message).split())
 
 
-def _encoded(model: bytes) -> str:
-    return base64.b64encode(model).decode("ascii")
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _checked(shaves: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The MyriadX without a stick: the real compiler's schedule under a calibrated cost model."""
+"""MyriadX latency without a stick: the real compiler's schedule and a calibrated cost model."""
 
 import hashlib
 import pathlib
@@ -24,8 +24,8 @@ class MyriadXCompiler:
         """Starts the compiler's process; installs its environment at first use.
 
         Raises:
-          ValueError: worker_prefix is no command.
-          DeviceUnavailable: it cannot run; says why and what to do.
+          ValueError: worker_prefix is not a command.
+          DeviceUnavailable: the compiler cannot run; the message gives the reason and a remedy.
         """
         self._shaves = options.shaves
         self._compiler = Worker(prefix=options.worker_prefix)
@@ -51,7 +51,7 @@ class MyriadXCompiler:
             result = estimate(compiled.graph)
         except ValueError as error:
             raise CompileError(
-                f"the compiler's stage graph of this network is beyond the cost model: {error}"
+                f"the cost model cannot read the compiler's stage graph of this network: {error}"
             ) from error
         return Measurement(
             self.setup,

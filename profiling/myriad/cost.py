@@ -1,16 +1,15 @@
-"""What a stage of the MyriadX's schedule takes: amounts times calibrated coefficients.
+"""Cost model of the MyriadX's schedule: amounts of each stage times calibrated coefficients.
 
-The convolution engine works through its output pixels, descriptor after descriptor. A pixel takes
-the multiplications and, by mode, clocks to gather the sums; but never less than writing the output
-channels takes. Where the input is in DRAM, reading it runs beside, and the longer of the two
-counts. Weights are read before. A copy takes its bytes, and something for every row that ends in
-filling. A vector stage takes its elements, divided among its SHAVEs, or its traffic with DRAM,
-whichever is longer. A stage injected into another is hidden behind it, but for the share of the
-time in which both want the DRAM.
+The convolution engine processes its output pixels, descriptor by descriptor. A pixel takes the
+clocks of its multiplications and, depending on the mode, clocks to collect the sums, but at least
+the clocks to write its output channels. An input in DRAM is read in parallel, and the longer of the
+two counts. Weights are read before that. The time of a copy depends on its bytes and on the number
+of rows that end in padding. The time of a vector stage depends on its elements per SHAVE or on its
+DRAM traffic, whichever takes longer. A softmax has a constant time. A stage injected into another
+one is hidden behind it, except for the share of the time in which both use the DRAM.
 
-Every stage is therefore a sum of coefficients, each times an amount that the stage graph gives;
-which of two alternatives counts depends on the coefficients themselves, so that calibrate.py fits
-them in rounds.
+The time of a stage is therefore a sum of coefficients, each times an amount from the stage graph.
+Which alternative is the longer depends on the coefficients, so fit.py fits them iteratively.
 """
 
 import collections
@@ -19,22 +18,23 @@ from collections.abc import Mapping, Sequence
 
 from profiling.measurement import LayerTime
 from profiling.myriad.calibration import Calibration
-from profiling.myriad.stages import Datum, Stage, parse
+from profiling.myriad.stages import Stage, parse
 
-CLOCK_KHZ = 700e3  # of the convolution engine: a property of the chip
+CLOCK_KHZ = 700e3  # clock of the convolution engine, a property of the chip
 
 Amounts = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The time of one inference.
+    """Estimated time of one inference.
 
     Attributes:
-      latency_ms: of the device, with host_ms.
+      latency_ms: time of the device plus host_ms.
       interval_ms: p10 and p90, from the errors on networks that were left out of the fit.
-      layers: of the device, by first execution; with host_ms they add up to latency_ms.
-      host_ms: what host and bus add.
+      layers: device time of each layer, in order of first execution. Their sum plus host_ms is
+        latency_ms.
+      host_ms: time that host and bus add.
     """
 
     latency_ms: float
@@ -47,17 +47,17 @@ def estimate(graph_text: str, calibration: Calibration | None = None) -> Estimat
     """Estimates a compiled network's latency from its stage graph.
 
     Args:
-      graph_text: the compiler's DOT.
-      calibration: None is calibration.json.
+      graph_text: the compiler's stage graph in DOT.
+      calibration: coefficients; None reads calibration.json.
 
     Raises:
-      ValueError: the text is no stage graph.
+      ValueError: the text is not a stage graph.
     """
     return estimate_stages(parse(graph_text), calibration or Calibration.load())
 
 
 def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estimate:
-    """Estimates the latency of stages that are parsed already."""
+    """Estimates the latency of parsed stages."""
     layers = tuple(
         LayerTime(name, total(amounts, calibration))
         for name, amounts in layer_amounts(stages, calibration).items()
@@ -69,14 +69,15 @@ def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estima
 
 
 def total(amounts: Mapping[str, float], calibration: Calibration) -> float:
-    """Milliseconds of amounts: each times its coefficient."""
+    """Returns the milliseconds of amounts: the sum of each amount times its coefficient."""
     return sum(calibration.coefficients[name] * amount for name, amount in amounts.items())
 
 
 def layer_amounts(stages: Sequence[Stage], calibration: Calibration) -> dict[str, Amounts]:
-    """Amounts by layer (or by stage, where it belongs to none), by first execution.
+    """Returns the amounts of each layer, in order of first execution.
 
-    Stages of one turn belong to the host's layer, as the device's own counters have it.
+    A stage without a layer is listed under its own name. Stages that run side by side count for the
+    layer of the host stage, as in the device's own counters.
     """
     turns: dict[int, list[Stage]] = collections.defaultdict(list)
     for stage in stages:
@@ -87,7 +88,7 @@ def layer_amounts(stages: Sequence[Stage], calibration: Calibration) -> dict[str
         host = next(stage for stage in turns[order] if not stage.injected)
         by_stage = [stage_amounts(stage, calibration) for stage in turns[order]]
         by_stage.sort(key=lambda amounts: total(amounts, calibration), reverse=True)
-        layer = layers.setdefault(host.layer or host.name, collections.Counter())
+        layer = layers.setdefault(host.layer or host.name, {})
         longest, *hidden = by_stage
         share = dram_share(host, calibration) if hidden else 0.0
         for weight, amounts in [(1.0, longest), *((share, one) for one in hidden)]:
@@ -97,7 +98,7 @@ def layer_amounts(stages: Sequence[Stage], calibration: Calibration) -> dict[str
 
 
 def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
-    """Amounts of a stage on its own, by coefficient."""
+    """Returns the amounts of a single stage, by coefficient."""
     if stage.hardware is not None:
         amounts = _longest(_engine_alternatives(stage, calibration), calibration)
         return {**amounts, "engine_stage_ms": 1.0, "weight_ms_per_mb": stage.weight_bytes / 1e6}
@@ -116,23 +117,24 @@ def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
 
 
 def dram_share(stage: Stage, calibration: Calibration) -> float:
-    """The share of an engine stage's time in which it reads DRAM; 0 for other stages."""
+    """Returns the share of an engine stage's time in which it reads DRAM; 0 for other stages."""
     if stage.hardware is None:
         return 0.0
     *work, reading = (
         total(amounts, calibration) for amounts in _engine_alternatives(stage, calibration)
     )
-    return min(1.0, reading / max(*work, reading)) if reading else 0.0
+    return reading / max(*work, reading) if reading else 0.0
 
 
 def _engine_alternatives(stage: Stage, calibration: Calibration) -> list[Amounts]:
-    """What may bound an engine stage; the last one is reading the input from DRAM."""
+    """Returns the possible bounds of an engine stage; the last is reading the input from DRAM."""
     hardware, output = stage.hardware, stage.outputs[0]
+    assert hardware is not None
     width, height, _ = output.size
-    # In units of a thousand clocks a millisecond, so that coefficients are clocks.
+    # Divided by the clock in kHz, so that coefficients are clocks and the products milliseconds.
     pixels = width * height * hardware.descriptors / CLOCK_KHZ
     off_chip = [datum for datum in stage.inputs if not datum.on_chip]
-    # Each part of the output channels of a convolution reads the whole input again.
+    # Each descriptor of a convolution reads the whole input again.
     passes = 1 if hardware.operation == "POOL" else hardware.descriptors
     reading = {
         "read_ms_per_mb": passes * sum(d.padded_bytes for d in off_chip) / 1e6,
@@ -161,7 +163,7 @@ def _copy_amounts(stage: Stage) -> Amounts:
     source, target = stage.inputs[0], stage.outputs[0]
     if source.on_chip and target.on_chip:
         return {"copy_stage_ms": 1.0, "chip_copy_ms_per_thousand_rows": target.filled_rows / 1e3}
-    outside: Datum = source if target.on_chip else target
+    outside = source if target.on_chip else target
     return {
         "copy_stage_ms": 1.0,
         "copy_ms_per_mb": outside.bytes / 1e6,

@@ -1,9 +1,9 @@
 """The Python environment in which the MyriadX compiler runs.
 
-The last wheel with the MYRIAD plugin is openvino 2021.4.2, for CPython 3.6 to 3.9, so it cannot
-live beside the rest of the project. It gets a virtual environment of its own under the user's
-cache folder (`JAXNAS_MYRIAD_ENV` names another), made once, at first
-use or by `python -m profiling.myriad.install`.
+The last wheel with the MYRIAD plugin is openvino 2021.4.2, for CPython 3.6 to 3.9, so it cannot be
+installed with the rest of the project. It has its own virtual environment in the user's cache
+folder, or in the folder that `JAXNAS_MYRIAD_ENV` names. The environment is built once, at first use
+or by `python -m profiling.myriad.install`.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ _MARKER = "complete.json"
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """A finished environment.
+    """A complete environment.
 
     Attributes:
-      python: its interpreter.
-      library_dir: folder for LD_LIBRARY_PATH, holding libusb under the name the plugin asks for.
+      python: path of its interpreter.
+      library_dir: folder for LD_LIBRARY_PATH, with libusb under the name that the plugin loads.
     """
 
     python: pathlib.Path
@@ -50,7 +50,7 @@ class Environment:
     def command(self) -> list[str]:
         """Returns the command that starts the worker.
 
-        The interpreter is isolated (-I): a PYTHONPATH meant for ours would break it.
+        The interpreter is isolated (-I), since a PYTHONPATH meant for this process would break it.
         """
         paths = [str(self.library_dir), os.environ.get("LD_LIBRARY_PATH", "")]
         library_path = os.pathsep.join(path for path in paths if path)
@@ -58,10 +58,10 @@ class Environment:
 
 
 def environment_dir() -> pathlib.Path:
-    """Returns the folder of the environment, whether or not it is there yet.
+    """Returns the folder of the environment, which need not exist yet.
 
     Raises:
-      DeviceUnavailable: the user has no folder for it.
+      DeviceUnavailable: the user has no cache folder.
     """
     override = os.environ.get("JAXNAS_MYRIAD_ENV")
     if override:
@@ -70,21 +70,21 @@ def environment_dir() -> pathlib.Path:
         return cache_folder() / "myriad-2021.4.2"
     except OSError as error:
         raise DeviceUnavailable(
-            f"there is no place for the MyriadX compiler: {error}, or JAXNAS_MYRIAD_ENV"
+            f"no folder for the MyriadX compiler's environment: {error}, or JAXNAS_MYRIAD_ENV"
         ) from error
 
 
 def ensure_environment(
     python: str | None = None, log: Callable[[str], None] = logging.warning
 ) -> Environment:
-    """Returns the environment, building it where it is not complete yet (about a minute).
+    """Returns the environment, building it first if it is not complete (about a minute).
 
     Args:
-      python: interpreter to build on; None looks through PATH, pyenv and uv.
-      log: takes one line a step.
+      python: interpreter to build on; None searches as `find_python` does.
+      log: function called with one line per step.
 
     Raises:
-      DeviceUnavailable: no fitting interpreter, or a step of the installation failed.
+      DeviceUnavailable: no suitable interpreter was found, or an installation step failed.
     """
     root = environment_dir()
     environment = Environment(root / "bin" / "python", root / "native")
@@ -99,25 +99,29 @@ def ensure_environment(
 
 
 def _open_lock(root: pathlib.Path) -> TextIO:
-    """Opens the file beside the folder that is locked while the folder is built."""
+    """Opens the lock file of the folder, which is locked while the folder is built."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         return open(root.with_name(root.name + ".lock"), "w")
     except OSError as error:
         raise DeviceUnavailable(
             f"cannot install the MyriadX compiler in {root}: {error}. Set JAXNAS_MYRIAD_ENV to a "
-            f"folder that can be written"
+            f"writable folder"
         ) from error
 
 
 def find_python(python: str | None = None) -> str:
-    """Returns a CPython 3.8 or 3.9 for x86-64 that runs and can make virtual environments.
+    """Returns a CPython 3.8 or 3.9 for x86-64 that runs and can create virtual environments.
 
-    Every candidate is run, since a name proves nothing: pyenv's shims answer to `python3.9` and
-    fail where 3.9 is not the version chosen.
+    Searches PATH, pyenv and uv; if none of them has one, uv installs Python 3.9. Every candidate is
+    run, since a name proves nothing: pyenv's shim `python3.9` exists and fails if another version
+    is selected.
+
+    Args:
+      python: the only candidate; None searches.
 
     Raises:
-      DeviceUnavailable: there is none; names each candidate and what was wrong with it.
+      DeviceUnavailable: none was found; the message lists each candidate and its fault.
     """
     rejected = []
     for candidate in [python] if python else _candidates():
@@ -125,16 +129,16 @@ def find_python(python: str | None = None) -> str:
         if fault is None:
             return candidate
         rejected.append(f"{candidate} ({fault})")
-    looked = "; ".join(rejected) or "nothing on PATH, in pyenv's versions or from uv"
+    tried = "; ".join(rejected) or "no candidates on PATH, in pyenv's versions or from uv"
     raise DeviceUnavailable(
-        f"no CPython 3.8 or 3.9 for x86-64 found, which openvino 2021.4.2 needs. Looked at: "
-        f"{looked}. Install one (for example `uv python install 3.9`) or pass --python=PATH to "
+        f"found no CPython 3.8 or 3.9 for x86-64, which openvino 2021.4.2 needs. Tried: {tried}. "
+        f"Install one (for example `uv python install 3.9`) or pass --python=PATH to "
         f"python -m profiling.myriad.install"
     )
 
 
 def _candidates() -> Iterator[str]:
-    """Yields interpreters that may fit, the cheapest to find first."""
+    """Yields possible interpreters, the cheapest to find first; the last one is installed by uv."""
     for version in PYTHONS:
         for folder in os.get_exec_path():
             path = shutil.which(f"python{version}", path=folder)
@@ -152,7 +156,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _uv_find(uv: str, version: str) -> Iterator[str]:
-    """Yields uv's interpreter of a version, if uv has one."""
+    """Yields uv's interpreter of this version, if uv has one."""
     found = subprocess.run(
         [uv, "python", "find", version], capture_output=True, text=True, check=False
     )
@@ -161,7 +165,7 @@ def _uv_find(uv: str, version: str) -> Iterator[str]:
 
 
 def _fault(python: str) -> str | None:
-    """Runs an interpreter and returns what is wrong with it, None where nothing is."""
+    """Runs an interpreter and returns why it is unsuitable, or None if it is suitable."""
     try:
         probe = subprocess.run(
             [python, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_LIMIT_S
@@ -170,17 +174,17 @@ def _fault(python: str) -> str | None:
         return str(error)
     if probe.returncode:
         return f"exit status {probe.returncode}: {_last_line(probe.stderr)}"
-    words = probe.stdout.split()
-    if len(words) != 3 or words[0] != "CPython" or words[1] not in PYTHONS:
+    facts = probe.stdout.split()
+    if len(facts) != 3 or facts[0] != "CPython" or facts[1] not in PYTHONS:
         return f"is {probe.stdout.strip()!r}"
-    if words[2].lower() not in ("x86_64", "amd64"):
-        return f"runs on {words[2]}, openvino 2021.4.2 is for x86-64 only"
+    if facts[2].lower() not in ("x86_64", "amd64"):
+        return f"runs on {facts[2]}, openvino 2021.4.2 is for x86-64 only"
     return None
 
 
 def _is_complete(root: pathlib.Path) -> bool:
-    """Whether the folder holds an environment that was finished with today's pins."""
-    if not (root / "bin" / "python").exists():  # also where it links to a Python since removed
+    """Returns whether the folder holds a finished environment with the versions in PINS."""
+    if not (root / "bin" / "python").exists():  # also if it links to a Python since removed
         return False
     try:
         return json.loads((root / _MARKER).read_text())["pins"] == list(PINS)
@@ -191,13 +195,13 @@ def _is_complete(root: pathlib.Path) -> bool:
 def _build(
     root: pathlib.Path, environment: Environment, python: str, log: Callable[[str], None]
 ) -> None:
-    """Builds the environment in its place (a moved one would not run); the marker comes last."""
+    """Builds the environment in its final folder, since it cannot be moved; the marker is last."""
     log(f"building the MyriadX compiler's environment in {root} on {python}")
     if root.exists():
         if not (root / "pyvenv.cfg").exists() and any(root.iterdir()):
             raise DeviceUnavailable(
-                f"{root} exists and is no virtual environment; it is left alone. Remove it, or "
-                f"set JAXNAS_MYRIAD_ENV to another folder"
+                f"{root} exists and is not a virtual environment; it was left unchanged. Remove "
+                f"it, or set JAXNAS_MYRIAD_ENV to another folder"
             )
         shutil.rmtree(root)
     _step([python, "-I", "-m", "venv", str(root)], _PIP_LIMIT_S)
@@ -209,20 +213,20 @@ def _build(
     environment.library_dir.mkdir()
     (environment.library_dir / "libusb-1.0.so.0").symlink_to(libusb)
     versions = _hello(environment)
-    log(f"the compiler answers: {versions}")
+    log(f"the compiler runs: {versions}")
     unfinished = root / (_MARKER + ".part")
     unfinished.write_text(json.dumps({"pins": PINS, "versions": versions}, indent=2) + "\n")
     unfinished.replace(root / _MARKER)
 
 
 def _hello(environment: Environment) -> dict[str, str]:
-    """Returns the worker's versions; its hello loads the plugin and libusb."""
+    """Returns the worker's versions; this request loads the plugin and libusb."""
     line = _step(environment.command(), _HELLO_LIMIT_S, '{"id": 0, "method": "hello"}\n')
     answer = json.loads(line)
     if not answer["ok"]:
         raise DeviceUnavailable(
-            f"the MyriadX compiler does not load: {answer['error']['message']}. The environment "
-            f"is {environment.python.parent.parent}; remove it and install again"
+            f"the MyriadX compiler does not load: {answer['error']['message']}. Remove its "
+            f"environment {environment.python.parent.parent} and install again"
         )
     return answer["versions"]
 
@@ -231,7 +235,7 @@ def _step(command: list[str], limit_s: float, stdin: str = "") -> str:
     """Runs one command and returns its output.
 
     Raises:
-      DeviceUnavailable: it failed or took longer than limit_s.
+      DeviceUnavailable: the command failed or took longer than limit_s.
     """
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=limit_s)
@@ -243,13 +247,13 @@ def _step(command: list[str], limit_s: float, stdin: str = "") -> str:
     if done.returncode:
         raise DeviceUnavailable(
             f"installing the MyriadX compiler failed: {' '.join(command)} ended with status "
-            f"{done.returncode}: {done.stderr.strip()[-2000:]}. It needs PyPI (or pip's "
-            f"configured index) to be reachable"
+            f"{done.returncode}: {done.stderr.strip()[-2000:]}. PyPI, or the index that pip is "
+            f"configured for, must be reachable"
         )
     return done.stdout
 
 
 def _last_line(text: str) -> str:
-    """Returns the last line of a program's complaint."""
+    """Returns the last line of a program's error output."""
     lines = text.strip().splitlines()
     return lines[-1] if lines else "no message"

@@ -1,8 +1,8 @@
-"""Fits the cost model's coefficients to layers that were timed on a stick.
+"""Fits the cost model's coefficients to layers timed on a stick.
 
-Non-negative least squares on relative errors, large errors counted linearly (Huber). Which of two
-alternatives bounds a stage depends on the coefficients, so the fit is made in rounds, each half-way
-from the last, from a start that has the right order of magnitude.
+The fit is non-negative least squares on relative errors, with linear loss for large errors (Huber).
+Which of two alternatives bounds a stage depends on the coefficients, so the fit is iterative. It
+starts at values of the right order of magnitude, and each round moves halfway to its solution.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from profiling.myriad.cost import Amounts, layer_amounts, total
 from profiling.myriad.stages import Stage
 
 ROUNDS = 25
-FLOOR_MS = 0.1  # errors are relative to the measured time and this
-LARGE = 0.02  # a relative error beyond this counts linearly
-NO_LAYER = "<Extra>"  # the counters' name for conversions of input and output
+FLOOR_MS = 0.1  # errors are relative to the measured time plus this
+LARGE = 0.02  # relative error above which the loss is linear
+NO_LAYER = "<Extra>"  # name of the counter for conversions of input and output
 
 _START = {
     "multiplication_clocks": 1.0,
@@ -49,13 +49,13 @@ _START = {
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """A network that was compiled here and timed elsewhere.
+    """A network compiled here and timed elsewhere.
 
     Attributes:
-      stages: of the compiler's schedule.
-      measured_ms: by layer.
-      held_out: layers that no fit may see.
-      counted_with: layers whose time another layer's counter holds, and that other.
+      stages: stages of the compiler's schedule.
+      measured_ms: measured time of each layer.
+      held_out: layers that no fit may use.
+      counted_with: layers without a counter, mapped to the layer whose counter includes them.
     """
 
     stages: Sequence[Stage]
@@ -64,10 +64,10 @@ class Timed:
     counted_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def amounts(self, calibration: Calibration) -> dict[str, Amounts]:
-        """Amounts of every layer that was timed; conversions under NO_LAYER.
+        """Returns the amounts of every timed layer; those of conversions are under NO_LAYER.
 
         Raises:
-          ValueError: stages of a layer that no counter tells of, or the reverse.
+          ValueError: a layer has stages but no counter, or a counter but no stages.
         """
         layers: dict[str, Amounts] = {}
         own = {stage.layer for stage in self.stages}
@@ -78,12 +78,13 @@ class Timed:
                 layer[coefficient] = layer.get(coefficient, 0.0) + amount
         if layers.keys() != self.measured_ms.keys():
             raise ValueError(
-                f"layers and counters differ by {sorted(layers.keys() ^ self.measured_ms.keys())}"
+                f"not both in the stages and in the counters: "
+                f"{sorted(layers.keys() ^ self.measured_ms.keys())}"
             )
         return layers
 
     def estimated_ms(self, calibration: Calibration) -> dict[str, float]:
-        """The device's time by layer."""
+        """Returns the estimated device time of each layer."""
         return {
             layer: total(amounts, calibration)
             for layer, amounts in self.amounts(calibration).items()
@@ -91,7 +92,7 @@ class Timed:
 
 
 def fit(networks: Sequence[Timed]) -> Calibration:
-    """Returns coefficients for these networks, without host_ms and error_percent."""
+    """Returns the coefficients fitted to these networks; host_ms and error_percent are 0."""
     names = list(COEFFICIENTS)
     values = np.array([_START[name] for name in names])
     for _ in range(ROUNDS):
@@ -114,7 +115,7 @@ def fit(networks: Sequence[Timed]) -> Calibration:
 
 
 def left_out(networks: Mapping[str, Timed]) -> dict[str, Calibration]:
-    """For each network the fit to all the others."""
+    """Returns, for each network, the fit to all the others."""
     return {
         name: fit([one for other, one in networks.items() if other != name]) for name in networks
     }

@@ -1,7 +1,8 @@
-"""Reads the compiler's stage graph, which is nearly Graphviz DOT, into a networkx graph.
+"""Reads the compiler's stage graph into a networkx graph.
 
-Nearly: its groups list nodes with commas, and names stand in labels unescaped. Statements are
-always laid out in the same way, one attribute a line, so that a pattern for each kind reads them.
+The graph is nearly Graphviz DOT, but its groups separate nodes with commas, and names in labels are
+not escaped. Statements always have the same layout, one attribute per line, so one regular
+expression per kind of statement reads them.
 """
 
 import re
@@ -19,12 +20,12 @@ _DATA = "data_"
 
 
 def read_graph(graph_text: str) -> nx.MultiDiGraph:
-    """Returns a stage graph; its nodes have the attribute `label`, in lines, its edges none.
+    """Returns the stage graph; each node has the attribute `label`, a text of several lines.
 
-    Without edges from data to data: a part of one datum in another says nothing about time.
+    Edges from data to data are left out: that one datum is a part of another has no effect on time.
 
     Raises:
-      ValueError: the text is not what the compiler writes.
+      ValueError: the text is not a stage graph of the compiler.
     """
     graph = nx.MultiDiGraph()
     found = _HEAD.match(graph_text)

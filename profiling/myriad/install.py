@@ -1,53 +1,49 @@
-"""Installs the MyriadX worker: OpenVINO 2021.4.2 in an environment of its own.
+"""Installs the environment of the MyriadX worker, with OpenVINO 2021.4.2.
 
     python -m profiling.myriad.install [--python=PATH | --worker_prefix="ssh lab-pi"]
 
-Exit status: 0 installed (or it was already), 1 it could not be.
+Exit status: 0 installed now or before, 1 failed installation, 2 wrong usage.
 """
 
-import sys
+from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from profiling.errors import DeviceUnavailable
+from profiling import command
 from profiling.myriad import remote
 from profiling.myriad.client import Worker
 from profiling.myriad.environment import ensure_environment
 
-_PYTHON = flags.DEFINE_string(
-    "python",
-    None,
-    "CPython 3.8 or 3.9 to build on. Unset: PATH, pyenv and uv are looked through. Without effect "
-    "where the environment is complete.",
-)
-_WORKER_PREFIX = flags.DEFINE_string(
-    "worker_prefix",
-    None,
-    "Command that runs a command on another host, such as 'ssh lab-pi': installs there. Python is "
-    "looked for on PATH and in pyenv.",
-)
 
-
-def main(argv: list[str]) -> None:
-    """Installs and prints where."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _PYTHON.value and _WORKER_PREFIX.value:
-        raise app.UsageError(
-            "--python chooses an interpreter of this host; without --worker_prefix, please"
-        )
-    try:
-        if _WORKER_PREFIX.value is None:
-            print(f"ready: {ensure_environment(_PYTHON.value, log=print).python}")
-            return
-        remote.install(_WORKER_PREFIX.value, log=print)
-        with Worker(prefix=_WORKER_PREFIX.value) as worker:
+def main(argv: Sequence[str]) -> int:
+    """Installs the environment and prints its interpreter, or the versions on another host."""
+    del argv
+    args = flags.FLAGS
+    with command.usage_errors(), command.device_errors():
+        if args.python and args.worker_prefix:
+            raise ValueError(
+                "--python is for this host alone; give either --python or --worker_prefix"
+            )
+        if args.worker_prefix is None:
+            print(f"ready: {ensure_environment(args.python, log=print).python}")
+            return 0
+        remote.install(args.worker_prefix, log=print)
+        with Worker(prefix=args.worker_prefix) as worker:
             print(f"ready: {worker.hello()}")
-    except DeviceUnavailable as error:
-        sys.exit(str(error))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string(
+        "python",
+        None,
+        "CPython 3.8 or 3.9 to build on. If unset, it is searched on PATH, in pyenv and in uv, "
+        "which installs 3.9 if there is none. Ignored if the environment is complete.",
+    )
+    flags.DEFINE_string(
+        "worker_prefix",
+        None,
+        "Command that runs another command on the host to install on, such as 'ssh lab-pi'. Python "
+        "is searched on that host's PATH and in its pyenv.",
+    )
+    command.run(main)

@@ -1,7 +1,7 @@
-"""A stick belongs to one process at a time: a lock file for each device of each host.
+"""Lock files that give each device of each host to one process at a time.
 
-The kernel frees a lock with the process that holds it, however that ends; the file stays and says
-who had it last. The folder is the user's: other users' processes are not seen.
+The kernel releases a lock when its process ends, in whatever way. The file remains and names the
+last owner. The folder belongs to the user, so processes of other users are not detected.
 """
 
 import fcntl
@@ -18,21 +18,21 @@ THIS_HOST = "this host"
 
 
 def claim(device: str, host: str) -> TextIO:
-    """Makes this process the owner of a device until it closes what is returned, or ends.
+    """Makes this process the owner of a device until it closes the returned file, or ends.
 
     Args:
-      device: its full name, such as MYRIAD.1.2-ma2480.
-      host: THIS_HOST, or the command that reaches another.
+      device: full name of the device, such as MYRIAD.1.2-ma2480.
+      host: THIS_HOST, or the command that reaches another host.
 
     Raises:
-      DeviceUnavailable: another process owns it; names that process.
+      DeviceUnavailable: another process owns the device; the message names that process.
     """
     file = open(_folder() / hashlib.sha256(f"{device} {host}".encode()).hexdigest(), "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         with file:
-            raise DeviceUnavailable(_told(_owner(file))) from None
+            raise DeviceUnavailable(_message(_owner(file))) from None
     file.truncate(0)
     file.write(json.dumps({"device": device, "host": host, "pid": os.getpid()}))
     file.flush()
@@ -40,8 +40,8 @@ def claim(device: str, host: str) -> TextIO:
 
 
 def owned(host: str) -> list[str]:
-    """What to say of each device of a host that another process owns."""
-    told = []
+    """Returns an error message for each device of a host that another process owns."""
+    messages = []
     for path in sorted(_folder().iterdir()):
         with open(path) as file:
             try:
@@ -49,22 +49,22 @@ def owned(host: str) -> list[str]:
             except BlockingIOError:
                 owner = _owner(file)
                 if owner["host"] == host:
-                    told.append(_told(owner))
-    return told
+                    messages.append(_message(owner))
+    return messages
 
 
-def _told(owner: dict[str, str | int]) -> str:
+def _message(owner: dict[str, str | int]) -> str:
     return (
-        f"{owner['device']} of {owner['host']} belongs to process {owner['pid']}, and a stick "
-        f"to one process at a time: wait until that one has ended, end it (kill "
-        f"{owner['pid']}), or plug a second stick in"
+        f"{owner['device']} on {owner['host']} is in use by process {owner['pid']}, and only one "
+        f"process at a time can use a stick. Wait until that process ends, end it (kill "
+        f"{owner['pid']}), or plug in a second stick"
     )
 
 
 def _owner(file: TextIO) -> dict[str, str | int]:
     file.seek(0)
     text = file.read()
-    # Empty in the moment between an owner's lock and its first words.
+    # The file is empty for a moment after its owner has locked it.
     return json.loads(text or '{"device": "a stick", "host": "some host", "pid": "unknown"}')
 
 
@@ -75,7 +75,6 @@ def _folder() -> pathlib.Path:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DeviceUnavailable(
-            f"cannot lock a device in {folder}: {error}. Set XDG_RUNTIME_DIR "
-            f"to a folder that can be written"
+            f"cannot lock a device in {folder}: {error}. Set XDG_RUNTIME_DIR to a writable folder"
         ) from error
     return folder

@@ -1,7 +1,7 @@
-"""A worker process: started, spoken to within deadlines, ended with all that it started.
+"""A worker process: start, exchange of messages with deadlines, and end of its process group.
 
-The worker may crash, hang or print rubbish; each of these is a `Fault` here, with the words that
-tell what happened. Whether to try again is for the client to say.
+The worker may crash, hang or print invalid output. Each of these raises a `Fault` that describes
+it. The client decides whether to retry.
 """
 
 import contextlib
@@ -21,37 +21,37 @@ _STDERR_TAIL_BYTES = 2000
 
 
 class Fault(Exception):
-    """The worker did not do its part."""
+    """A fault of the worker: it crashed, missed a deadline or printed invalid output."""
 
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Control-C takes effect at the end: for what would be lost half-way, such as a new process."""
+    """Defers Control-C to the end of the block, so that it cannot lose a process just started."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # interrupts are the main thread's
+        yield  # only the main thread gets interrupts
         return
-    asked: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if asked:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 class Process:
-    """One process that answers a line with a line.
+    """A process that answers each line with a line.
 
     Attributes:
-      pid: of the process, which leads a group of its own.
+      pid: id of the process, which leads its own process group.
     """
 
     def __init__(self, command: Sequence[str]):
-        """Starts it.
+        """Starts the process.
 
         Raises:
-          Fault: there is no such command.
+          Fault: the command cannot be started.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="jaxnas-worker-")
         with open(os.path.join(self._folder.name, "stderr"), "wb") as stderr:
@@ -62,7 +62,7 @@ class Process:
                     stdout=subprocess.PIPE,
                     stderr=stderr,
                     bufsize=0,
-                    # What a killed worker leaves in its temporary folder goes with ours.
+                    # So that temporary files of a killed worker are removed with this folder.
                     env={**os.environ, "TMPDIR": self._folder.name},
                     start_new_session=True,
                 )
@@ -70,16 +70,19 @@ class Process:
                 self._folder.cleanup()
                 raise Fault(f"could not be started: {error}") from error
         self.pid = self._process.pid
-        os.set_blocking(self._process.stdin.fileno(), False)
-        os.set_blocking(self._process.stdout.fileno(), False)
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
+        os.set_blocking(self._stdout.fileno(), False)
 
     def transfer(self, message: bytes, deadline_s: float) -> bytes:
-        """Writes a message and returns the one line that answers it, neither past the deadline.
+        """Writes a message and returns the one line that answers it, both before the deadline.
 
         Raises:
-          Fault: it ended, did not answer in time, or printed more than one line.
+          Fault: the process ended, did not answer in time, or printed more than one line or a line
+            that is too long.
         """
-        stdin, stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        stdin, stdout = self._stdin.fileno(), self._stdout.fileno()
         end_s = time.monotonic() + deadline_s
         unsent, received = memoryview(message), bytearray()
         with selectors.DefaultSelector() as selector:
@@ -105,45 +108,46 @@ class Process:
                         raise Fault(f"printed more than {_MAX_ANSWER_BYTES} bytes in one line")
 
     def end(self) -> None:
-        """Ends it: it does so by itself when its input ends, or is killed."""
-        self._process.stdin.close()
+        """Closes the input of the process, upon which it should exit; kills it if it does not."""
+        self._stdin.close()
         try:
             self._process.wait(_GOODBYE_S)
         except subprocess.TimeoutExpired:
-            pass  # kill is for this case too
+            pass  # kill() follows in any case
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """Kills its process group, waits for it and clears up after it."""
+        """Kills the process group, waits for the process and removes its temporary files."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # the whole group has ended already
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._stdin.close()
+        self._stdout.close()
         self._process.wait()
         self._folder.cleanup()
 
     def _write(self, data: memoryview) -> int:
-        """Writes what the pipe takes and returns how much that was."""
+        """Writes as much as the pipe takes and returns the number of bytes."""
         try:
-            return os.write(self._process.stdin.fileno(), data[:_CHUNK_BYTES])
+            return os.write(self._stdin.fileno(), data[:_CHUNK_BYTES])
         except BrokenPipeError:
             raise self._ended() from None
 
     def _ended(self) -> Fault:
-        """How it ended; it has closed a pipe, so the end is near."""
+        """Returns a fault that says how the process ended, after it has closed a pipe."""
         try:
             code = self._process.wait(_GOODBYE_S)
         except subprocess.TimeoutExpired:
-            how = "its pipes closed, still running"
+            what = "closed its pipes and still runs"
         else:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return Fault(f"ended with {how}{self._stderr_tail()}")
+            what = f"ended with {how}"
+        return Fault(f"{what}{self._stderr_tail()}")
 
     def _stderr_tail(self) -> str:
-        """The end of what it wrote to its standard error."""
+        """Returns the end of the standard error output, in parentheses."""
         with open(os.path.join(self._folder.name, "stderr"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _STDERR_TAIL_BYTES))
             tail = file.read().decode(errors="replace").strip()
@@ -151,7 +155,7 @@ class Process:
 
 
 def _only_line(received: bytearray) -> bytes:
-    """The one line of an answer; one request has one."""
+    """Returns the line of an answer; each request has exactly one."""
     line, _, rest = bytes(received).partition(b"\n")
     if rest:
         raise Fault(f"printed more than its answer: {rest[:200]!r}")

@@ -1,10 +1,13 @@
-"""The four networks whose layers were timed in public on a Neural Compute Stick 2, as ONNX.
+"""ONNX models of four networks with public layer times on a Neural Compute Stick 2, and ResNet-18.
 
-Inception v1 and ResNet-50 are TensorFlow-Slim's (`nets/inception_v1.py`, `nets/resnet_v1.py`: the
-stride is in the last unit of a block), Inception v3 and v4 are Caffe models of the same networks.
-Nodes are named as the public counters name their layers, so that stages meet counters by name.
-Weights are drawn: no time depends on them. Batch norm is folded, as OpenVINO had folded it.
+Inception v1 and ResNet-50 are those of TensorFlow-Slim (`nets/inception_v1.py`,
+`nets/resnet_v1.py`, where the last unit of a block has the stride). Inception v3 and v4 are Caffe
+models. Nodes have the names of the public counters' layers, so that stages match counters by name.
+Weights are random, since no time depends on them. Batch norm is folded, as OpenVINO had folded it.
 """
+
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -14,10 +17,19 @@ OPSET = 13
 IR_VERSION = 8  # the newest that OpenVINO 2021.4.2 reads
 
 Size = tuple[int, int, int]  # channels, height, width
+Padding = Literal["same"] | int  # TensorFlow's `same`, or pixels on every side
 
 
 class _Builder:
-    """Nodes of one network; a layer is known by its name, which is also its tensor's."""
+    """Builder of one network; the name of a layer is also the name of its output tensor.
+
+    Methods that add layers return the name of the last one's output. A ReLU of `conv` is named
+    `<name>/relu`.
+
+    Attributes:
+      sizes: size of each tensor, by name.
+      macs: number of multiply-accumulate operations so far.
+    """
 
     def __init__(self, image_size: int):
         self.sizes: dict[str, Size] = {"data": (3, image_size, image_size)}
@@ -33,12 +45,12 @@ class _Builder:
         channels: int,
         kernel: int | tuple[int, int] = 1,
         stride: int = 1,
-        padding: str | int = "same",
+        padding: Padding = "same",
         *,
         relu: bool = True,
         depthwise: bool = False,
     ) -> str:
-        """A convolution; kernel is (height, width), padding `same` (TensorFlow's) or pixels."""
+        """Adds a convolution; a kernel that is not square is (height, width)."""
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         inputs, (out_h, out_w), pads = self._window(source, kernel, stride, padding)
         group = channels if depthwise else 1
@@ -68,9 +80,9 @@ class _Builder:
         kind: str,
         kernel: int,
         stride: int,
-        padding: str | int = "same",
+        padding: Padding = "same",
     ) -> str:
-        """Max or average pooling; the average counts padding, as Caffe's does."""
+        """Adds max or average pooling; the average counts padding, as in Caffe."""
         channels, (out_h, out_w), pads = self._window(source, (kernel, kernel), stride, padding)
         extra = {"count_include_pad": 1} if kind == "average" else {}
         self._node(
@@ -99,7 +111,7 @@ class _Builder:
         return relu_name
 
     def classifier(self, name: str, source: str, classes: int) -> str:
-        """A fully connected layer on one pixel."""
+        """Adds a fully connected layer on a tensor of one pixel."""
         self._node("Flatten", [source], f"{name}/flat", f"{name}/flat", axis=1)
         self._parameter(f"{name}/weights", (classes, self.sizes[source][0]))
         self._parameter(f"{name}/biases", (classes,))
@@ -116,7 +128,7 @@ class _Builder:
         return name
 
     def model(self, output: str) -> onnx.ModelProto:
-        """The network that ends in `output`, float32, one image."""
+        """Returns the network that ends in `output`, with one float32 image as input."""
         channels, height, width = self.sizes["data"]
         flat = self._nodes[-1].op_type in ("Softmax", "Gemm")
         shape = [1, *self.sizes[output][: 1 if flat else 3]]
@@ -136,18 +148,19 @@ class _Builder:
         return model
 
     def _window(
-        self, source: str, kernel: tuple[int, int], stride: int, padding: str | int
+        self, source: str, kernel: tuple[int, int], stride: int, padding: Padding
     ) -> tuple[int, list[int], list[int]]:
+        """Returns input channels, output height and width, and ONNX's pads of a sliding window."""
         channels, *size = self.sizes[source]
         outs, before, after = [], [], []
         for extent, window in zip(size, kernel, strict=True):
-            if padding == "same":
+            if isinstance(padding, int):
+                first = last = padding
+                out = (extent + 2 * padding - window) // stride + 1
+            else:
                 out = -(-extent // stride)
                 total = max((out - 1) * stride + window - extent, 0)
                 first, last = total // 2, total - total // 2
-            else:
-                first = last = padding
-                out = (extent + 2 * padding - window) // stride + 1
             outs.append(out)
             before.append(first)
             after.append(last)
@@ -157,12 +170,14 @@ class _Builder:
         values = self._rng.standard_normal(shape, np.float32) * 0.05
         self._weights.append(numpy_helper.from_array(values, name))
 
-    def _node(self, kind: str, inputs, output: str, name: str, **attributes) -> None:
+    def _node(
+        self, kind: str, inputs: Sequence[str], output: str, name: str, **attributes: Any
+    ) -> None:
         self._nodes.append(helper.make_node(kind, list(inputs), [output], name=name, **attributes))
 
 
 def inception_v1() -> tuple[onnx.ModelProto, int]:
-    """TensorFlow-Slim's Inception v1 at 224 px, 1001 classes; and its MACs."""
+    """Returns TensorFlow-Slim's Inception v1 at 224 px with 1001 classes, and its MACs."""
     net, scope = _Builder(224), "InceptionV1/InceptionV1"
     x = net.conv(f"{scope}/Conv2d_1a_7x7/Conv2D", "data", 64, 7, 2)
     x = net.pool(f"{scope}/MaxPool_2a_3x3/MaxPool", x, "max", 3, 2)
@@ -170,7 +185,7 @@ def inception_v1() -> tuple[onnx.ModelProto, int]:
     x = net.conv(f"{scope}/Conv2d_2c_3x3/Conv2D", x, 192, 3)
     x = net.pool(f"{scope}/MaxPool_3a_3x3/MaxPool", x, "max", 3, 2)
     pools = {"4b": ("MaxPool_4a_3x3", 3), "5b": ("MaxPool_5a_2x2", 2)}
-    # Channels of branch 0; of branch 1's two; of branch 2's two; of branch 3's projection.
+    # Output channels: branch 0, branch 1 (two), branch 2 (two), the projection of branch 3.
     for block, widths in (
         ("3b", (64, 96, 128, 16, 32, 32)),
         ("3c", (128, 128, 192, 32, 96, 64)),
@@ -201,7 +216,7 @@ def inception_v1() -> tuple[onnx.ModelProto, int]:
 
 
 def resnet_50() -> tuple[onnx.ModelProto, int]:
-    """TensorFlow-Slim's ResNet v1 50 at 224 px, 1000 classes; and its MACs."""
+    """Returns TensorFlow-Slim's ResNet v1 50 at 224 px with 1000 classes, and its MACs."""
     net, scope = _Builder(224), "resnet_v1_50"
     x = net.conv(f"{scope}/conv1/Conv2D", "data", 64, 7, 2, 3)
     x = net.pool(f"{scope}/pool1/MaxPool", x, "max", 3, 2)
@@ -225,7 +240,7 @@ def resnet_50() -> tuple[onnx.ModelProto, int]:
 
 
 def _factored(net: _Builder, prefix: str, source: str, *steps: tuple[str, int]) -> str:
-    """Convolutions one after the other; a step's name tells its kernel: 7x1 is 7 high, 1 wide."""
+    """Adds a chain of convolutions; a step's name has its kernel: 7x1 is 7 high and 1 wide."""
     for name, channels in steps:
         height, width = (1, 1) if "reduce" in name else map(int, name.split("_")[0].split("x"))
         source = net.conv(f"{prefix}_{name}", source, channels, (height, width))
@@ -233,7 +248,7 @@ def _factored(net: _Builder, prefix: str, source: str, *steps: tuple[str, int]) 
 
 
 def inception_v3() -> tuple[onnx.ModelProto, int]:
-    """Inception v3 at 299 px, 1000 classes, as the Caffe model has it; and its MACs."""
+    """Returns the Caffe model of Inception v3 at 299 px with 1000 classes, and its MACs."""
     net = _Builder(299)
     x = net.conv("conv1_3x3_s2", "data", 32, 3, 2, 0)
     x = net.conv("conv2_3x3_s1", x, 32, 3, 1, 0)
@@ -293,7 +308,7 @@ def inception_v3() -> tuple[onnx.ModelProto, int]:
 
 
 def inception_v4() -> tuple[onnx.ModelProto, int]:
-    """Inception v4 at 299 px, 1000 classes, as the Caffe model has it; and its MACs."""
+    """Returns the Caffe model of Inception v4 at 299 px with 1000 classes, and its MACs."""
     net = _Builder(299)
     x = net.conv("conv1_3x3_s2", "data", 32, 3, 2, 0)
     x = net.conv("conv2_3x3_s1", x, 32, 3, 1, 0)
@@ -363,7 +378,10 @@ def inception_v4() -> tuple[onnx.ModelProto, int]:
 
 
 def resnet_18() -> tuple[onnx.ModelProto, int]:
-    """torchvision's ResNet-18 at 224 px, 1000 classes; and its MACs. Its layers were not timed."""
+    """Returns torchvision's ResNet-18 at 224 px with 1000 classes, and its MACs.
+
+    It has no softmax. Its layers have no public times.
+    """
     net = _Builder(224)
     x = net.pool("pool1", net.conv("conv1", "data", 64, 7, 2, 3), "max", 3, 2, 1)
     for stage, width in enumerate((64, 128, 256, 512), start=1):
@@ -383,7 +401,7 @@ def resnet_18() -> tuple[onnx.ModelProto, int]:
 
 
 def depthwise(width: int, height: int, channels: int, kernel: int) -> onnx.ModelProto:
-    """One depthwise convolution, stride 1, named `depthwise`."""
+    """Returns a network of one depthwise convolution with stride 1, named `depthwise`."""
     net = _Builder(1)
     net.sizes["data"] = (channels, height, width)
     return net.model(net.conv("depthwise", "data", channels, kernel, relu=False, depthwise=True))

@@ -1,9 +1,9 @@
-"""Networks as the MyriadX compiler is given them, and the check that it read just those.
+"""Preparation of networks for the MyriadX compiler, and the check that it read them correctly.
 
-OpenVINO 2021.4 reads opset 13. Of what came later it takes some for something else, without a word:
-from opset 18 on the axes of a mean are an input, which it leaves out. So a newer network is written
-in opset 13, and every layer that was read is compared with ONNX's own inference of its shape. (The
-converter of onnx goes up; down it knows neither ReLU nor addition.)
+OpenVINO 2021.4 reads opset 13. It silently misreads some newer operators: since opset 18 the axes
+of ReduceMean are an input, which it ignores. Networks of a newer opset are therefore converted to
+opset 13, and the shape of every layer read is compared with ONNX's shape inference. The version
+converter of onnx cannot convert downward: it supports neither Relu nor Add in that direction.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ OPSET = 13
 _IR_VERSION = 8
 
 # Operators that leave nothing to compute.
-_NO_LAYERS = {"Identity", "Dropout", "Cast", "Shape", "Size"}
-_CLOSE = 1e-3  # outputs of the same network, relative to the largest
+_NO_LAYERS = {"Identity", "Dropout", "Cast"}
+_CLOSE = 1e-3  # tolerance for outputs of equal networks, relative to the largest output
 
 Shapes = tuple[tuple[int | None, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A node that the compiler must have read.
+    """A node that the compiler must read.
 
     Attributes:
-      names: of its outputs, of which OpenVINO 2021.4 calls it by one.
-      shapes: of its outputs; None where ONNX's inference does not know a size.
+      names: names of its outputs; OpenVINO 2021.4 names the layer after one of them.
+      shapes: shapes of its outputs; None is a size that ONNX's inference does not know.
     """
 
     names: tuple[str, ...]
@@ -43,11 +43,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """A network as the compiler is given it.
+    """A network as it is sent to the compiler.
 
     Attributes:
-      model: ONNX of opset 13 or lower.
-      layers: in the network's order.
+      model: bytes of the ONNX model, opset 13 or lower.
+      layers: layers that the compiler must read, in the network's order.
     """
 
     model: bytes
@@ -55,10 +55,11 @@ class Sent:
 
 
 def prepared(model: bytes) -> Sent:
-    """An ONNX network of fixed shapes, made ready for the compiler.
+    """Returns an ONNX network of fixed shapes, prepared for the compiler.
 
     Raises:
-      CompileError: no ONNX network, or one of a newer opset that cannot be written in opset 13.
+      CompileError: the model is not an ONNX network, its shapes are inconsistent, or its opset is
+        newer and it cannot be converted to opset 13.
     """
     try:
         network = onnx.load_model_from_string(model)
@@ -71,28 +72,27 @@ def prepared(model: bytes) -> Sent:
     network.ir_version = min(network.ir_version, _IR_VERSION)
     try:
         network = onnx.shape_inference.infer_shapes(network, strict_mode=True, data_prop=True)
-    except Exception as error:  # onnx's own, which has no class in common with protobuf's
-        raise CompileError(
-            f"the network's shapes do not fit together: {one_line(error)}"
-        ) from error
+    except Exception as error:  # onnx's own, which shares no base class with protobuf's
+        raise CompileError(f"the network's shapes are inconsistent: {one_line(error)}") from error
     return Sent(network.SerializeToString(), tuple(_layers(network.graph)))
 
 
 def check(sent: Sent, read: Mapping[str, Sequence[Sequence[int]]], graph_text: str) -> None:
-    """Compares what the compiler read with what it was sent.
+    """Compares the network that the compiler read with the one that it was sent.
 
     Args:
-      read: the shapes of each layer's outputs, by its name.
-      graph_text: the stage graph that it made.
+      sent: the network as it was sent.
+      read: shapes of each layer's outputs as the compiler read them, by layer name.
+      graph_text: the compiler's stage graph.
 
     Raises:
-      CompileError: it read another network, or will run it once for each picture of a batch.
+      CompileError: the compiler read another network, or would run it once per image of a batch.
     """
     batch = re.search(r"batchSize = (\d+)", graph_text)
     if batch is not None and int(batch[1]) > 1:
         raise CompileError(
-            f"the network takes {batch[1]} pictures at once, and the MyriadX runs "
-            f"them one after the other; give it with a batch of 1"
+            f"the network takes {batch[1]} images at once, and the MyriadX would run them one "
+            f"after the other; export it with a batch of 1"
         )
     for layer in sent.layers:
         found = next((read[name] for name in layer.names if name in read), None)
@@ -100,26 +100,25 @@ def check(sent: Sent, read: Mapping[str, Sequence[Sequence[int]]], graph_text: s
             raise CompileError(
                 f"the compiler lost the layer {layer.names[0]}; {_REMEDY}", layer.names[0]
             )
-        shapes = tuple(map(tuple, found))
-        if not _agree(layer.shapes, shapes):
+        if not _agree(layer.shapes, found):
             raise CompileError(
                 f"the compiler misread the layer {layer.names[0]}, whose output is "
-                f"{_form(layer.shapes)} and not {_form(shapes)}; {_REMEDY}",
+                f"{_form(layer.shapes)} and not {_form(found)}; {_REMEDY}",
                 layer.names[0],
             )
 
 
 _REMEDY = (
-    "export the network by torch.onnx.export(..., dynamo=False, opset_version=13), or "
+    "export the network with torch.onnx.export(..., dynamo=False, opset_version=13), or "
     "without this layer"
 )
 
 
 def _in_older_opset(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network in opset 13, which computes the same."""
+    """Returns an equivalent network in opset 13."""
     refusal = (
-        f"the network is of opset {opset_of(network)}, the compiler reads {OPSET}, and it "
-        f"cannot be written in that"
+        f"the network has opset {opset_of(network)}, the compiler reads opset {OPSET}, and the "
+        f"network cannot be converted"
     )
     older = onnx.ModelProto()
     older.CopyFrom(network)
@@ -130,15 +129,15 @@ def _in_older_opset(network: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # onnx and ONNX Runtime share no base class below Exception
         raise CompileError(f"{refusal} ({one_line(error)}); {_REMEDY}") from error
     if differ:
-        raise CompileError(f"{refusal} without a change of its outputs; {_REMEDY}")
+        raise CompileError(f"{refusal} without changing its outputs; {_REMEDY}")
     return older
 
 
 def _write_older(network: onnx.ModelProto) -> None:
-    """Writes a network's nodes as opset 13 has them.
+    """Converts the nodes of a network to opset 13, in place.
 
     Raises:
-      ValueError: a node that it does not have, or not so.
+      ValueError: opset 13 has no such operator, or not in this form.
     """
     opset = opset_of(network)
     constants = {tensor.name: tensor for tensor in network.graph.initializer}
@@ -162,13 +161,14 @@ def _write_older(network: onnx.ModelProto) -> None:
 def _write_node_older(
     node: onnx.NodeProto, newer: onnx.defs.OpSchema, constants: Mapping[str, onnx.TensorProto]
 ) -> None:
+    """Converts one node to opset 13, in place; `newer` is its schema in the network's opset."""
     name = f"{node.op_type} {node.name or node.output[0]}"
     if not onnx.defs.has(node.op_type, OPSET):
         raise ValueError(f"{name} is new in opset {newer.since_version}")
     older = onnx.defs.get_schema(node.op_type, OPSET)
     if "axes" in older.attributes and "axes" not in newer.attributes and len(node.input) > 1:
         if node.input[1] not in constants:
-            raise ValueError(f"{name} has axes that are computed")
+            raise ValueError(f"{name} has axes that are not constant")
         axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
         node.attribute.append(helper.make_attribute("axes", axes))
         del node.input[1:]
@@ -178,7 +178,7 @@ def _write_node_older(
         raise ValueError(f"{name} has an input that is new in opset {newer.since_version}")
     for attribute in [one for one in node.attribute if one.name not in older.attributes]:
         default = newer.attributes[attribute.name].default_value
-        # Without it, opset 13 splits into equal parts, too.
+        # Opset 13 splits into equal parts without num_outputs, too.
         if attribute.name != "num_outputs" and attribute.SerializeToString() != (
             default.SerializeToString()
         ):
@@ -187,7 +187,7 @@ def _write_node_older(
 
 
 def _outputs_differ(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
-    """Whether two networks give other outputs for the same random inputs."""
+    """Returns whether the outputs of two networks differ for the same random inputs."""
     rng = np.random.default_rng(0)
     given = {
         value.name: rng.random([dim.dim_value for dim in value.type.tensor_type.shape.dim]).astype(
@@ -198,7 +198,7 @@ def _outputs_differ(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
     outputs = []
     for network in (one, other):
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal; what fails is raised
+        options.log_severity_level = 4  # fatal only; errors are raised
         session = onnxruntime.InferenceSession(
             network.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -213,7 +213,7 @@ def _outputs_differ(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
 
 
 def _layers(graph: onnx.GraphProto) -> list[Layer]:
-    """The nodes that compute something from the inputs, and have shapes."""
+    """Returns the nodes that compute something from the inputs and whose shapes are inferred."""
     shapes = {
         value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
         for value in (*graph.value_info, *graph.output)
@@ -231,8 +231,8 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
     return layers
 
 
-def _agree(expected: Shapes, found: Shapes) -> bool:
-    """Whether all sizes that are known are those that were found."""
+def _agree(expected: Shapes, found: Sequence[Sequence[int]]) -> bool:
+    """Returns whether the shapes found have all the expected sizes that are known."""
 
     def same(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
         return len(wanted) == len(shape) and all(
@@ -242,8 +242,9 @@ def _agree(expected: Shapes, found: Shapes) -> bool:
     return len(expected) == len(found) and all(map(same, expected, found))
 
 
-def _form(shapes: Shapes) -> str:
+def _form(shapes: Sequence[Sequence[int | None]]) -> str:
+    """Returns shapes as text for an error message."""
     return " and ".join(
-        "x".join("?" if size is None else str(size) for size in shape) or "a number"
+        "x".join("?" if size is None else str(size) for size in shape) or "a scalar"
         for shape in shapes
     )

@@ -1,16 +1,17 @@
 """The worker on another host, reached by a command such as `ssh lab-pi`.
 
-The command runs `sh` there, nothing else, so that there is no quoting for shells on the way to
-break. What sh is to do comes over its standard input: a script that finds an interpreter and turns
-into it, with the source of worker.py as its program. Then the same pipe carries the requests.
+The command runs only `sh` on that host, so that no shell on the way can break any quoting. The
+standard input of sh carries a script that finds an interpreter and executes it, with the source of
+worker.py as its program. After that, the same pipe carries the requests.
 
 The interpreter is that of the environment which `python -m profiling.myriad.install
---worker_prefix=...` makes there (`~/.cache/jaxnas/myriad-2021.4.2`, or where JAXNAS_MYRIAD_ENV
-says on that host). Without it, the first of python3.9, python3.8 and python3 that can import
-openvino.inference_engine: that is for hosts for which PyPI has no openvino 2021.4.2, such as a
-Raspberry Pi, and where Intel's archive and its setupvars.sh provide it.
+--worker_prefix=...` builds on the host (`~/.cache/jaxnas/myriad-2021.4.2`, or the folder that
+JAXNAS_MYRIAD_ENV names on that host). Without that environment, it is the first of python3.9,
+python3.8 and python3 that can import openvino.inference_engine. This serves hosts for which PyPI
+has no openvino 2021.4.2, such as a Raspberry Pi, where Intel's archive and its setupvars.sh provide
+it.
 
-Log in with a key: a password cannot be asked for. The worker ends when the connection does.
+Log in with a key, since there is no prompt for a password. The worker ends with the connection.
 """
 
 import shlex
@@ -37,7 +38,7 @@ for python in python3.9 python3.8 python3; do
     "$python" -c 'import openvino.inference_engine' </dev/null >/dev/null 2>&1 &&
         exec "$python" -c "$worker"
 done
-echo "there is no $root/bin/python, and none of python3.9, python3.8 and python3" \\
+echo "$root/bin/python does not exist, and none of python3.9, python3.8 and python3" \\
     "can import openvino.inference_engine" >&2
 exit 127
 """
@@ -46,7 +47,7 @@ _INSTALL = """
 set -e
 if [ ! -x "$root/bin/python" ]; then
     if [ -e "$root" ] && [ ! -e "$root/pyvenv.cfg" ]; then
-        echo "$root exists and is no virtual environment; it is left alone" >&2
+        echo "$root exists and is not a virtual environment; it was left unchanged" >&2
         exit 1
     fi
     for python in python3.9 python3.8 "$HOME"/.pyenv/versions/3.9*/bin/python \\
@@ -69,47 +70,47 @@ echo "$python"
 
 
 def command(prefix: str) -> list[str]:
-    """The command that runs sh on another host.
+    """Returns the command that runs sh on another host.
 
     Raises:
-      ValueError: the prefix is empty or has a quotation without an end.
+      ValueError: the prefix is empty or has an unclosed quotation.
     """
     try:
-        words = shlex.split(prefix)
+        parts = shlex.split(prefix)
     except ValueError as error:
         raise ValueError(
             f"worker_prefix is {prefix!r}: {error}; give a command such as 'ssh lab-pi'"
         ) from error
-    if not words:
-        raise ValueError("worker_prefix is empty; give a command such as 'ssh lab-pi', or none")
-    return [*words, "sh"]
+    if not parts:
+        raise ValueError("worker_prefix is empty; give a command such as 'ssh lab-pi', or omit it")
+    return [*parts, "sh"]
 
 
 def start() -> bytes:
-    """What sh is sent to turn into the worker; the worker answers with the line READY.
+    """Returns the script that makes sh execute the worker; the worker then prints the line READY.
 
-    Nothing else may be sent before that line: a shell may read ahead of what it executes.
+    Nothing else may be sent before that line, since a shell may read ahead of what it executes.
     """
     source = f"print({READY.decode()!r}, flush=True)\n{WORKER.read_text()}"
     return _script(f"worker={shlex.quote(source)}", _START)
 
 
 def install(prefix: str, log: Callable[[str], None]) -> None:
-    """Makes the worker's environment on another host; about a minute, less where it is there.
+    """Installs the worker's environment on another host; about a minute, less if it exists.
 
     Args:
-      prefix: as for command.
-      log: takes one line a step.
+      prefix: command that runs another command on that host, as for `command`.
+      log: function called with one line per step.
 
     Raises:
-      ValueError: as for command.
-      DeviceUnavailable: it could not be made; in the words of what failed there.
+      ValueError: the prefix is not a command.
+      DeviceUnavailable: the installation failed; the message has the error output of the host.
     """
-    words = command(prefix)
+    shell = command(prefix)
     log(f"installing {', '.join(PINS)} by {prefix}")
     try:
         done = subprocess.run(
-            words,
+            shell,
             input=_script(f"pins={shlex.quote(' '.join(PINS))}", _INSTALL),
             capture_output=True,
             timeout=_INSTALL_LIMIT_S,
@@ -119,12 +120,12 @@ def install(prefix: str, log: Callable[[str], None]) -> None:
     if done.returncode:
         raise DeviceUnavailable(
             f"installing by {prefix} ended with status {done.returncode}: "
-            f"{done.stderr.decode(errors='replace').strip()[-_STDERR_TAIL:]}. It needs CPython 3.9 "
-            f"or 3.8 for x86-64 there, a login without a password, and PyPI"
+            f"{done.stderr.decode(errors='replace').strip()[-_STDERR_TAIL:]}. The host needs "
+            f"CPython 3.9 or 3.8 for x86-64, a login without a password, and access to PyPI"
         )
-    log(f"there: {done.stdout.decode(errors='replace').strip()}")
+    log(f"interpreter: {done.stdout.decode(errors='replace').strip()}")
 
 
 def _script(assignment: str, body: str) -> bytes:
-    """One compound command, which a shell reads to its end before it begins with it."""
+    """Returns a compound command, which a shell reads completely before it executes any of it."""
     return f"{{\n{_ROOT}\n{assignment}\n{body}\n}}\n".encode()

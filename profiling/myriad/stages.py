@@ -1,9 +1,9 @@
-"""The compiler's stage graph: what the MyriadX will execute, stage by stage.
+"""Stages of a network compiled for the MyriadX, read from the compiler's stage graph.
 
-The compiler writes Graphviz DOT. Stages are nodes whose label starts with `[order / index]`; data
-are nodes whose label starts with `Data`; an edge from data to stage is an input, one from stage to
-data an output. The labels are read here, the graph that they stand in by graph.py. What a stage
-costs is cost.py's.
+The compiler writes Graphviz DOT. A node whose label starts with `[order / index]` is a stage, and
+one whose label starts with `Data` is a datum. An edge from datum to stage is an input, an edge from
+stage to datum an output. This module reads the labels, graph.py the graph; cost.py estimates the
+time of a stage.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ _TYPE_BYTES = {"FP32": 4, "FP16": 2, "S32": 4, "I32": 4, "U8": 1, "I8": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Datum:
-    """A tensor of activations, as it lies in memory.
+    """A tensor of activations and its layout in memory.
 
     Attributes:
       location: CMX is on the chip; BSS, Input and Output are in DRAM.
       size: width, height and channels.
-      bytes: of its elements.
-      row_bytes, plane_bytes: from one row, one channel, to the next; 0 where it has no rows.
+      bytes: number of bytes of its elements.
+      row_bytes, plane_bytes: distance from one row, or one channel, to the next; 0 without rows.
     """
 
     location: str
@@ -48,38 +48,38 @@ class Datum:
 
     @property
     def padded_bytes(self) -> int:
-        """With the filling at the ends of its rows, which begin at multiples of 16 bytes."""
+        """Bytes including the padding of rows, which begin at multiples of 16 bytes."""
         _, height, channels = self.size
         return channels * height * self.row_bytes or self.bytes
 
     @property
     def runs(self) -> int:
-        """Pieces without a gap: one, or where it is a part of a higher tensor one a channel."""
+        """Number of contiguous pieces: 1, or one per channel if it is part of a higher tensor."""
         _, height, channels = self.size
         dense = channels == 1 or self.plane_bytes == height * self.row_bytes
         return 1 if dense or not self.row_bytes else channels
 
     @property
     def filled_rows(self) -> int:
-        """Rows that end in filling; 0 where width is a multiple of 8 elements."""
+        """Number of rows that end in padding; 0 if the width is a multiple of 8 elements."""
         width, height, channels = self.size
         return height * channels if width % 8 and width * height > 1 and self.row_bytes else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What the convolution engine does in a stage.
+    """Operation of the convolution engine in a stage.
 
     Attributes:
       operation: CONV, POOL or FC.
       kernel: width and height of the window.
-      stride: in both directions.
-      mode: how the 256 multipliers are divided, `MODE_<input channels>_<output channels>`.
-      descriptors: into how many parts, one after the other, the output channels are cut.
-      outputs: output channels of a part.
+      stride: stride in both directions.
+      mode: division of the 256 multipliers, `MODE_<input channels>_<output channels>`.
+      descriptors: number of parts of the output channels, which are processed one after the other.
+      outputs: number of output channels of a part.
       multiplications: clocks for one output pixel of a part: kernel area times blocks of input
-        channels; 0 for pooling. The compiler's `cost` is this and a set-up for the mode (0, 5, 11,
-        19 or 31 clocks from MODE_1_256 to MODE_16_16), times descriptors.
+        channels; 0 for pooling. The compiler's `cost` is descriptors times the sum of this and a
+        setup for the mode (0, 5, 11, 19 or 31 clocks from MODE_1_256 to MODE_16_16).
       pooling: MAX, AVERAGE, or empty.
     """
 
@@ -98,17 +98,17 @@ class Stage:
     """One stage of the schedule.
 
     Attributes:
-      name: the compiler's name for it.
+      name: the compiler's name of the stage.
       type: MyriadXHwOp, Copy, Sum, Convert, ...
-      layer: the ONNX node it belongs to (the last node goes by the name of the network's output),
-        or None: conversions of the network's input and output.
-      order: its turn; stages of one order run side by side; -1 is not executed.
-      index: its place in the compiler's list; an injected stage's follows from its host's.
-      injected: whether it runs beside a host.
-      shaves: vector processors it uses; 0 in the hardware's stages and copies.
-      hardware: for hardware stages, else None.
+      layer: ONNX node that the stage belongs to; the last node has the name of the network's
+        output. None for conversions of the network's input and output.
+      order: position in the schedule; stages of equal order run side by side; -1 is not executed.
+      index: position in the compiler's list; that of an injected stage follows its host's.
+      injected: whether it runs side by side with a host stage.
+      shaves: number of vector processors (SHAVEs); 0 for hardware stages and copies.
+      hardware: operation of a hardware stage; None for other stages.
       inputs, outputs: activations, without those of a stage injected into it.
-      weight_bytes: of constants it reads.
+      weight_bytes: number of bytes of the constants that it reads.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Stage:
 
     @property
     def executed(self) -> bool:
-        """Whether the device does anything for it."""
+        """Whether the device executes the stage."""
         return self.order != NOT_EXECUTED
 
 
@@ -133,7 +133,7 @@ def parse(graph_text: str) -> list[Stage]:
     """Returns the stages of a compiled network, in the compiler's order.
 
     Raises:
-      ValueError: the text is no stage graph, or a label lacks what a stage must have.
+      ValueError: the text is not a stage graph, or a label lacks a required field.
     """
     graph = read_graph(graph_text)
     labels = dict(graph.nodes(data="label", default=""))
@@ -142,26 +142,26 @@ def parse(graph_text: str) -> list[Stage]:
     for node, label in labels.items():
         if node in data:
             continue
-        # An edge from stage to stage: the second is injected, runs while the first does, and its
-        # data are drawn as the first's too. A datum that both use is the first's as well, which
-        # the drawing does not tell; then the first would be left with none.
+        # In an edge from stage to stage, the second stage is injected: it runs during the first,
+        # and the graph lists its data as the first stage's, too. The graph does not show which data
+        # both use; if the first stage would have none left, all of them are taken as its own.
         injected = [other for other in graph.successors(node) if other not in data]
-        theirs = {other for stage in injected for other in nx.all_neighbors(graph, stage)}
+        foreign = {other for stage in injected for other in nx.all_neighbors(graph, stage)}
         sides = []
         for neighbors in (list(graph.predecessors(node)), list(graph.successors(node))):
             used = [data[other] for other in neighbors if other in data]
-            own = [data[other] for other in neighbors if other in data and other not in theirs]
+            own = [data[other] for other in neighbors if other in data and other not in foreign]
             sides.append(own if any(one.datum for one in own) else used)
         hosts = [other for other in graph.predecessors(node) if other not in data]
         stages.append(_read_stage(label, *sides, injected=bool(hosts)))
     if not stages:
-        raise ValueError("the graph has no stages; give the compiler's stage graph, as compiled")
+        raise ValueError("the graph has no stages; give the stage graph that the compiler wrote")
     return sorted(stages, key=lambda stage: stage.index)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Node:
-    """A data node: activations, a constant, a temporary, or (usage Fake) the absence of one."""
+    """A data node: activations, a constant, a temporary, or (usage Fake) no datum."""
 
     datum: Datum | None
     constant_bytes: int
@@ -178,7 +178,9 @@ class _Node:
             for field in ("dims", "strides")
         )
         if type_ not in _TYPE_BYTES:
-            raise ValueError(f"data type {type_!r}; known: {sorted(_TYPE_BYTES)}, in {label!r}")
+            raise ValueError(
+                f"unknown data type {type_!r}, known are {sorted(_TYPE_BYTES)}; label: {label!r}"
+            )
         bytes_ = math.prod(dims.values()) * _TYPE_BYTES[type_]
         if usage in ("Fake", "Temp"):
             return cls(None, 0)
@@ -221,7 +223,7 @@ def _read_stage(label: str, inputs: list[_Node], outputs: list[_Node], *, inject
 
 
 def _read_hardware(label: str) -> Hardware:
-    """Returns what a hardware stage's label says of the engine."""
+    """Returns the engine's operation from the label of a hardware stage."""
     operation = _field(label, "hwOpType", r"\w+")
     mode = _field(label, "mode", r"MODE_\d+_\d+")
     kernel, stride = (1, 1), 1
@@ -251,7 +253,7 @@ def _read_hardware(label: str) -> Hardware:
 
 
 def _field(label: str, name: str, pattern: str) -> str:
-    """Returns the value of a label's first `name = value` line."""
+    """Returns the value of the first line `name = value` in a label."""
     match = re.search(rf"^ *{name} = ({pattern})", label, re.MULTILINE)
     if match is None:
         raise ValueError(f"the compiler's label has no {name!r}: {label[:300]!r}")

@@ -1,9 +1,9 @@
-"""A MyriadX on a stick, the Neural Compute Stick 2: networks timed on it by OpenVINO 2021.4.2.
+"""The Neural Compute Stick 2, a MyriadX on a stick, driven by OpenVINO 2021.4.2.
 
-Latency is what benchmark_app calls so: from the request to the answer, over USB, images as 8-bit
-pixels. The stick's own counters, one a stage of the schedule, are put together by ONNX node
-through the stage graph of the same compilation, in which each stage names its node. What of the
-latency is in no counter is the host's and the bus's.
+Latency is defined as in benchmark_app: from the request to the answer over USB, with images as
+8-bit pixels. The stick has one counter per stage of the schedule. Counters are summed by ONNX node,
+which the stage graph of the same compilation gives for each stage. Latency that no counter accounts
+for is attributed to the host and the bus.
 """
 
 import contextlib
@@ -24,41 +24,41 @@ from profiling.myriad.client import Worker
 from profiling.myriad.stages import parse
 
 NAME = "MYRIAD"
-_BATCH_BYTES = 32 << 20  # of images in one request
+_BATCH_BYTES = 32 << 20  # maximum size of the images in one request
 
 UDEV_RULE = 'SUBSYSTEM=="usb", ATTRS{idVendor}=="03e7", MODE="0666"'
 NO_STICK = (
-    f"Plug a Neural Compute Stick 2 in; lsusb then shows 03e7:2485, or 03e7:f63b once a program "
-    f"has booted it. If lsusb shows it, it may not be yours to open: `echo '{UDEV_RULE}' | sudo "
-    f"tee /etc/udev/rules.d/97-myriad.rules && sudo udevadm control --reload-rules && sudo udevadm "
-    f"trigger`, then plug it in again (a container needs /dev/bus/usb too). If it shows "
-    f"03e7:f63b, another program has it, or one left it so: end that, or plug it in again. A port "
-    f"of USB 2 will do, but adds ms to every inference. Without a stick, "
-    f"--device=MYRIADX_COMPILER estimates"
+    f"Plug in a Neural Compute Stick 2; lsusb then shows 03e7:2485, or 03e7:f63b after a program "
+    f"has booted it. If lsusb shows it, you may lack the permission to open it: run `echo "
+    f"'{UDEV_RULE}' | sudo tee /etc/udev/rules.d/97-myriad.rules && sudo udevadm control "
+    f"--reload-rules && sudo udevadm trigger`, then plug it in again (a container also needs "
+    f"/dev/bus/usb). If it shows 03e7:f63b, another program uses the stick or left it booted: end "
+    f"that program, or plug the stick in again. A USB 2 port works, but adds milliseconds to every "
+    f"inference. Without a stick, use --device=MYRIADX_COMPILER for estimates"
 )
 
 
 class Stick:
-    """The device MYRIAD; `MYRIAD.1.2-ma2480` is one among several sticks.
+    """The device MYRIAD; `MYRIAD.1.2-ma2480` selects one of several sticks.
 
-    Three passes: a stick's times are steady to below a percent, and a network takes seconds to
-    load, but a pass that met a hot stick should be outvoted.
+    Measurements are repeated three times. The times of a stick vary by less than 1 %, and loading a
+    network takes seconds, but the median should exclude a repeat on a hot stick.
     """
 
     repeats = 3
 
     def __init__(self, name: str, options: Options):
-        """Takes the stick, for this process alone, until close.
+        """Opens the stick for this process alone, until close.
 
         Args:
-          name: OpenVINO's. Without a port the first stick that no other process owns. `CPU`, the
-            CPU plugin of the same OpenVINO, takes the same way without a stick: for tests.
-          options: shaves and worker_prefix count here.
+          name: OpenVINO's device name. Without a port, the first stick that no other process owns.
+            `CPU`, the CPU plugin of the same OpenVINO, is for tests: same code, no stick.
+          options: shaves and worker_prefix are used.
 
         Raises:
-          ValueError: worker_prefix is no command.
-          DeviceUnavailable: no stick is there, another process owns it, or the worker cannot run;
-            says what to do.
+          ValueError: worker_prefix is not a command.
+          DeviceUnavailable: there is no stick, another process owns it, or the worker cannot run;
+            the message gives a remedy.
         """
         self._shaves = options.shaves
         self._host = options.worker_prefix or owner.THIS_HOST
@@ -82,25 +82,25 @@ class Stick:
         )
 
     def _take(self, name: str) -> str:
-        """Becomes the owner of a device that answers to a name; returns its model."""
+        """Makes this process the owner of a device with this name; returns its full name."""
         present = {
-            device: model
-            for device, model in self._worker.devices().items()
+            device: full_name
+            for device, full_name in self._worker.devices().items()
             if device == name or device.startswith(f"{name}.")
         }
         reasons = (
             []
             if present
-            else [f"{name} is not to be seen from {self._host}", *owner.owned(self._host), NO_STICK]
+            else [f"{name} is not visible from {self._host}", *owner.owned(self._host), NO_STICK]
         )
-        for device, model in present.items():
+        for device, full_name in present.items():
             try:
                 self._claim = owner.claim(device, self._host)
             except DeviceUnavailable as error:
                 reasons.append(str(error))
             else:
                 self._device = device
-                return model
+                return full_name
         raise DeviceUnavailable(". ".join(reasons))
 
     def __enter__(self) -> Self:
@@ -110,12 +110,12 @@ class Stick:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker and gives the stick back."""
+        """Ends the worker and releases the stick."""
         self._worker.close()
         self._claim.close()
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
-        """As `Executor.scores`; the network is loaded anew for every 32 MB of images."""
+        """Implements `Executor.scores`; reloads the network for every 32 MiB of images."""
         model = onnx_bytes(file, self.setup.device)
         found = []
         for batch in batched(images, _BATCH_BYTES):
@@ -131,7 +131,7 @@ class Stick:
             raise
         except DeviceUnavailable as error:
             raise DeviceUnavailable(
-                f"{error}. Unplug it from {self._host}, plug it in again and start anew"
+                f"{error}. Unplug it from {self._host}, plug it in again and restart the program"
             ) from error
 
     def measure(self, model: bytes) -> Measurement:
@@ -157,16 +157,16 @@ class Stick:
 
 
 def by_node(inferences: Inferences, nodes: Container[str]) -> tuple[LayerTime, ...]:
-    """A device's counters by ONNX node, in order of execution; their sum stays the same.
+    """Returns a device's counters summed by ONNX node, in order of execution.
 
-    A stage goes by the node that the stage graph names for it, a fused layer of the CPU plugin by
-    the first node in it. What belongs to no node, such as a conversion of the network's input
-    (`image@FP16`), keeps the device's name for it.
+    A stage counts for the node that the stage graph names, and a fused layer of the CPU plugin for
+    the first node in it. A counter that belongs to no node, such as a conversion of the network's
+    input (`image@FP16`), keeps the device's name. The total time is unchanged.
 
     Args:
-      inferences: as the worker gave them.
-      nodes: the network's nodes by their outputs' names, which are OpenVINO 2021.4.2's for them;
-        export.py names all nodes but the last like their outputs.
+      inferences: inferences as returned by the worker.
+      nodes: names of the nodes' outputs, which OpenVINO 2021.4.2 uses as names of the nodes.
+        export.py names every node except the last after its output.
     """
     if inferences.graph is not None:
         names = {stage.name: stage.layer or stage.name for stage in parse(inferences.graph)}

@@ -1,9 +1,9 @@
-"""OpenVINO 2021.4.2 behind a pipe: one JSON request a line in, one JSON answer a line out.
+"""Server for OpenVINO 2021.4.2 over a pipe: one JSON request per line in, one JSON answer out.
 
-It compiles networks for the MyriadX, times them on one and runs them there. Runs on CPython 3.8
-and 3.9 with openvino 2021.4.2, the last wheel that holds the MYRIAD plugin, and imports nothing
-else: the file alone can be started on another host. Models, graphs and blobs therefore travel
-inside the messages, never as paths.
+It compiles networks for the MyriadX, times them on a device and runs them. It needs CPython 3.8 or
+3.9 and openvino 2021.4.2, the last wheel with the MYRIAD plugin, and imports nothing else except
+numpy, which openvino requires. This file alone can thus be started on another host. Messages
+contain models, graphs and blobs themselves, never their paths.
 
     {"id": 1, "method": "hello"}
     {"id": 2, "method": "compile", "model": "<base64 ONNX>", "shaves": 6}
@@ -13,14 +13,15 @@ inside the messages, never as paths.
     {"id": 5, "method": "scores", "model": "<base64 ONNX>", "shaves": 6, "device": "MYRIAD",
      "images": "<base64>", "dtype": "uint8", "wait_s": 15}
 
-    {"id": 2, "ok": true, "graph": "digraph ...", "blob": "<base64>", "versions": {...}}
+    {"id": 2, "ok": true, "graph": "digraph ...", "layers": {"name": [[1, 16, 112, 112]], ...},
+     "blob": "<base64>", "versions": {...}}
     {"id": 2, "ok": false, "error": {"kind": "compile", "message": "...", "layer": "..."}}
 
-Error kinds: "request" (the message is wrong), "model" (OpenVINO cannot read it as ONNX), "compile"
-(the compiler refuses the network, in its own words), "device" (it is not there, or failed),
-"library" (OpenVINO, its plugin or libusb cannot be loaded), "system" (files, memory). The process
-ends when its input ends, and is ended by the kernel when a request takes longer than the
-"deadline_s" it came with: on another host nobody else could.
+Error kinds: "request" (the message is wrong), "model" (OpenVINO cannot read the model as ONNX),
+"compile" (the compiler refuses the network; the message is its own), "device" (the device is absent
+or failed), "library" (OpenVINO, its plugin or libusb cannot be loaded), "system" (files, memory).
+The process ends when its input ends. The kernel ends it when a request takes longer than its
+"deadline_s", since on another host the client cannot.
 """
 
 import base64
@@ -41,16 +42,16 @@ import xml.etree.ElementTree
 
 PROTOCOL = 4
 
-# The plugin compiles, writes the graph and the blob, and then fails to make an inference request
-# because no device was opened. Only this message means that the compilation itself went well.
+# The plugin compiles, writes the graph and the blob, and then fails to create an inference request
+# because no device was opened. Only this message means that the compilation succeeded.
 COMPILED_WITHOUT_DEVICE = "there is no available devices"
 FIRMWARE = "usb-ma2x8x.mvcmd"
-# How the plugin and the layers below it speak of the device, and not of the network.
+# Phrases in error messages of the plugin and lower layers about the device, not the network.
 DEVICE_WORDS = re.compile(r"\bNC_[A-Z]|\bX_?LINK|Myriad device|available device|devices available")
 
 
 class Refused(Exception):
-    """A request that gets an error answer."""
+    """An error that is sent as the answer to a request."""
 
     def __init__(self, kind, message, layer=None):
         super().__init__(message)
@@ -59,7 +60,7 @@ class Refused(Exception):
 
 
 def load_engine():
-    """Returns a fresh IECore; imported late so that a missing library becomes an answer."""
+    """Returns a new IECore. The late import turns a missing library into an error answer."""
     try:
         from openvino.inference_engine import IECore
     except ImportError as error:
@@ -68,10 +69,10 @@ def load_engine():
 
 
 def versions(engine):
-    """Loads the plugin (and with it libusb) and returns what runs here.
+    """Loads the plugin, and with it libusb, and returns the versions of the software.
 
-    The plugin cannot tell the version of the stick's firmware; it boots the stick from a file
-    beside itself, whose digest stands for it.
+    The plugin does not report the version of the stick's firmware. It boots the stick from a file
+    in its own folder, so the digest of that file identifies the firmware.
     """
     from openvino import inference_engine
 
@@ -88,7 +89,7 @@ def versions(engine):
 
 
 def firmware(package):
-    """Returns name and digest of the firmware in the wheel; other packages have it elsewhere."""
+    """Returns name and digest of the firmware in the wheel; "unknown" for other packages."""
     path = os.path.join(package, "libs", FIRMWARE)
     if not os.path.exists(path):
         return "unknown"
@@ -97,14 +98,14 @@ def firmware(package):
 
 
 def hello(request):
-    """Returns the protocol number and the versions; fails where compiling could not work."""
+    """Returns the protocol number and the versions; fails if the plugin does not load."""
     return {"protocol": PROTOCOL, "versions": versions(load_engine())}
 
 
 def compile_model(request):
     """Compiles an ONNX network for the MyriadX; needs no device and opens none.
 
-    Images go in as 8-bit pixels, which is what a camera sends, and outputs come as FP16.
+    Image inputs are 8-bit pixels, as a camera sends them, and outputs are FP16.
     """
     shaves = read_number(request, "shaves", int, or_null=True)
     with prepared(request) as (engine, network, folder):
@@ -122,18 +123,18 @@ def compile_model(request):
                 {
                     **schedule_config(folder, shaves),
                     "VPU_MYRIAD_PLATFORM": "VPU_MYRIAD_2480",
-                    # Before compiling, the plugin looks for a device: 5 s, busy, holding a lock of
-                    # the whole system. It sets this timeout first and gives the device up at once
-                    # if it is refused, as a negative one is. The blob is the same byte for byte,
-                    # the graph but for addresses in its names. A stick that is plugged in stays
-                    # untouched.
+                    # Before it compiles, the plugin searches for a device: a busy wait of 5 s
+                    # under a system-wide lock. It sets this timeout first. A negative timeout is
+                    # refused, and the plugin then skips the search. The blob is identical to the
+                    # byte, and the graph except for addresses in its names. A plugged-in stick is
+                    # not opened.
                     "MYRIAD_DEVICE_CONNECT_TIMEOUT": "-1",
                 },
             )
         except RuntimeError as error:
             if COMPILED_WITHOUT_DEVICE not in str(error) or not os.path.exists(graph_path(folder)):
-                words = str(error).strip()
-                raise Refused("compile", words, layer_named(words)) from error
+                message = str(error).strip()
+                raise Refused("compile", message, layer_named(message)) from error
         blob = read_blob(cache_folder)
         return {
             "graph": read_graph(folder),
@@ -144,7 +145,7 @@ def compile_model(request):
 
 
 def devices(request):
-    """Returns the devices by name, each stick under a name of its own, with their full names."""
+    """Returns the full name of each stick and of the CPU, by device name."""
     engine = load_engine()
     return {
         "devices": {
@@ -156,15 +157,15 @@ def devices(request):
 def infer(request):
     """Times single inferences as benchmark_app does: one untimed, then one after the other.
 
-    Inputs are fixed random numbers, images 8-bit, also as there; a stick's outputs are FP16, as
-    those of compile's blob. Latency is the runtime's own, from the request's start to its end,
-    without Python. Counters are read after each inference, outside of that time. A layer's time is
-    the median of its counters, as the latency is meant to be of the samples: a single hiccup then
-    stays out of both. (The CPU plugin's counters are themselves averages since the load.)
+    As in benchmark_app, inputs are fixed random numbers and images are 8-bit. A stick's outputs are
+    FP16, as in the blob of compile. The runtime measures latency from the start of the request to
+    its end, without Python. Counters are read after each inference, outside of that time. A layer's
+    time is the median of its counters, and the client takes the median of the latencies, so that a
+    single outlier affects neither. The CPU plugin's counters are averages since the load.
     """
     device = request.get("device")
     if not isinstance(device, str) or not device:
-        raise Refused("request", f"device is {device!r}; allowed: a name that devices gives")
+        raise Refused("request", f"device is {device!r}; allowed: a name that devices returns")
     shaves = read_number(request, "shaves", int, or_null=True)
     count = read_number(request, "count", int)
     seconds = read_number(request, "seconds", (int, float))
@@ -174,7 +175,7 @@ def infer(request):
         on_stick = device.split(".")[0] == "MYRIAD"
         config = {"PERF_COUNT": "YES"}
         if on_stick:
-            # By stage, since by layer the plugin puts conversions of input and output together.
+            # Per stage, since per layer the plugin merges the conversions of input and output.
             config.update(
                 schedule_config(folder, shaves), MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE"
             )
@@ -197,10 +198,10 @@ def infer(request):
 
 
 def scores(request):
-    """Gives the output for each of some images, one inference each, for networks with one of each.
+    """Returns the output for each image, one inference per image.
 
-    Images are packed one behind the other, all of the input's shape, pixels as uint8 or numbers as
-    float32.
+    The network must have one input and one output. The request contains the images one after the
+    other, each of the input's shape, as uint8 pixels or float32 numbers.
     """
     import numpy
 
@@ -214,7 +215,7 @@ def scores(request):
             raise Refused(
                 "compile",
                 f"the network has {len(network.input_info)} inputs and "
-                f"{len(network.outputs)} outputs; give one with one of each",
+                f"{len(network.outputs)} outputs; give a network with one of each",
             )
         ((name, info),) = network.input_info.items()
         shape = info.input_data.shape
@@ -222,7 +223,7 @@ def scores(request):
         if images.size % numpy.prod(shape):
             raise Refused(
                 "request",
-                f"the images have {images.size} elements, no multiple of the input's shape {shape}",
+                f"the images have {images.size} elements, not a multiple of the input's {shape}",
             )
         info.precision = "U8" if request["dtype"] == "uint8" else "FP32"
         wait_for(engine, device, wait_s)
@@ -242,7 +243,7 @@ def scores(request):
 
 
 def take_pixels(network):
-    """Makes images 8-bit: what benchmark_app takes for an image, and so feeds with pixels."""
+    """Makes image inputs 8-bit, as benchmark_app does, which detects images in the same way."""
     for info in network.input_info.values():
         is_image = info.layout == "NCHW" and info.input_data.shape[1] == 3
         if is_image and info.precision.startswith("FP"):
@@ -250,31 +251,31 @@ def take_pixels(network):
 
 
 def give_fp16(network):
-    """Leaves outputs as the MyriadX computes them."""
+    """Makes FP32 outputs FP16, which is what the MyriadX computes."""
     for output in network.outputs.values():
         if output.precision == "FP32":
             output.precision = "FP16"
 
 
 def loaded(engine, network, device, config):
-    """Loads a network onto a device that is there."""
+    """Loads a network onto an available device."""
     try:
         return engine.load_network(network, device, config, num_requests=1)
     except RuntimeError as error:
-        words = str(error).strip()
-        kind = "device" if DEVICE_WORDS.search(words) else "compile"
-        raise Refused(kind, words, layer_named(words)) from error
+        message = str(error).strip()
+        kind = "device" if DEVICE_WORDS.search(message) else "compile"
+        raise Refused(kind, message, layer_named(message)) from error
 
 
 def time_inferences(request, count, seconds):
-    """Returns the latency of each inference, ms, and the counters in order of execution."""
+    """Returns the latency of each inference in ms, and the counters in order of execution."""
     import numpy
 
     random = numpy.random.RandomState(0)
     for blob in request.input_blobs.values():
         blob.buffer[:] = random.uniform(0, 256, blob.buffer.shape).astype(blob.buffer.dtype)
     request.infer()
-    latency_ms, times_us, told = [], {}, {}
+    latency_ms, times_us, counters = [], {}, {}
     end_s = time.monotonic() + seconds
     while len(latency_ms) < count and (not latency_ms or time.monotonic() < end_s):
         request.infer()
@@ -282,12 +283,12 @@ def time_inferences(request, count, seconds):
         for name, counter in request.get_perf_counts().items():
             if counter["status"] == "EXECUTED":
                 times_us.setdefault(name, []).append(counter["real_time"])
-                told[name] = counter
-    order = sorted(told, key=lambda name: told[name]["execution_index"])
+                counters[name] = counter
+    order = sorted(counters, key=lambda name: counters[name]["execution_index"])
     return latency_ms, [
         {
             "name": name,
-            "type": told[name]["layer_type"],
+            "type": counters[name]["layer_type"],
             "ms": statistics.median(times_us[name]) / 1000,
         }
         for name in order
@@ -295,7 +296,7 @@ def time_inferences(request, count, seconds):
 
 
 def layers_read(network, folder):
-    """Returns the shapes of every layer's outputs as the network was read; {name: [shapes]}."""
+    """Returns the shapes of each layer's outputs as OpenVINO read the network: {name: [shapes]}."""
     path = os.path.join(folder, "read.xml")
     network.serialize(path, os.path.join(folder, "read.bin"))
     return {
@@ -307,10 +308,10 @@ def layers_read(network, folder):
 
 
 def original_layers(executable, folder):
-    """Returns the network's layers that each of the CPU plugin's stands for; {name: [names]}.
+    """Returns the network's layers behind each layer of the CPU plugin: {name: [names]}.
 
-    They are followed by those of the layer it feeds, for which a layer that the plugin put in
-    between, such as a conversion, stands.
+    The names are followed by those of the next layer in the chain that has any. A layer that the
+    plugin inserted, such as a conversion, thereby counts for the layer that it feeds.
     """
     path = os.path.join(folder, "execution.xml")
     executable.get_exec_graph_info().serialize(path, os.path.join(folder, "execution.bin"))
@@ -331,7 +332,7 @@ def original_layers(executable, folder):
 
 
 def temperature_c(executable):
-    """Returns the device's temperature, None where it tells none."""
+    """Returns the device's temperature, or None if the device does not report it."""
     if "DEVICE_THERMAL" not in executable.get_metric("SUPPORTED_METRICS"):
         return None
     return float(executable.get_metric("DEVICE_THERMAL"))
@@ -348,23 +349,23 @@ def device_names(engine):
 
 
 def wait_for(engine, device, wait_s):
-    """Waits until a device is listed: after a fault a stick starts anew and is gone meanwhile."""
+    """Waits until a device is listed, since a stick disappears while it reboots after a fault."""
     end_s = time.monotonic() + wait_s
     while True:
         names = device_names(engine)
         if any(name == device or name.startswith(device + ".") for name in names):
             return
         if time.monotonic() >= end_s:
-            raise Refused("device", f"{device} is not there; there are {', '.join(names)}")
+            raise Refused("device", f"{device} was not found; available: {', '.join(names)}")
         time.sleep(0.5)
 
 
 @contextlib.contextmanager
 def prepared(request):
-    """Reads a request's network; gives an engine, the network and a folder for one request.
+    """Reads a request's network; yields an engine, the network and a folder for one request.
 
-    A fresh engine, since the cache folder is a setting of the engine and is new each time, and
-    since a stick is given back with its engine.
+    The engine is new for each request, since the cache folder is a setting of the engine and is new
+    each time, and since the end of an engine releases its stick.
     """
     model = decode_model(request)
     engine = load_engine()
@@ -376,7 +377,7 @@ def prepared(request):
 
 
 def read_number(request, name, types, or_null=False):
-    """Returns a number of a request."""
+    """Returns a number in a request; None only if or_null."""
     value = request.get(name)
     if value is None and or_null:
         return None
@@ -387,7 +388,7 @@ def read_number(request, name, types, or_null=False):
 
 
 def decode(request, name):
-    """Returns the bytes of a request's field."""
+    """Returns the bytes of a base64 field in a request."""
     try:
         return base64.b64decode(request[name], validate=True)
     except KeyError as error:
@@ -397,7 +398,7 @@ def decode(request, name):
 
 
 def decode_model(request):
-    """Returns the ONNX bytes of a request."""
+    """Returns the bytes of the ONNX model in a request."""
     model = decode(request, "model")
     if not model:
         raise Refused("model", "the model is empty; give the bytes of an ONNX file")
@@ -405,29 +406,29 @@ def decode_model(request):
 
 
 def read_network(engine, model_path):
-    """Reads the ONNX file. OpenVINO takes bytes only for its own format, hence the file."""
+    """Reads an ONNX file; OpenVINO accepts bytes only in its own format."""
     try:
         return engine.read_network(model_path)
     except RuntimeError as error:
-        words = str(error).strip()
-        if "Unknown model format" in words:
-            words = "the model is not an ONNX file"
+        message = str(error).strip()
+        if "Unknown model format" in message:
+            message = "the model is not an ONNX file"
         else:
-            words = "OpenVINO cannot read this ONNX file: " + words
-        raise Refused("model", words, layer_named(words)) from error
+            message = "OpenVINO cannot read this ONNX file: " + message
+        raise Refused("model", message, layer_named(message)) from error
 
 
 def schedule_config(folder, shaves):
-    """Returns the plugin's options that decide the schedule and leave its graph in the folder."""
+    """Returns the plugin's options that set the schedule and write its graph into the folder."""
     config = {
         "MYRIAD_DUMP_INTERNAL_GRAPH_FILE_NAME": graph_path(folder),
-        # Or the plugin writes the graph again after each of its 38 passes.
+        # Otherwise the plugin rewrites the graph after each of its 38 passes.
         "MYRIAD_DUMP_ALL_PASSES": "NO",
     }
     if shaves is not None:
         config["MYRIAD_NUMBER_OF_SHAVES"] = str(shaves)
         config["MYRIAD_NUMBER_OF_CMX_SLICES"] = str(shaves)
-        # By default two streams share the chip, and 9 shaves for each would be too many.
+        # By default, two streams share the chip, which has too few SHAVEs for 9 or more per stream.
         config["MYRIAD_THROUGHPUT_STREAMS"] = "1"
     return config
 
@@ -437,27 +438,27 @@ def graph_path(folder):
 
 
 def read_graph(folder):
-    """Returns the stage graph that the compiler left."""
+    """Returns the stage graph that the compiler wrote."""
     with open(graph_path(folder), encoding="utf-8") as file:
         return file.read()
 
 
-def layer_named(words):
-    """Returns the layer that the compiler's words name, or None."""
-    match = re.search(r'layer "([^"]+)"', words)
+def layer_named(message):
+    """Returns the layer that a message of the compiler names, or None."""
+    match = re.search(r'layer "([^"]+)"', message)
     return match.group(1) if match else None
 
 
 def read_blob(cache_folder):
-    """Returns the compiled ELF without the XML line that OpenVINO's cache puts before it."""
+    """Returns the compiled ELF without the XML line that OpenVINO's cache prepends."""
     names = [name for name in os.listdir(cache_folder) if name.endswith(".blob")]
     if len(names) != 1:
-        raise Refused("compile", f"expected one blob, the compiler left {names}")
+        raise Refused("compile", f"expected one blob, the compiler wrote {names}")
     with open(os.path.join(cache_folder, names[0]), "rb") as file:
         file.readline()
         blob = file.read()
     if not blob.startswith(b"\x7felf"):
-        raise Refused("compile", f"the compiler's blob does not start as one: {blob[:16]!r}")
+        raise Refused("compile", f"the compiler's blob is not an ELF file: {blob[:16]!r}")
     return blob
 
 
@@ -471,7 +472,7 @@ METHODS = {
 
 
 def answer(line):
-    """Returns the answer to one line; every fault of a request becomes an error answer."""
+    """Returns the answer to one line; an error in a request becomes an error answer."""
     request_id = None
     try:
         try:
@@ -485,7 +486,7 @@ def answer(line):
         if not isinstance(method, str) or method not in METHODS:
             allowed = ", ".join(sorted(METHODS))
             raise Refused("request", f"unknown method {method!r}; allowed: {allowed}")
-        # The kernel ends the process, even where native code hangs and heeds no signal handler.
+        # The kernel ends the process even if native code hangs and no signal handler can run.
         deadline_s = read_number(request, "deadline_s", (int, float), or_null=True)
         signal.alarm(math.ceil(deadline_s or 0))
         result = METHODS[method](request)
@@ -502,7 +503,7 @@ def answer(line):
 
 def main():
     """Serves until the input ends."""
-    # Native code prints to descriptor 1; the answers keep the real output to themselves.
+    # Native code prints to descriptor 1, so only answers use the real standard output.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
