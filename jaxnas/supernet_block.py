@@ -63,8 +63,8 @@ def crop(tree: Tree, like: Tree) -> Tree:
 
 def pad(leaf: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array | np.ndarray:
     """Returns a slice padded with trailing zeros to `size`."""
-    library = np if isinstance(leaf, np.ndarray) else jnp
-    return library.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    return xp.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
 def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, ...]]], np.ndarray]:

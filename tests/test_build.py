@@ -34,7 +34,7 @@ def full_label(label: str, package: str) -> str:
 
 @functools.cache
 def targets() -> dict[str, dict]:
-    """Returns label → attributes. The BUILD files are run as Python, with functions for the rules."""
+    """Returns label → attributes: runs the BUILD files as Python, with functions for the rules."""
     found = {}
     for file in (
         ROOT / "BUILD",

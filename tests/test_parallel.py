@@ -17,7 +17,6 @@ from jaxnas import parallel
 from tests.conftest import metrics_of
 from tests.programs import ROOT, Program, run_fresh, run_program
 
-
 EIGHT_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
 
 

@@ -40,7 +40,7 @@ import sys
 from absl import flags
 from experiments.runs.folder import Workdir
 from experiments.search import config
-from jaxnas import search_steps as steps
+from jaxnas import search_steps
 from jaxnas.checkpoint import Checkpoints
 config.define_flags()
 flags.FLAGS(["search", "--space=proxyless_tiny", "--image_size=64", f"--workdir={sys.argv[1]}"])

@@ -34,6 +34,7 @@ from experiments.benchmark.profile import profile
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
+from experiments.runs.memory import keep_memory
 from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import SPACES
 from profiling import command
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures the parts, writes benchmark.json after each, and prints the figures."""
     del argv
     args = flags.FLAGS
+    keep_memory()
     with command.usage_errors():
         parts = check_parts(args.parts)
         workload = Workload(

@@ -19,6 +19,7 @@ from absl import flags
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Supernet, Workload, memory_mb
 from experiments.runs.compilation import compiled_steps, keep_compiled_programs
+from experiments.runs.memory import keep_memory
 from profiling import command
 
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the steps and prints the two documents."""
     del argv
     args = flags.FLAGS
+    keep_memory()
     workload = Workload(**json.loads(args.workload))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         keep_compiled_programs()

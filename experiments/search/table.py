@@ -113,7 +113,10 @@ def deployment_table(
 def _fitting_table(
     config: Config, table: LatencyTable | None, device: Recording | None, progress: Progress
 ) -> LatencyTable:
-    """Returns the given table, or a new one of the device, with this run's number of classes."""
+    """Returns the given table, or a new one of the device, with this run's number of classes.
+
+    Without a device the given table keeps its number of classes.
+    """
     space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
     if table is None or device is not None and table.device != device.setup.device:
         assert device is not None  # a run without a table requires its device
