@@ -1,7 +1,8 @@
-"""Reading of JSON files that hold one object."""
+"""JSON files that hold one object."""
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,3 +25,10 @@ def read_object(file: pathlib.Path, remedy: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{file} is not a JSON object; {remedy}")
     return document
+
+
+def write_object(file: pathlib.Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically: the file has its old or its new content at any time."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(file)

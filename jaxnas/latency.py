@@ -7,7 +7,6 @@ entry is an error that names the entry, never a default.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.json_file import read_object
+from jaxnas.json_file import read_object, write_object
 from jaxnas.space import Space
 
 SCHEMA = 2
@@ -136,9 +135,7 @@ class LatencyTable:
             "fixed_ms": dict(self.fixed_ms),
             "candidate_ms": blocks,
         }
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps(document, indent=1) + "\n")
-        partial.replace(file)
+        write_object(file, document)
 
     @classmethod
     def load(cls, file: pathlib.Path, space: Space) -> "LatencyTable":
@@ -213,7 +210,7 @@ def _of_type(value: Any, kind: type, what: str) -> Any:
 
 
 def _milliseconds(value: object, what: str, *, zero: bool | None) -> float:
-    """Returns a table's entry. It must be 0 if `zero`, not 0 if not `zero`, and may be 0 if None."""
+    """Returns a table's entry. `zero` is True if it must be 0, False if it must not, else None."""
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)

@@ -33,8 +33,7 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
             stream.reconfigure(errors="replace")  # no crash where the encoding lacks a character
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         # absl's own --help lists the flags of one module only and exits with 1.
-        print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n{_help()}")
-        sys.exit(0)
+        sys.exit(_flushed(lambda: print(f"{sys.modules['__main__'].__doc__}\n{_help()}")) or 0)
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the action
     try:
         _check_flag_files(argv[1:])
@@ -113,17 +112,21 @@ def run(
         None if it takes no files.
     """
 
-    def flushed(argv: Sequence[str]) -> int | None:
-        try:
-            status = main(argv)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader closed the pipe, as in `... | head -1`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = FAILED
-        return status
+    app.run(
+        lambda argv: _flushed(lambda: main(argv)),
+        flags_parser=lambda argv: _parse(argv, actions, files),
+    )
 
-    app.run(flushed, flags_parser=lambda argv: _parse(argv, actions, files))
+
+def _flushed(work: Callable[[], int | None]) -> int | None:
+    """Returns the status of `work`, or FAILED if the reader of standard output has closed it."""
+    try:
+        status = work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    return status
 
 
 def define_device_flags() -> None:

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -35,6 +34,7 @@ from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
 from experiments.runs.memory import keep_memory
+from jaxnas.json_file import write_object
 from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import SPACES
 from profiling import command
@@ -194,9 +194,7 @@ def accelerator() -> str | None:
 
 def write(document: dict, output: pathlib.Path) -> None:
     """Writes benchmark.json atomically."""
-    partial = output / "benchmark.json.partial"
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(output / "benchmark.json")
+    write_object(output / "benchmark.json", document)
 
 
 if __name__ == "__main__":

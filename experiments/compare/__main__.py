@@ -10,7 +10,6 @@ drawings of all networks, compare.svg and compare.png.
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from experiments.compare.report import Comparison, Row
 from experiments.runs.networks import find_architecture, read_accuracy, read_architecture
 from experiments.runs.published import PUBLISHED
 from jaxnas import draw
+from jaxnas.json_file import write_object
 from jaxnas.zoo import ZOO
 from profiling import command, tables
 from profiling.database import Store
@@ -173,9 +173,7 @@ def measure(
 
 def write(result: Comparison, output: pathlib.Path) -> None:
     """Writes compare.json, compare.md, compare.svg and compare.png."""
-    (output / "compare.json").write_text(
-        json.dumps(report.document(result), indent=1, ensure_ascii=False) + "\n"
-    )
+    write_object(output / "compare.json", report.document(result))
     (output / "compare.md").write_text(report.markdown(result))
     figure = draw.figure([row.spec for row in result.rows], report.captions(result))
     for name in ("compare.svg", "compare.png"):

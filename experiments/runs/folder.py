@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.runs.config import RunConfig
 from jaxnas import parallel
-from jaxnas.json_file import read_object
+from jaxnas.json_file import read_object, write_object
 
 _WRITE_AGAIN = "remove it, and the same command writes it again"
 
@@ -53,15 +53,7 @@ class Workdir:
             raise ValueError(
                 f"--workdir={self.path} cannot be created ({error.strerror}); name another folder"
             ) from error
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise WorkdirHeld(
-                f"--workdir={self.path}: another process is using it; wait for it or name another "
-                f"folder"
-            ) from None
+        self._lock = lock_folder(self.path)
         if not file.exists():
             self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
 
@@ -75,11 +67,8 @@ class Workdir:
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Writes a file atomically."""
-        if not parallel.is_process_0():
-            return
-        partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-        partial.replace(self.path / name)
+        if parallel.is_process_0():
+            write_object(self.path / name, document)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Reads a file that this run wrote; returns None if it has not written it yet."""
@@ -131,15 +120,31 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     return read_object(file, _WRITE_AGAIN) if file.exists() else None
 
 
+def lock_folder(path: pathlib.Path) -> TextIO:
+    """Locks a folder until the returned file is closed or this process ends.
+
+    Raises:
+      WorkdirHeld: another process has locked it.
+    """
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise WorkdirHeld(
+            f"{path}: another process is using it; wait for it, stop it or name another folder"
+        ) from None
+    return lock
+
+
 def is_held(path: pathlib.Path) -> bool:
     """Returns whether a process is using a run's folder."""
     if not (path / ".lock").exists():
         return False
-    with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        lock_folder(path).close()
+    except WorkdirHeld:
+        return True
     return False
 
 

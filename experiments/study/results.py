@@ -1,6 +1,5 @@
 """results.md: the results of a study as a document, written from study.json alone."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from experiments.study.affinities import ALMOST_ALWAYS, DOES_NOT, UNDECIDED
 from experiments.study.figures import title
 from experiments.study.intervals import Interval
 from jaxnas import draw
+from jaxnas.json_file import write_object
 
 ROWS = {
     "blocks": "blocks that are not skip",
@@ -35,7 +35,7 @@ _REASONS = {
 
 def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     """Writes study.json, results.md and the figures (PNG, SVG); returns the names of the files."""
-    (folder / "study.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_object(folder / "study.json", document)
     (folder / "results.md").write_text(markdown(document))
     names = ["study.json", "results.md"]
     for name, figure in figures.figures(document).items():

@@ -1,7 +1,6 @@
 """State of a sweep: which runs wait, run, are done or have failed; sweep.json keeps it."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -12,9 +11,10 @@ from typing import Any
 
 import submitit
 
-from experiments.runs.folder import is_held
+from experiments.runs.folder import is_held, lock_folder
 from experiments.sweep.launch import Launcher, last_line
 from experiments.sweep.plan import Run
+from jaxnas.json_file import write_object
 from profiling.progress import Progress
 
 FILE = "sweep.json"
@@ -50,11 +50,7 @@ class Sweep:
         """
         self.folder, self.program, self.runs = folder, program, runs
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"--output={folder}: another process runs this sweep") from None
+        self._lock = lock_folder(folder)
         before = self._read()
         self.states = {run.name: before.get(run.name, State()) for run in runs}
         for run in runs:
@@ -103,9 +99,7 @@ class Sweep:
 
     def write(self) -> None:
         """Writes sweep.json, whole or not at all."""
-        partial = self.folder / f"{FILE}.partial"
-        partial.write_text(json.dumps(self.document(), indent=1) + "\n")
-        partial.replace(self.folder / FILE)
+        write_object(self.folder / FILE, self.document())
 
     def document(self) -> dict[str, Any]:
         """Returns the content of sweep.json."""

@@ -1,13 +1,12 @@
 """Extracts a network with the weights of a search's supernet."""
 
 import contextlib
-import fcntl
 import pathlib
-from collections.abc import Iterator
 
 import jax
 
 from experiments.runs.config import identity_of
+from experiments.runs.folder import lock_folder
 from experiments.runs.loop import SEARCH, checkpoint_folder
 from experiments.runs.networks import GIVE_RUN, read_architecture
 from jaxnas import data, search_steps, supernet
@@ -48,7 +47,8 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
     like = jax.eval_shape(
         lambda: search_steps.init_state(space, classes, search_steps.Hyperparameters(), 0)
     )
-    with _locked(folder):
+    # Opening checkpoints deletes the files of an unfinished save.
+    with lock_folder(folder):
         # Checked before `Checkpoints` opens the folder, which creates it if it is missing.
         checkpoints_folder = checkpoint_folder(folder, SEARCH)
         if not checkpoints_folder.is_dir():
@@ -73,16 +73,3 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
         classes,
         name="jaxnas",
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Locks the folder, because opening checkpoints deletes the files of an unfinished save."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another process is using it; wait for it or stop it"
-            ) from None
-        yield
