@@ -20,7 +20,7 @@ def arguments(micro_search) -> list[str]:
         "experiments.sweep",
         *micro_search,
         "--train_epochs=1",
-        "--sweep=target_ms=1.8,1.85",
+        "--sweep=target_ms=1.72,1.81",
         "--seeds=2",
     ]
 
@@ -62,7 +62,7 @@ def test_a_stopped_sweep_goes_on_and_runs_nothing_twice(swept):
     assert {run["status"] for run in half.values()} == {"done", "waiting"} and len(times) >= 2
     runs = state_of(folder)
     assert list(runs) == [
-        f"target_ms={target},seed={seed}" for target in ("1.8", "1.85") for seed in (0, 1)
+        f"target_ms={target},seed={seed}" for target in ("1.72", "1.81") for seed in (0, 1)
     ]
     assert all(run["status"] == "done" for run in runs.values())
     for name, run in runs.items():
@@ -81,7 +81,7 @@ def test_a_sweep_ends_with_tables_and_a_figure(swept):
     assert "4 done, 0 failed, 0 running, 0 waiting." in page
     rows = [line for line in page.splitlines() if line.startswith("| 1.")]
     assert len(rows) == 4 + 2, "four runs, and two settings over seeds"
-    assert rows[-1].startswith("| 1.85 | 2 | 1.") and rows[-1].count("±") == 2
+    assert rows[-1].startswith("| 1.81 | 2 | 1.") and rows[-1].count("±") == 2
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     for file in ("sweep.json", "sweep.md", "sweep.svg", "sweep.png"):
         assert file in done.stdout
@@ -107,7 +107,7 @@ def test_every_combination_is_a_run(tmp_path):
 
 
 def test_what_failed_is_shown_and_retried_when_asked(arguments, tmp_path):
-    sweep = [*arguments[:-2], "--sweep=target_ms=1.8,99", f"--output={tmp_path}"]
+    sweep = [*arguments[:-2], "--sweep=target_ms=1.81,99", f"--output={tmp_path}"]
     failed = run_program(*sweep)
     assert failed.returncode == 1
     run = state_of(tmp_path)["target_ms=99"]
