@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.runs.pictures import decode_all
+from experiments.runs.picture_check import decode_all
 from jaxnas import data
 from profiling import command
 from profiling.progress import Progress

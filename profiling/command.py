@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from profiling.cache_folders import data_folder
 from profiling.device import MAX_SHAVES, Options
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.myriad import remote
-from profiling.user_folders import data_folder
 
 if TYPE_CHECKING:
     from profiling.database import Store

@@ -17,7 +17,7 @@ from profiling import command, report
 from profiling.device import measure_repeatedly
 from profiling.onnx_file import read_network
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import device_names, open_device
 from profiling.tables import exported
 

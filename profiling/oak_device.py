@@ -29,13 +29,12 @@ import onnx
 
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
-from profiling.execution import onnx_bytes
 from profiling.measurement import LayerTime, Measurement, Setup
-from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
 from profiling.myriad.cost import estimate
 from profiling.myriad.stick import UDEV_RULE
-from profiling.onnx_file import inputs_of
+from profiling.myriad.worker_answers import Compiled
+from profiling.onnx_file import inputs_of, onnx_bytes
 
 NAME = "OAK"
 # The number that a pipeline with a streaming camera leaves to each of two inference threads.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 import onnx
 from onnx import external_data_helper, helper
 
+from profiling.errors import CompileError
+
 MOST_BYTES = 2**31 - 1  # protobuf's limit for one message
 _SHAPE_FLAG = "--shape"
 
@@ -203,3 +205,21 @@ def one_line(error: Exception) -> str:
     """Returns the first line of a library's error message, at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
+    """Reads a file for a device that accepts ONNX only.
+
+    Args:
+      file: file to read.
+      device: name of the device, for error messages.
+
+    Raises:
+      CompileError: the file is not an ONNX file, or not a valid network.
+    """
+    if file.suffix != ".onnx":
+        raise CompileError(f"{file}: {device} accepts only ONNX files; give the network's .onnx")
+    try:
+        return read_network(file)
+    except ValueError as error:
+        raise CompileError(str(error)) from error

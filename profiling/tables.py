@@ -27,7 +27,7 @@ from profiling import command, report
 from profiling.device import Options
 from profiling.measurement import Measurement, pooled
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import device_kind, device_names, open_device
 
 RunsMade = Callable[[int, int], None]

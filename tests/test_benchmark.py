@@ -9,7 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.benchmark import bandwidth, growth, kernels, performance, profile, report, timing
+from experiments.benchmark import (
+    bandwidth,
+    growth,
+    kernels,
+    performance,
+    report,
+    timing,
+    xla_profile,
+)
 from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
@@ -172,7 +180,7 @@ def test_memory_is_the_programs_own(tiny_steps):
 
 
 def test_profile_attributes_a_step(tiny_steps):
-    part = profile.profile(tiny_steps, TINY, rounds=2)
+    part = xla_profile.profile(tiny_steps, TINY, rounds=2)
     for one in part.values():
         assert one["kinds_ms"]["depthwise convolutions"] > 0
         assert one["kinds_ms"]["matrix products"] > 0
@@ -181,7 +189,7 @@ def test_profile_attributes_a_step(tiny_steps):
 
 
 def test_kinds_of_operations_are_read_from_the_program():
-    assert profile.kinds("""\
+    assert xla_profile.kinds("""\
 HloModule jit_weight, is_scheduled=true
   %a.1 = f32[2]{0} fusion(f32[2]{0} %x), metadata={op_name="jit(weight)/jit(_shifted_sum)/add"}
   b = f32[2]{0} custom-call(x), custom_call_target="__cudnn$convForward", feature_group_count=96

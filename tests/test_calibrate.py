@@ -8,8 +8,8 @@ import pytest
 from profiling.myriad import calibrate, calibration_report
 from profiling.myriad.calibration import Calibration
 from profiling.myriad.client import Worker
+from profiling.myriad.coefficient_fit import left_out
 from profiling.myriad.cost import layer_amounts
-from profiling.myriad.fit import left_out
 from profiling.myriad.public_networks import PUBLIC_NETWORKS, resnet_18
 
 

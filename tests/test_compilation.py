@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.runs import compilation
-from experiments.runs.compilation import compiled_steps, readiness
+from experiments.runs import step_compilation
+from experiments.runs.step_compilation import compiled_steps, readiness
 from jaxnas import search_steps
 from tests.conftest import SMALL, same_bits
 from tests.programs import ROOT
@@ -213,11 +213,11 @@ def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, mon
         name: getattr(jax.config, name)
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     }
-    monkeypatch.setattr(compilation, "cache_folder", folder)
-    monkeypatch.setattr(compilation.tempfile, "TemporaryFile", no_file)
+    monkeypatch.setattr(step_compilation, "cache_folder", folder)
+    monkeypatch.setattr(step_compilation.tempfile, "TemporaryFile", no_file)
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        compilation.keep_compiled_programs()
+        step_compilation.keep_compiled_programs()
         used = jax.config.jax_compilation_cache_dir
         assert used == (kept and str(tmp_path / kept))
         assert "compiled programs are not kept for the next start" in caplog.text

@@ -6,9 +6,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.runs.folder import check_workdir
+from experiments.runs.run_folder import check_workdir
 from experiments.search import __main__, config
-from experiments.search.trainer import Schedule
+from experiments.search.supernet_trainer import Schedule
 from jaxnas import data
 from tests.programs import ROOT
 

@@ -18,16 +18,16 @@ from model_api.models import ClassificationModel
 from experiments.runs import delivery
 from experiments.runs.classifier import Normalization
 from experiments.runs.delivery import ParityBroken, check_accuracy, check_parity
-from experiments.runs.folder import Workdir
 from experiments.runs.inference import find_model
 from experiments.runs.networks import find_architecture
+from experiments.runs.run_folder import Workdir
 from experiments.train.config import TrainConfig
 from experiments.train.fit import Training, fit
 from jaxnas import data, export
 from jaxnas.network import Network
 from profiling.device import Options
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import open_device
 from tests.programs import run_program
 from tests.test_readme import python_block

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from jaxnas import draw
+from jaxnas import network_figure
 from jaxnas.network import network_of
 from jaxnas.space import PROXYLESS_TINY
 from jaxnas.zoo import find_network
@@ -20,14 +20,14 @@ def boxes(figure: Figure) -> list[FancyBboxPatch]:
 
 
 def test_color_is_kernel_and_width_is_expansion():
-    drawn = boxes(draw.figure([TINY], ["tiny"]))
+    drawn = boxes(network_figure.figure([TINY], ["tiny"]))
     white = "#ffffff"
     assert [to_hex(box.get_facecolor()) for box in drawn] == [
         white,
         white,
-        draw.COLORS[5],
-        draw.COLORS[3],
-        draw.COLORS[7],
+        network_figure.COLORS[5],
+        network_figure.COLORS[3],
+        network_figure.COLORS[7],
         white,
         white,
     ]
@@ -38,11 +38,11 @@ def test_color_is_kernel_and_width_is_expansion():
 
 def test_each_network_has_a_row_with_its_caption_and_nothing_is_cut_off():
     specs = [find_network("mobilenet_v2"), find_network("proxyless_mobile"), TINY]
-    figure = draw.figure(specs, ["MobileNetV2", "ProxylessNAS mobile", "found"])
+    figure = network_figure.figure(specs, ["MobileNetV2", "ProxylessNAS mobile", "found"])
     rows = [box.get_y() for box in boxes(figure)]
     assert len(set(rows)) == 3 and rows == sorted(rows, reverse=True)  # from top to bottom
     assert len(rows) == sum(len(spec.blocks) + 3 for spec in specs)
-    for one in (figure, draw.figure([TINY], ["a row that is shorter than the legend"])):
+    for one in (figure, network_figure.figure([TINY], ["a row that is shorter than the legend"])):
         one.canvas.draw()
         edges = one.bbox
         for text in one.axes[0].texts:
@@ -54,7 +54,7 @@ def test_each_network_has_a_row_with_its_caption_and_nothing_is_cut_off():
 
 
 def test_legend_does_not_overlap_itself():
-    figure = draw.figure([TINY], ["tiny"])
+    figure = network_figure.figure([TINY], ["tiny"])
     figure.canvas.draw()
     legend = sorted(
         (text.get_window_extent() for text in figure.axes[0].texts if text.get_position()[1] < 0),
@@ -66,19 +66,19 @@ def test_legend_does_not_overlap_itself():
 
 def test_one_caption_for_each_network():
     with pytest.raises(ValueError, match="1 captions for 2 networks"):
-        draw.figure([TINY, TINY], ["one"])
+        network_figure.figure([TINY, TINY], ["one"])
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("a.svg", "b.svg"):
-        draw.save(draw.figure([TINY], ["tiny"]), tmp_path / name)
+        network_figure.save(network_figure.figure([TINY], ["tiny"]), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     xml.etree.ElementTree.parse(tmp_path / "a.svg")
-    draw.save(draw.figure([TINY], ["tiny"]), tmp_path / "a.png")
+    network_figure.save(network_figure.figure([TINY], ["tiny"]), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_names_are_no_formulas(tmp_path):
     file = tmp_path / "drawn.svg"
-    draw.save(draw.figure([TINY], [r"run $\bad{ of $5"]), file)
+    network_figure.save(network_figure.figure([TINY], [r"run $\bad{ of $5"]), file)
     assert file.stat().st_size > 0

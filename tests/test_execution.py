@@ -9,10 +9,10 @@ from jaxnas.network import Network, network_of
 from jaxnas.space import PROXYLESS_TINY
 from profiling.device import Options
 from profiling.errors import CompileError
-from profiling.execution import batched
 from profiling.myriad import stick
+from profiling.myriad.stick import batched
 from profiling.openvino_device import OpenVinoDevice
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import executor_name
 
 COUNT = 5

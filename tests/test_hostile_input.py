@@ -21,9 +21,9 @@ import pytest
 from hypothesis import strategies
 
 from experiments.runs import summary
-from experiments.runs.folder import check_workdir
 from experiments.runs.inference import _read_run
 from experiments.runs.networks import read_accuracy, read_architecture
+from experiments.runs.run_folder import check_workdir
 from experiments.search.config import Config
 from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
 from jaxnas.json_file import read_object
@@ -31,7 +31,7 @@ from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
 from jaxnas.space import PROXYLESS_TINY, find_space
 from profiling import command
-from profiling.myriad import answers
+from profiling.myriad import worker_answers
 from profiling.myriad.cost import estimate
 from profiling.myriad.process import Fault
 from tests.conftest import MICRO, random_table, same_bits
@@ -239,21 +239,24 @@ def test_documents_are_read_or_refused(files, name, capsys):
 @pytest.mark.parametrize(
     ("document", "read"),
     [
-        (COMPILED, answers.read_compiled),
-        (INFERRED, answers.read_inferences),
+        (COMPILED, worker_answers.read_compiled),
+        (INFERRED, worker_answers.read_inferences),
         (
             {"scores": base64.b64encode(np.zeros(4, np.float32)).decode(), "count": 2},
-            answers.read_scores,
+            worker_answers.read_scores,
         ),
-        ({"protocol": answers.PROTOCOL, "versions": {"openvino": "2021.4.2"}}, answers.read_hello),
-        ({"devices": {"CPU": "a processor"}}, answers.read_devices),
+        (
+            {"protocol": worker_answers.PROTOCOL, "versions": {"openvino": "2021.4.2"}},
+            worker_answers.read_hello,
+        ),
+        ({"devices": {"CPU": "a processor"}}, worker_answers.read_devices),
     ],
 )
 def test_answers_of_the_worker_are_read_or_faults(document, read):
     @bounded
     @hypothesis.given(mutated(document))
     def structures(answer):
-        holds(lambda: read(json.loads(json.dumps(answer))), (Fault, answers.WorkerError))
+        holds(lambda: read(json.loads(json.dumps(answer))), (Fault, worker_answers.WorkerError))
 
     structures()
     read(document)

@@ -17,8 +17,8 @@ from profiling import oak_device
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable
 from profiling.measurement import LayerTime
-from profiling.myriad.answers import Compiled
 from profiling.myriad.client import Worker
+from profiling.myriad.worker_answers import Compiled
 from tests.programs import run_program
 
 # A log at level trace as Luxonis prints it: luxonis/depthai-python,

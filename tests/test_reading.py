@@ -9,7 +9,7 @@ from onnx import helper
 
 from profiling.device import Options
 from profiling.errors import CompileError
-from profiling.myriad import reading
+from profiling.myriad import model_check
 from profiling.myriad.compiler import MyriadXCompiler
 from tests.onnx_networks import classifier, network
 
@@ -80,27 +80,27 @@ def test_rows_that_are_no_batch_for_the_compiler_are_compiled_whole(compiler):
 
 
 def test_a_layer_that_was_read_otherwise_or_not_at_all_is_an_error():
-    sent = reading.prepared(classifier(attention=True).SerializeToString())
+    sent = model_check.prepared(classifier(attention=True).SerializeToString())
     read = {layer.names[0]: [list(shape) for shape in layer.shapes] for layer in sent.layers}
-    reading.check(sent, read, "")
+    model_check.check(sent, read, "")
     assert read["mean"] == [[1, 16, 1, 1]]
     # As OpenVINO 2021.4 reads a mean of opset 18: over all axes.
     with pytest.raises(
         CompileError, match="misread the layer mean, whose output is 1x16x1x1 and not 1x1x1x1"
     ):
-        reading.check(sent, read | {"mean": [[1, 1, 1, 1]]}, "")
-    unknown = dataclasses.replace(sent, layers=(reading.Layer(("mean",), ((1, None, 1, 1),)),))
-    reading.check(unknown, read, "")
+        model_check.check(sent, read | {"mean": [[1, 1, 1, 1]]}, "")
+    unknown = dataclasses.replace(sent, layers=(model_check.Layer(("mean",), ((1, None, 1, 1),)),))
+    model_check.check(unknown, read, "")
     with pytest.raises(CompileError, match=r"is 1x\?x1x1 and not 1x16x2x2"):
-        reading.check(unknown, read | {"mean": [[1, 16, 2, 2]]}, "")
+        model_check.check(unknown, read | {"mean": [[1, 16, 2, 2]]}, "")
     del read["gate"]
     with pytest.raises(CompileError, match="lost the layer gate"):
-        reading.check(sent, read, "")
+        model_check.check(sent, read, "")
 
 
 def test_the_compiler_itself_misreads_what_is_not_converted(compiler, monkeypatch):
     """The reason for all this; and the check finds it without the conversion."""
-    monkeypatch.setattr(reading, "OPSET", 99)
+    monkeypatch.setattr(model_check, "OPSET", 99)
     with pytest.raises(CompileError, match="misread the layer|misread|cannot read"):
         compiler.measure(classifier(attention=True, opset=18).SerializeToString())
 
@@ -166,7 +166,7 @@ def test_many_kinds_of_layers_are_read_as_sent(compiler):
 
 
 def test_prepared_networks_compute_the_same():
-    sent = reading.prepared(classifier(attention=True, opset=18).SerializeToString())
-    assert not reading._outputs_differ(
+    sent = model_check.prepared(classifier(attention=True, opset=18).SerializeToString())
+    assert not model_check._outputs_differ(
         onnx.load_model_from_string(sent.model), classifier(attention=True)
     )

@@ -17,16 +17,16 @@ import onnxruntime
 import openvino
 import pytest
 
-from experiments.runs.folder import Workdir
+from experiments.runs.run_folder import Workdir
 from experiments.search import __main__, config, derivation
-from experiments.search.trainer import Trainer
+from experiments.search.supernet_trainer import Trainer
 from jaxnas import data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.space import PROXYLESS_TINY
 from profiling import command, tables
 from profiling.device import Options
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import open_device
 from tests.conftest import SMALL, make_table
 from tests.programs import Program, run_program

@@ -21,12 +21,12 @@ from profiling import tables
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.measurement import LayerTime
-from profiling.myriad import owner
-from profiling.myriad.answers import Inferences
+from profiling.myriad import stick_lock
 from profiling.myriad.client import DEADLINES_S, Worker
 from profiling.myriad.stages import parse
 from profiling.myriad.stick import NAME, UDEV_RULE, Stick, by_node
 from profiling.myriad.worker import DEVICE_WORDS
+from profiling.myriad.worker_answers import Inferences
 from profiling.registry import device_names, open_device
 from tests.programs import ROOT
 from tests.test_myriad import dilated_depthwise_with_hard_sigmoid, network, signal_at_work
@@ -228,12 +228,12 @@ def test_a_device_has_one_owner_and_is_free_when_that_is_killed(other_owner, mod
 
 def test_a_stick_that_another_process_has_open_is_told(myriad):
     """An open stick is not listed; who has it is known all the same."""
-    with owner.claim("MYRIAD.1.2-ma2480", owner.THIS_HOST):
+    with stick_lock.claim("MYRIAD.1.2-ma2480", stick_lock.THIS_HOST):
         with pytest.raises(DeviceUnavailable, match=f"in use by process {os.getpid()}"):
             Stick(NAME, Options())
-        assert owner.owned("ssh lab-pi") == []
-        owner.claim("MYRIAD.1.2-ma2480", "ssh lab-pi").close()
-    assert owner.owned(owner.THIS_HOST) == []
+        assert stick_lock.owned("ssh lab-pi") == []
+        stick_lock.claim("MYRIAD.1.2-ma2480", "ssh lab-pi").close()
+    assert stick_lock.owned(stick_lock.THIS_HOST) == []
 
 
 def test_a_failed_start_leaves_no_worker(myriad):
@@ -254,4 +254,4 @@ def test_a_folder_for_locks_that_cannot_be_made_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     with pytest.raises(DeviceUnavailable, match="XDG_RUNTIME_DIR"):
-        owner.claim("CPU", owner.THIS_HOST)
+        stick_lock.claim("CPU", stick_lock.THIS_HOST)

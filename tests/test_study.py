@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.study import affinities, intervals, results, worth
+from experiments.study import device_preferences, intervals, results, search_vs_random
 from experiments.study.__main__ import MOBILE_TABLE, REFERENCE
 from experiments.study.random_networks import draw_within_budget
 from jaxnas import zoo
@@ -80,7 +80,7 @@ def test_a_study_says_what_each_device_likes(finished):
         for network in device["networks"]:
             assert 0.99 * device["target_ms"] <= network["predicted_ms"] <= device["target_ms"]
             path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(network["architecture"]))
-            assert network["statistics"] == affinities.statistics(PROXYLESS_TINY, path)
+            assert network["statistics"] == device_preferences.statistics(PROXYLESS_TINY, path)
         assert device["chance"]["networks"] == 200
         assert device["chance"]["statistics"]["blocks"]["count"] == 200
     assert [s["statistic"] for s in document["affinities"]["statements"]] == ["blocks", "e6", "k7"]
@@ -191,12 +191,12 @@ def test_intervals_are_student_s_and_welch_s():
 
 def test_statistics_count_blocks_and_shares():
     path = PROXYLESS.path(PROXYLESS.parse(REFERENCE))
-    assert affinities.statistics(PROXYLESS, path) == pytest.approx(
+    assert device_preferences.statistics(PROXYLESS, path) == pytest.approx(
         {"blocks": 19, "e6": 5 / 19, "k3": 2 / 19, "k5": 10 / 19, "k7": 7 / 19}
     )
     # Each of 7 (or 6) candidates alike: 15 blocks are there with 6/7; half is wide, a third 7×7.
     even = PROXYLESS.allowed / PROXYLESS.allowed.sum(1, keepdims=True)
-    assert affinities.expected_statistics(PROXYLESS, even) == pytest.approx(
+    assert device_preferences.expected_statistics(PROXYLESS, even) == pytest.approx(
         {"blocks": 6 + 15 * 6 / 7, "e6": 1 / 2, "k3": 1 / 3, "k5": 1 / 3, "k7": 1 / 3}
     )
 
@@ -208,7 +208,7 @@ def test_reasons_of_a_table_known_by_hand():
     )
     table = make_table(PROXYLESS_TINY, ms, fixed_ms=2.0)
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse("k3e3 - k5e3 k7e3 k5e3"))
-    assert affinities.table_reasons(PROXYLESS_TINY, table, path) == pytest.approx(
+    assert device_preferences.table_reasons(PROXYLESS_TINY, table, path) == pytest.approx(
         {
             "k7_over_k3_e6": 7 / 3,
             "k7_over_k3_e3": 7 / 3,
@@ -233,7 +233,7 @@ def test_verdicts_follow_the_intervals(blocks, e6, k7, verdicts):
     def of(low, high):
         return {"mean": 0.0, "low": low, "high": high, "count": 3}
 
-    found = affinities.statements({"e6": of(*e6)}, {"blocks": of(*blocks), "k7": of(*k7)})
+    found = device_preferences.statements({"e6": of(*e6)}, {"blocks": of(*blocks), "k7": of(*k7)})
     assert [s["verdict"] for s in found] == verdicts
 
 
@@ -259,20 +259,25 @@ def test_random_networks_are_drawn_evenly_from_those_that_spend_the_budget():
 
 
 def test_a_rank_is_among_the_others():
-    assert worth.rank(0.9, [0.8, 0.7]) == 1
-    assert worth.rank(0.7, [0.8, 0.7, 0.6]) == 2
-    assert worth.rank(0.1, [0.8, 0.7]) == 3
+    assert search_vs_random.rank(0.9, [0.8, 0.7]) == 1
+    assert search_vs_random.rank(0.7, [0.8, 0.7, 0.6]) == 2
+    assert search_vs_random.rank(0.1, [0.8, 0.7]) == 3
 
 
 def test_mobilenet_v2_of_other_widths():
-    assert worth.mobilenet_v2(1.0, 1000) == zoo.mobilenet_v2(1000)
+    assert search_vs_random.mobilenet_v2(1.0, 1000) == zoo.mobilenet_v2(1000)
     # Published (Sandler et al., the authors' checkpoints): 0.75 has 2.61 M and 209 M, 1.4 6.06 M
     # and 582 M.
     for width, parameters, macs in ((0.75, 2.61e6, 209e6), (1.4, 6.06e6, 582e6)):
-        spec = worth.mobilenet_v2(width, 1000)
+        spec = search_vs_random.mobilenet_v2(width, 1000)
         assert count_parameters(spec) == pytest.approx(parameters, rel=0.02)
         assert count_macs(spec, 224) == pytest.approx(macs, rel=0.01)
-    assert [b.out_channels for b in worth.mobilenet_v2(0.35, 10).blocks][:4] == [8, 8, 8, 16]
+    assert [b.out_channels for b in search_vs_random.mobilenet_v2(0.35, 10).blocks][:4] == [
+        8,
+        8,
+        8,
+        16,
+    ]
 
 
 def test_the_pixel_1_table_holds_the_published_entries():

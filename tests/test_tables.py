@@ -18,7 +18,7 @@ from profiling.database import Store, StoreError
 from profiling.device import Options, measure_repeatedly
 from profiling.measurement import LayerTime, Measurement, Setup, pooled
 from profiling.myriad.compiler import MyriadXCompiler
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import open_device
 from tests.programs import Program, run_program
 

@@ -38,7 +38,7 @@ TRAIN = (
 MAKE_SEARCH = """
 import sys
 from absl import flags
-from experiments.runs.folder import Workdir
+from experiments.runs.run_folder import Workdir
 from experiments.search import config
 from jaxnas import search_steps
 from jaxnas.checkpoint import Checkpoints

@@ -29,11 +29,11 @@ from experiments.benchmark import report
 from experiments.benchmark.bandwidth import bandwidth
 from experiments.benchmark.growth import growth
 from experiments.benchmark.kernels import depthwise, switches
-from experiments.benchmark.profile import profile
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
-from experiments.runs.memory import keep_memory
+from experiments.benchmark.xla_profile import profile
+from experiments.runs.malloc import keep_memory
 from jaxnas.json_file import write_object
 from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import SPACES

@@ -18,8 +18,8 @@ from absl import flags
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Supernet, Workload, memory_mb
-from experiments.runs.compilation import compiled_steps, keep_compiled_programs
-from experiments.runs.memory import keep_memory
+from experiments.runs.malloc import keep_memory
+from experiments.runs.step_compilation import compiled_steps, keep_compiled_programs
 from profiling import command
 
 

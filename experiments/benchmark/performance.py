@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.benchmark import report
 from experiments.benchmark.growth import FIGURES
-from jaxnas import draw
+from jaxnas import network_figure
 from profiling import command
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         name = None
         if "growth" in document["parts"]:
             name = f"performance_growth{index or ''}.png"
-            draw.save(growth_figure(document["parts"]["growth"]), output / name)
+            network_figure.save(growth_figure(document["parts"]["growth"]), output / name)
         lines += ["", *report.section(document, name)]
     (output / DOCUMENT).write_text("\n".join(lines) + "\n")
     print(f"{output / DOCUMENT} from {len(documents)} benchmarks", file=sys.stderr)

@@ -19,8 +19,8 @@ from absl import flags
 from experiments.compare import report
 from experiments.compare.report import Comparison, Row
 from experiments.runs.networks import find_architecture, read_accuracy, read_architecture
-from experiments.runs.published import PUBLISHED
-from jaxnas import draw
+from experiments.runs.published_figures import PUBLISHED
+from jaxnas import network_figure
 from jaxnas.json_file import write_object
 from jaxnas.zoo import ZOO
 from profiling import command, tables
@@ -29,7 +29,7 @@ from profiling.device import Options
 from profiling.errors import DeviceUnavailable
 from profiling.measurement import Measurement
 from profiling.progress import Phase, Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import DEVICES, device_names, open_device
 
 NETWORKS = ("mobilenet_v2", "proxyless_mobile", "proxyless_cpu", "proxyless_gpu")
@@ -175,9 +175,9 @@ def write(result: Comparison, output: pathlib.Path) -> None:
     """Writes compare.json, compare.md, compare.svg and compare.png."""
     write_object(output / "compare.json", report.document(result))
     (output / "compare.md").write_text(report.markdown(result))
-    figure = draw.figure([row.spec for row in result.rows], report.captions(result))
+    figure = network_figure.figure([row.spec for row in result.rows], report.captions(result))
     for name in ("compare.svg", "compare.png"):
-        draw.save(figure, output / name)
+        network_figure.save(figure, output / name)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import rich.table
 
 from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
-from experiments.runs.published import POSTERS_FOUND, PUBLISHED, Published
+from experiments.runs.published_figures import POSTERS_FOUND, PUBLISHED, Published
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
 

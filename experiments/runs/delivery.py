@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
-from jaxnas import archive, data, draw, export
+from jaxnas import data, export, network_figure, nn_archive
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
 from profiling import oak_device, openvino_device, tables
@@ -14,7 +14,7 @@ from profiling.device import Executor, Options, measure_repeatedly
 from profiling.measurement import Measurement
 from profiling.myriad.compiler import MyriadXCompiler
 from profiling.progress import Phase, Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 
 ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
     "model.onnx",
@@ -77,7 +77,7 @@ def deliver(
             "".join(f"{name}\n" for name in part.class_names), encoding="utf-8"
         )
         parity = check_parity(network, folder, part, image_size)
-        draw.save(draw.figure([spec], [title]), folder / FIGURE)
+        network_figure.save(network_figure.figure([spec], [title]), folder / FIGURE)
         phase.end(
             f"logits differ by {parity.onnxruntime_max_abs:.1e} in ONNX Runtime, "
             f"{parity.openvino_max_abs:.1e} in OpenVINO"
@@ -245,5 +245,5 @@ def _archive(
             estimate = compiler.measure(model)
         blob, estimated_ms = estimate.blob, estimate.latency_ms
     assert blob is not None  # the MyriadX compiler returns one
-    archive.save_archive(folder / ARCHIVE, "jaxnas", blob, class_names, image_size)
+    nn_archive.save_archive(folder / ARCHIVE, "jaxnas", blob, class_names, image_size)
     return {"shaves": shaves, "estimated_ms": estimated_ms}

@@ -11,7 +11,7 @@ from profiling.database import Store
 from profiling.errors import DeviceUnavailable
 from profiling.measurement import Setup
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import open_device
 
 

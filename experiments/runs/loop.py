@@ -13,9 +13,9 @@ from typing import Any, Generic, Protocol, SupportsFloat, TypeVar
 
 import jax
 
-from experiments.runs.feed import Feed
-from experiments.runs.folder import Workdir
 from experiments.runs.preemption import Stopped, agreed, stop_requests
+from experiments.runs.prefetch import Feed
+from experiments.runs.run_folder import Workdir
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data import UnreadablePicture
 from profiling.progress import Progress

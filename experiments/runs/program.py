@@ -9,11 +9,11 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
-from experiments.runs.compilation import keep_compiled_programs
 from experiments.runs.delivery import ParityBroken
 from experiments.runs.loop import NonFiniteLoss
-from experiments.runs.memory import keep_memory
+from experiments.runs.malloc import keep_memory
 from experiments.runs.preemption import Stopped, Terminated, terminate_like_control_c
+from experiments.runs.step_compilation import keep_compiled_programs
 from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointUnreadable
 from jaxnas.data import UnreadablePicture

@@ -11,8 +11,8 @@ import rich.panel
 import rich.table
 import rich.text
 
-from experiments.runs.published import PUBLISHED
-from jaxnas import draw
+from experiments.runs.published_figures import PUBLISHED
+from jaxnas import network_figure
 from jaxnas.network import NetworkSpec
 
 Result = Mapping[str, Any]
@@ -37,7 +37,7 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
     searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
     lines = [
-        draw.terminal(spec),
+        network_figure.terminal(spec),
         "",
         rich.text.Text(result["architecture"], "bold"),
         f"{searched}{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "

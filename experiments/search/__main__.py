@@ -16,12 +16,12 @@ from typing import Any
 from experiments.runs import program, summary
 from experiments.runs.delivery import deliver
 from experiments.runs.device import DeviceOfProcess0, shared_device
-from experiments.runs.folder import Workdir, finished
-from experiments.runs.pictures import check_pictures
+from experiments.runs.picture_check import check_pictures
+from experiments.runs.run_folder import Workdir, finished
 from experiments.search import derivation, pareto
 from experiments.search.config import Config, config_from_flags, define_flags
-from experiments.search.table import deployment_table, given_table
-from experiments.search.trainer import Schedule, Trainer
+from experiments.search.latency_table import deployment_table, given_table
+from experiments.search.supernet_trainer import Schedule, Trainer
 from experiments.train.fit import fit
 from jaxnas import data, parallel
 from jaxnas.latency import LatencyModel, LatencyTable

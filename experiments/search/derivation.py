@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs.device import DeviceOfProcess0
-from experiments.runs.folder import Workdir
+from experiments.runs.run_folder import Workdir
 from experiments.search.config import Config
-from experiments.search.trainer import Trainer
+from experiments.search.supernet_trainer import Trainer
 from experiments.train.fit import has_begun
 from jaxnas import budget, export, parallel, sampling
 from jaxnas.latency import LatencyTable

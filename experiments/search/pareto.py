@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.runs.device import DeviceOfProcess0
-from experiments.runs.folder import Workdir
-from experiments.runs.published import PUBLISHED
+from experiments.runs.published_figures import PUBLISHED
+from experiments.runs.run_folder import Workdir
 from experiments.search import derivation
-from experiments.search.trainer import Trainer
-from jaxnas import data, draw
+from experiments.search.supernet_trainer import Trainer
+from jaxnas import data, network_figure
 from jaxnas.latency import LatencyTable
 from profiling.device import Device
 
@@ -166,7 +166,7 @@ def save_figure(
 ) -> None:
     """Writes the plot of `figure` to pareto.svg and pareto.png."""
     for name in _FIGURES.values():
-        draw.save(figure(document, references), folder / name)
+        network_figure.save(figure(document, references), folder / name)
 
 
 def _note(one: Mapping[str, Any]) -> str:

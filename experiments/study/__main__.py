@@ -25,11 +25,11 @@ from absl import flags
 from experiments.runs import program
 from experiments.search import derivation
 from experiments.search.config import Config, config_from_flags, define_flags
-from experiments.search.trainer import Schedule
-from experiments.study import affinities, results, worth
+from experiments.search.supernet_trainer import Schedule
+from experiments.study import device_preferences, results, search_vs_random
 from experiments.study.random_networks import Draw, draw_within_budget
-from experiments.study.runs import Runs, recipe, training_size
-from experiments.study.worth import Contender, Trained
+from experiments.study.search_vs_random import Contender, Trained
+from experiments.study.study_runs import Runs, recipe, training_size
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
@@ -37,7 +37,7 @@ from jaxnas.space import format_arch
 from profiling import command, tables
 from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import device_kind, device_names, open_device
 
 PARTS = ("affinities", "worth")
@@ -216,9 +216,9 @@ def run_affinities(study: Study, devices: Sequence[Budgeted], runs: Runs) -> dic
     if runs.missing:
         return None
     space = study.config.search_space
-    return affinities.document(
+    return device_preferences.document(
         *(
-            affinities.device_document(
+            device_preferences.device_document(
                 space, device.table, device.target_ms, study.reference, of_device, device.baseline
             )
             for device, of_device in zip(devices, zip(*found, strict=True), strict=True)
@@ -260,7 +260,9 @@ def run_worth(
         trained.append((one, [run for run in each if run is not None]))
     if runs.missing:
         return None
-    return worth.document(trained, study.config.image_size, device.target_ms, device.baseline)
+    return search_vs_random.document(
+        trained, study.config.image_size, device.target_ms, device.baseline
+    )
 
 
 def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contender:
@@ -284,7 +286,7 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
             Recording(opened, store) as device,
             command.usage_errors(),
         ):
-            width, ms = worth.fit_mobilenet(
+            width, ms = search_vs_random.fit_mobilenet(
                 device, config.target_ms, config.image_size, table.num_classes
             )
         progress.print(
@@ -298,7 +300,7 @@ def mobilenet(study: Study, table: LatencyTable, progress: Progress) -> Contende
         "mobilenet_v2",
         f"mobilenet_v2, width {width:g}",
         None,
-        worth.mobilenet_v2(width, table.num_classes),
+        search_vs_random.mobilenet_v2(width, table.num_classes),
         ms,
     )
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxnas import draw
+from jaxnas import network_figure
 from jaxnas.network import network_of
 from jaxnas.space import find_space
 
@@ -85,7 +85,7 @@ def networks_figure(document: Mapping[str, Any]) -> Figure:
             captions.append(
                 f"{title(device)}, seed {network['seed']}, {network['predicted_ms']:.1f} ms"
             )
-    return draw.figure(specs, captions)
+    return network_figure.figure(specs, captions)
 
 
 def _bars(axes: Axes, part: Mapping[str, Any], names: Mapping[str, str], scale: float) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments.runs.markdown import table
 from experiments.study import figures
-from experiments.study.affinities import ALMOST_ALWAYS, DOES_NOT, UNDECIDED
+from experiments.study.device_preferences import ALMOST_ALWAYS, DOES_NOT, UNDECIDED
 from experiments.study.figures import title
 from experiments.study.intervals import Interval
-from jaxnas import draw
+from jaxnas import network_figure
 from jaxnas.json_file import write_object
 
 ROWS = {
@@ -40,7 +40,7 @@ def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     names = ["study.json", "results.md"]
     for name, figure in figures.figures(document).items():
         for file in (f"{name}.png", f"{name}.svg"):
-            draw.save(figure, folder / file)
+            network_figure.save(figure, folder / file)
             names.append(file)
     return names
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.runs.folder import check_workdir
+from experiments.runs.run_folder import check_workdir
 from experiments.search import config as search_config
 from experiments.search.config import Config
 from experiments.train import config as train_config

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.runs.markdown import table
-from jaxnas import draw
+from jaxnas import network_figure
 
 FILES = {"table": "sweep.md", "figure": "sweep.svg", "figure_png": "sweep.png"}
 _FRONT_COLOR = "#777777"
@@ -26,7 +26,7 @@ def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     if not done:
         return [FILES["table"]]
     for name in (FILES["figure"], FILES["figure_png"]):
-        draw.save(figure(done), folder / name)
+        network_figure.save(figure(done), folder / name)
     return list(FILES.values())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import submitit
 
-from experiments.runs.folder import is_held, lock_folder
+from experiments.runs.run_folder import is_held, lock_folder
 from experiments.sweep.launch import Launcher, last_line
 from experiments.sweep.plan import Run
 from jaxnas.json_file import write_object

@@ -20,8 +20,8 @@ import numpy as np
 from experiments.runs import program, summary
 from experiments.runs.delivery import deliver
 from experiments.runs.device import find_device
-from experiments.runs.folder import Workdir, finished
-from experiments.runs.pictures import check_pictures
+from experiments.runs.picture_check import check_pictures
+from experiments.runs.run_folder import Workdir, finished
 from experiments.train.config import TrainConfig, config_from_flags, define_flags
 from experiments.train.fit import fit
 from experiments.train.supernet_weights import from_supernet

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from experiments.runs.compilation import compiled_steps, readiness
-from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
-from experiments.runs.folder import Workdir
 from experiments.runs.loop import BEST, TRAIN, Loop, Metrics, Phase, checkpoint_folder
+from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.run_folder import Workdir
+from experiments.runs.step_compilation import compiled_steps, readiness
 from jaxnas import data, parallel, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network

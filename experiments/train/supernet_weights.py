@@ -6,9 +6,9 @@ import pathlib
 import jax
 
 from experiments.runs.config import identity_of
-from experiments.runs.folder import lock_folder
 from experiments.runs.loop import SEARCH, checkpoint_folder
 from experiments.runs.networks import GIVE_RUN, read_architecture
+from experiments.runs.run_folder import lock_folder
 from jaxnas import data, search_steps, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.json_file import read_object

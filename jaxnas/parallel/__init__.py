@@ -11,7 +11,7 @@ its statistics and the gradients are those of the whole batch, as in one process
     parallel.end()                                     else the others consider this one dead
 """
 
-from jaxnas.parallel.agreement import (
+from jaxnas.parallel.collectives import (
     Process0Failed,
     ProcessesDiffer,
     any_across_processes,

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jaxnas.parallel.agreement import from_process_0
+from jaxnas.parallel.collectives import from_process_0
 
 _NUMBER = struct.Struct("!i")
 _GOODBYE = -1

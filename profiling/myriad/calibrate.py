@@ -26,8 +26,8 @@ from profiling import command
 from profiling.myriad import calibration_report
 from profiling.myriad.calibration import CALIBRATION, Calibration
 from profiling.myriad.client import Worker
+from profiling.myriad.coefficient_fit import Timed, fit, left_out
 from profiling.myriad.cost import estimate_stages
-from profiling.myriad.fit import Timed, fit, left_out
 from profiling.myriad.public_networks import PUBLIC_NETWORKS, depthwise, resnet_18
 from profiling.myriad.stages import Stage, parse
 

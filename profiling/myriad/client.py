@@ -19,8 +19,10 @@ import numpy as np
 
 from profiling.device import MAX_SHAVES
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
-from profiling.myriad import reading, remote
-from profiling.myriad.answers import (
+from profiling.myriad import model_check, remote
+from profiling.myriad.environment import ensure_environment
+from profiling.myriad.process import Fault, Process, interrupts_deferred
+from profiling.myriad.worker_answers import (
     Compiled,
     Inferences,
     read_compiled,
@@ -29,8 +31,6 @@ from profiling.myriad.answers import (
     read_inferences,
     read_scores,
 )
-from profiling.myriad.environment import ensure_environment
-from profiling.myriad.process import Fault, Process, interrupts_deferred
 
 OPENVINO = "2021.4.2"
 
@@ -131,12 +131,12 @@ class Worker:
             compiler's own), or the compiler read another network than it was sent.
           DeviceUnavailable: the compiler cannot run here, or its process failed repeatedly.
         """
-        sent = reading.prepared(model)
+        sent = model_check.prepared(model)
         compiled = self._request(
             {"method": "compile", "model": _encoded(sent.model), "shaves": _checked(shaves)},
             read_compiled,
         )
-        reading.check(sent, compiled.layers, compiled.graph)
+        model_check.check(sent, compiled.layers, compiled.graph)
         return compiled
 
     def infer(
@@ -170,7 +170,7 @@ class Worker:
         return self._request(
             {
                 "method": "infer",
-                "model": _encoded(reading.prepared(model).model),
+                "model": _encoded(model_check.prepared(model).model),
                 "shaves": _checked(shaves),
                 "device": device,
                 "count": count,
@@ -205,7 +205,7 @@ class Worker:
         return self._request(
             {
                 "method": "scores",
-                "model": _encoded(reading.prepared(model).model),
+                "model": _encoded(model_check.prepared(model).model),
                 "shaves": _checked(shaves),
                 "device": device,
                 "images": _encoded(images.tobytes()),

@@ -9,7 +9,7 @@ DRAM traffic, whichever takes longer. A softmax has a constant time. A stage inj
 one is hidden behind it, except for the share of the time in which both use the DRAM.
 
 The time of a stage is therefore a sum of coefficients, each times an amount from the stage graph.
-Which alternative is the longer depends on the coefficients, so fit.py fits them iteratively.
+Which alternative is the longer depends on the coefficients, so coefficient_fit.py iterates.
 """
 
 import collections

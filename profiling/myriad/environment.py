@@ -18,8 +18,8 @@ from typing import TextIO
 
 from absl import logging
 
+from profiling.cache_folders import cache_folder
 from profiling.errors import DeviceUnavailable
-from profiling.user_folders import cache_folder
 
 PINS = ("openvino==2021.4.2", "libusb-package==1.0.26.4", "numpy==1.19.5")
 PYTHONS = ("3.9", "3.8")

@@ -16,12 +16,12 @@ import onnx
 
 from profiling.device import Options
 from profiling.errors import DeviceUnavailable, WorkerError
-from profiling.execution import batched, onnx_bytes
 from profiling.measurement import LayerTime, Measurement, Setup
-from profiling.myriad import owner
-from profiling.myriad.answers import Inferences
+from profiling.myriad import stick_lock
 from profiling.myriad.client import Worker
 from profiling.myriad.stages import parse
+from profiling.myriad.worker_answers import Inferences
+from profiling.onnx_file import onnx_bytes
 
 NAME = "MYRIAD"
 _BATCH_BYTES = 32 << 20  # maximum size of the images in one request
@@ -61,7 +61,7 @@ class Stick:
             the message gives a remedy.
         """
         self._shaves = options.shaves
-        self._host = options.worker_prefix or owner.THIS_HOST
+        self._host = options.worker_prefix or stick_lock.THIS_HOST
         self._worker = Worker(prefix=options.worker_prefix)
         try:
             versions = self._worker.hello()
@@ -91,11 +91,15 @@ class Stick:
         reasons = (
             []
             if present
-            else [f"{name} is not visible from {self._host}", *owner.owned(self._host), NO_STICK]
+            else [
+                f"{name} is not visible from {self._host}",
+                *stick_lock.owned(self._host),
+                NO_STICK,
+            ]
         )
         for device, full_name in present.items():
             try:
-                self._claim = owner.claim(device, self._host)
+                self._claim = stick_lock.claim(device, self._host)
             except DeviceUnavailable as error:
                 reasons.append(str(error))
             else:
@@ -180,3 +184,15 @@ def by_node(inferences: Inferences, nodes: Container[str]) -> tuple[LayerTime, .
         name = names.get(counter.name, counter.name)
         times[name] = times.get(name, 0.0) + counter.ms
     return tuple(LayerTime(name, ms) for name, ms in times.items())
+
+
+def batched(images: Iterable[np.ndarray], max_bytes: int) -> Iterator[np.ndarray]:
+    """Yields batches [count, ...] of at most `max_bytes`, but of at least one image."""
+    batch: list[np.ndarray] = []
+    for image in images:
+        if batch and (len(batch) + 1) * image.nbytes > max_bytes:
+            yield np.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield np.stack(batch)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.runs.compilation import Step, compiled_steps, readiness
-from experiments.runs.feed import BatchSizes, Feed, batch_shapes, count_top1
-from experiments.runs.folder import Workdir
 from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
+from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.run_folder import Workdir
+from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
 from jaxnas import data, parallel, search_steps, supernet

@@ -5,8 +5,8 @@ import pathlib
 from absl import logging
 
 from jaxnas import data
+from profiling.cache_folders import cache_folder
 from profiling.progress import Progress
-from profiling.user_folders import cache_folder
 
 MOST_AT_START = 50_000  # more pictures take minutes, even on many cores
 

@@ -12,12 +12,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runs.folder import Workdir, WorkdirHeld, check_workdir
+from experiments.runs.run_folder import Workdir, WorkdirHeld, check_workdir
 from experiments.search import derivation
 from experiments.search.config import Config
-from experiments.search.trainer import Trainer
-from experiments.study.affinities import Found, expected_statistics
-from experiments.study.worth import Contender, Trained
+from experiments.search.supernet_trainer import Trainer
+from experiments.study.device_preferences import Found, expected_statistics
+from experiments.study.search_vs_random import Contender, Trained
 from experiments.train.config import TrainConfig
 from experiments.train.fit import fit
 from jaxnas import data, sampling

@@ -27,7 +27,7 @@ from absl import logging
 from jax.experimental import serialize_executable
 
 import jaxnas
-from profiling.user_folders import cache_folder
+from profiling.cache_folders import cache_folder
 
 Tick = Callable[[float, str], None]  # takes the fraction done and a description of the work
 

@@ -5,13 +5,13 @@ import pathlib
 import numpy as np
 
 from experiments.runs.device import DeviceOfProcess0
-from experiments.runs.folder import Workdir
+from experiments.runs.run_folder import Workdir
 from experiments.search.config import Config
 from jaxnas import budget, data, parallel
 from jaxnas.latency import LatencyTable
 from profiling import command, tables
 from profiling.progress import Progress
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 from profiling.registry import device_kind, device_names
 
 

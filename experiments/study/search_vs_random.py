@@ -15,7 +15,7 @@ from experiments.study.random_networks import Draw
 from jaxnas import zoo
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling import tables
-from profiling.recording import Recording
+from profiling.recording_device import Recording
 
 # Widths of MobileNetV2 to choose from, in hundredths.
 WIDTHS = range(10, 201)
