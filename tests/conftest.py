@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.search import config
 from jaxnas import search_steps
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.pixels import from_pixels
@@ -62,9 +63,9 @@ def shared_folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory, shared_folder) -> Iterator[None]:
-    """Measurements and outputs of this process; compiled programs shared by all of pytest's."""
+    """Measurements and compiled programs that pytest's processes share; outputs of this one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXNAS_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
+        patch.setenv("JAXNAS_STORE", str(shared_folder / "store.sqlite"))
         patch.setenv("PROGRAM_OUTPUTS", str(tmp_path_factory.mktemp("programs")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared_folder / "xla"))
         yield
@@ -79,6 +80,12 @@ def myriad() -> environment.Environment:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def search_flags() -> None:
+    """The flags of a search, defined in this process."""
+    config.define_flags()
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,7 @@ def _run(
     os.environ.update(variables)
     time.tzset()
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     sys.path.insert(0, cwd)
     sys.argv = list(arguments)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

@@ -14,8 +14,7 @@ from tests.programs import ROOT
 
 
 @pytest.fixture(scope="module")
-def default() -> config.Config:
-    config.define_flags()
+def default(search_flags) -> config.Config:
     flags.FLAGS(["search", f"--flagfile={ROOT / 'vpu.flags'}"])
     return config.config_from_flags()
 

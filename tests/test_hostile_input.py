@@ -262,6 +262,8 @@ def test_answers_of_the_worker_are_read_or_faults(document, read):
     read(document)
 
 
+# Of a damaged file a thread of orbax may find its event loop closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoints_are_restored_whole_or_refused(tmp_path):
     """Files of a checkpoint damaged, removed, or swapped with those of the checkpoint before."""
     states = [{"w": np.arange(64, dtype=np.float32) + step, "n": np.int32(step)} for step in (0, 1)]

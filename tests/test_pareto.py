@@ -61,6 +61,7 @@ def command(tmp_path_factory, myriad):
         *FLAGS,
         "--pareto_ms=2.5,1.9,2.2",
         "--finalists=3",
+        "--calibration_batches=2",
         "--warmup_learning_rate=0.2",
         "--search_learning_rate=0.1",
         f"--latency_table={file}",

@@ -76,7 +76,7 @@ def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
         process = start(micro_search, folder)
         try:
             # A moment to come, or any time from the first import on.
-            seconds = time.monotonic() + draws.uniform(0.5, 9)
+            seconds = time.monotonic() + draws.uniform(0.2, 5)
             while process.poll() is None:
                 if moment is not None and moment[1](folder):
                     killed.append(moment[0])

@@ -8,7 +8,6 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.search import config
 from experiments.sweep import report
 from experiments.sweep.plan import plan
 from tests.programs import Program, run_program
@@ -19,7 +18,6 @@ def arguments(micro_search) -> list[str]:
     return [
         "experiments.sweep",
         *micro_search,
-        "--train_epochs=1",
         "--sweep=target_ms=1.72,1.81",
         "--seeds=2",
     ]
@@ -87,8 +85,7 @@ def test_a_sweep_ends_with_tables_and_a_figure(swept):
         assert file in done.stdout
 
 
-def test_every_combination_is_a_run(tmp_path):
-    config.define_flags()
+def test_every_combination_is_a_run(search_flags, tmp_path):
     with flagsaver.flagsaver():
         flags.FLAGS(["sweep", "--flagfile=vpu.flags"])
         swept = {"latency_weight": ["0.05", "0.2"], "target_ms": ["14", "17.2"]}
