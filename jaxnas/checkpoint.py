@@ -64,8 +64,10 @@ class Checkpoints:
         )
 
     def _plain_path(self) -> pathlib.Path:
-        """Returns the folder's path, its parents replaced if the path contains [, * or ?. orbax
-        (0.11) takes these for a pattern: it finds no files and writes unreadable checkpoints."""
+        """Returns the folder's path, its parents replaced if the path contains [, * or ?.
+
+        orbax (0.11) takes these for a pattern: it finds no files and writes unreadable checkpoints.
+        """
         if not set("[*?") & set(str(self._directory)):
             return self._directory
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -227,7 +229,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 target = tempfile.mkdtemp(prefix=f"unreadable-{step}-", dir=self._directory)
-                os.rename(self._directory / str(step), target)
+                (self._directory / str(step)).rename(target)
         multihost_utils.sync_global_devices("jaxnas checkpoints moved")
         self._manager.reload()
 

@@ -1,4 +1,4 @@
-"""This project's folders in the user's home folder."""
+"""The project's folders in the user's home folder."""
 
 import os
 import pathlib

@@ -219,7 +219,7 @@ def test_batches_have_the_promised_form(parts, name):
     assert set(batch) == {"image", "label"}
     assert batch["image"].shape == (16, 24, 24, 3) and batch["image"].dtype == np.uint8
     assert batch["label"].shape == (16,) and batch["label"].dtype == np.int32
-    assert 0 <= batch["label"].min() and batch["label"].max() <= 9
+    assert batch["label"].min() >= 0 and batch["label"].max() <= 9
     assert batch["image"].min() == 0 and batch["image"].max() > 200
     np.testing.assert_array_equal(batch["image"][..., 0], batch["image"][..., 2])
 

@@ -179,7 +179,7 @@ def test_a_device_that_runs_networks_is_tested_as_it_is_timed(trained, result, t
 def test_the_model_api_classifies_from_the_ir_alone(trained, test_part):
     model = ClassificationModel.create_model(str(trained / "model.xml"))
     right = 0
-    for index in range(0, 100):
+    for index in range(100):
         picture = np.asarray(test_part[index]["image"].convert("RGB"))
         answer = model(picture[..., ::-1].copy()).top_labels[0]  # as OpenCV reads it
         right += answer.name == str(test_part[index]["label"])

@@ -389,8 +389,11 @@ def simulated_searches():
 
 
 def test_dual_brings_expected_latency_to_the_target(simulated_searches):
-    """Without any signal, with noise alone, and with preferences for dear candidates and for fast
-    ones, where λ has to become negative: within 3 %, and it stays."""
+    """It comes within 3 % and stays.
+
+    Without any signal, with noise alone, and with preferences for slow candidates and for fast
+    ones, where λ has to become negative.
+    """
     dual = simulated_searches[1]
     assert np.abs(dual[..., -1] - 1).max() < 0.03
     assert np.ptp(dual[..., -40:], -1).max() < 0.06

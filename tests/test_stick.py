@@ -104,7 +104,7 @@ def test_counters_go_to_their_nodes_and_none_is_lost(myriad, model, shaves):
         for stage, counter in zip(stages, counters, strict=True)
         if stage.layer == "block01/depthwise"
     )
-    assert dict((layer.name, layer.ms) for layer in layers)["block01/depthwise"] == tiles_ms
+    assert {layer.name: layer.ms for layer in layers}["block01/depthwise"] == tiles_ms
 
 
 def test_a_counter_that_the_graph_does_not_name_stays():

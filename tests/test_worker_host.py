@@ -29,7 +29,7 @@ MARK = f"JAXNAS_TEST={uuid.uuid4()}"
 @pytest.fixture(scope="module")
 def host(myriad, tmp_path_factory) -> Iterator[str]:
     """The prefix `ssh ... lab-pi`, by which sshd on a free port runs commands as this user."""
-    if not os.path.exists(SSHD) or shutil.which("ssh") is None:
+    if not pathlib.Path(SSHD).exists() or shutil.which("ssh") is None:
         missing = "no sshd and ssh here; apt-get install openssh-server openssh-client"
         if os.environ.get("CI"):
             pytest.fail(missing)
@@ -52,8 +52,10 @@ def host(myriad, tmp_path_factory) -> Iterator[str]:
         f"StrictHostKeyChecking no\nUserKnownHostsFile {folder / 'known'}\nLogLevel ERROR\n"
     )
     if os.getuid() == 0:
-        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # its privilege separation directory
-    with open(folder / "log", "w") as log:
+        pathlib.Path("/run/sshd").mkdir(
+            mode=0o755, parents=True, exist_ok=True
+        )  # its privilege separation directory
+    with (folder / "log").open("w") as log:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd"], stderr=log)
     prefix = f"ssh -F {folder / 'client'} lab-pi"
     try:

@@ -257,6 +257,6 @@ def _store(program: jax.stages.Compiled, file: pathlib.Path) -> None:
         descriptor, path = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-        os.replace(path, file)
+        pathlib.Path(path).replace(file)
     except OSError as error:
         logging.warning("%s is not kept for the next start: %s", file.name, error)

@@ -102,7 +102,7 @@ def _open_lock(root: pathlib.Path) -> TextIO:
     """Opens the lock file of the folder, which is locked while the folder is built."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        return open(root.with_name(root.name + ".lock"), "w")
+        return root.with_name(root.name + ".lock").open("w")
     except OSError as error:
         raise DeviceUnavailable(
             f"cannot install the MyriadX compiler in {root}: {error}. Set JAXNAS_MYRIAD_ENV to a "
@@ -144,7 +144,7 @@ def _candidates() -> Iterator[str]:
             path = shutil.which(f"python{version}", path=folder)
             if path:
                 yield path
-    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     for version in PYTHONS:
         yield from map(str, sorted(pyenv.glob(f"versions/{version}*/bin/python")))
     uv = shutil.which("uv")

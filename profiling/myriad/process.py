@@ -6,6 +6,7 @@ it. The client decides whether to retry.
 
 import contextlib
 import os
+import pathlib
 import selectors
 import signal
 import subprocess
@@ -54,7 +55,7 @@ class Process:
           Fault: the command cannot be started.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="jaxnas-worker-")
-        with open(os.path.join(self._folder.name, "stderr"), "wb") as stderr:
+        with pathlib.Path(self._folder.name, "stderr").open("wb") as stderr:
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -148,7 +149,7 @@ class Process:
 
     def _stderr_tail(self) -> str:
         """Returns the end of the standard error output, in parentheses."""
-        with open(os.path.join(self._folder.name, "stderr"), "rb") as file:
+        with pathlib.Path(self._folder.name, "stderr").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _STDERR_TAIL_BYTES))
             tail = file.read().decode(errors="replace").strip()
         return f" (standard error: {tail})" if tail else ""

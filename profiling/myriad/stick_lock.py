@@ -27,7 +27,7 @@ def claim(device: str, host: str) -> TextIO:
     Raises:
       DeviceUnavailable: another process owns the device; the message names that process.
     """
-    file = open(_folder() / hashlib.sha256(f"{device} {host}".encode()).hexdigest(), "a+")
+    file = (_folder() / hashlib.sha256(f"{device} {host}".encode()).hexdigest()).open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -43,7 +43,7 @@ def owned(host: str) -> list[str]:
     """Returns an error message for each device of a host that another process owns."""
     messages = []
     for path in sorted(_folder().iterdir()):
-        with open(path) as file:
+        with path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
