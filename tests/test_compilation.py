@@ -174,7 +174,7 @@ def test_freed_memory_is_kept_unless_the_user_configures_malloc(variable):
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("this system has another C library than glibc")
     probe = (
-        "from experiments.runs import memory; memory.keep_memory()\n"
+        "from experiments.runs import malloc; malloc.keep_memory()\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "piece = b'1' * (1 << 28); before = resident(); del piece\n"
         "print(before - resident() < 1 << 27)"
