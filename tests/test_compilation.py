@@ -197,6 +197,33 @@ def test_freed_memory_is_kept_unless_the_user_configures_malloc(variable):
     assert done.stdout.split() == [str(variable is None)], done.stderr
 
 
+def test_a_program_restarts_once_with_memory_that_is_kept(tmp_path):
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("this system has another C library than glibc")
+    (tmp_path / "probe.py").write_text(
+        "import os, sys; print(len(sys.argv), flush=True)\n"
+        "from experiments.runs import malloc; malloc.keep_memory()\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "piece = b'1' * (1 << 28); before = resident(); del piece\n"
+        "print(before - resident() < 1 << 27,\n"
+        "      sorted({'GLIBC_TUNABLES', 'JAXNAS_RESTARTED'} & set(os.environ)))"
+    )
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("LD_PRELOAD", "GLIBC_TUNABLES")
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "probe", "one"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["2", "2", "True", "[]"], done.stderr
+
+
 @pytest.mark.parametrize("kept", [None, "xla"])
 def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, monkeypatch, caplog):
     """What it holds already is used all the same."""
