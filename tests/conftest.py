@@ -1,4 +1,4 @@
-"""What tests share: a space small enough to compile in seconds, and one set of compiled steps."""
+"""Shared fixtures: a space small enough to compile in seconds, and one set of compiled steps."""
 
 import contextlib
 import fcntl
@@ -178,7 +178,7 @@ def metrics_of(folder: pathlib.Path) -> list[dict]:
 
 
 def same_bits(a, b) -> bool:
-    """Whether two trees hold the same arrays to the bit."""
+    """Returns whether two trees hold the same arrays to the bit."""
     return all(
         jax.tree.leaves(
             jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)

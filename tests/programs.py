@@ -95,7 +95,7 @@ class Program:
 
     @property
     def stdout(self) -> str:
-        """What it has written so far."""
+        """Standard output so far."""
         return self._stdout.read_text(errors="replace") if self._stdout.exists() else ""
 
     @property
@@ -132,7 +132,7 @@ def run_fresh(
 def _run(
     arguments: tuple[str, ...], cwd: str, variables: dict[str, str], stdout: str, stderr: str
 ) -> None:
-    """In the forked process: becomes the program."""
+    """Becomes the program, in the forked process."""
     for number, file in ((1, stdout), (2, stderr)):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, number)

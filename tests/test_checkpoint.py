@@ -230,7 +230,7 @@ for directory in map(pathlib.Path, sys.argv[1:]):
 
 @pytest.fixture(scope="module")
 def after_damage(two_saved, tmp_path_factory):
-    """What restoring twice gives after each damage to the newest, and to both; and the log.
+    """Returns what restoring twice gives after each damage to the newest, and to both; and the log.
 
     In a process of its own: of orbax's concurrent reads the first to fail closes the event loop
     under the others, and what these then say may come at any later time.

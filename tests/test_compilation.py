@@ -53,7 +53,7 @@ class Step:
 
 
 def run(program) -> tuple[np.ndarray, bool]:
-    """What a step gives, and whether it took the memory of the state it was given."""
+    """Returns a step's result, and whether it took the memory of its state."""
     state = {"w": jnp.arange(3.0) + 0}
     new, total = program(state, jnp.float32([1, 2, 3]))
     assert float(total) == 6
@@ -226,7 +226,7 @@ def test_a_program_restarts_once_with_memory_that_is_kept(tmp_path):
 
 @pytest.mark.parametrize("kept", [None, "xla"])
 def test_without_a_cache_that_can_be_written_nothing_is_kept(kept, tmp_path, monkeypatch, caplog):
-    """What it holds already is used all the same."""
+    """The cache's present content is still used."""
 
     def folder():
         if kept is None:

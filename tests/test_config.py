@@ -1,4 +1,4 @@
-"""What a search refuses before any work."""
+"""Input that a search refuses before any work."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a trained network's files are worth: a run on digits, its files in their readers' hands."""
+"""Files of a trained network: a run on digits, its files in the libraries that read them."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def result(trained) -> dict:
 
 
 @pytest.fixture(scope="module")
-def test_part() -> data.Part:
+def digits_test() -> data.Part:
     return data.load("digits", seed=0, held_out=0).test
 
 
@@ -104,7 +104,7 @@ def export_to(
     return folder
 
 
-def test_the_accuracy_of_a_run_is_that_of_its_file(trained, result, test_part):
+def test_the_accuracy_of_a_run_is_that_of_its_file(trained, result, digits_test):
     """Counted by ONNX Runtime, with nothing of ours between picture and file but the crop."""
     accuracy = result["accuracy"]
     session = onnxruntime.InferenceSession(
@@ -112,10 +112,10 @@ def test_the_accuracy_of_a_run_is_that_of_its_file(trained, result, test_part):
     )
     names = (trained / "labels.txt").read_text().splitlines()
     correct = 0
-    for index in range(len(test_part)):
-        image = test_part[index]["image"].convert("RGB").resize((SIZE, SIZE), 2)
+    for index in range(len(digits_test)):
+        image = digits_test[index]["image"].convert("RGB").resize((SIZE, SIZE), 2)
         (scores,) = session.run(None, {"image": np.asarray(image).transpose(2, 0, 1)[None]})
-        correct += int(names[scores.argmax()]) == test_part[index]["label"]
+        correct += int(names[scores.argmax()]) == digits_test[index]["label"]
     assert abs(correct - 359 * accuracy["top1"]) <= 1
     assert accuracy["top1"] > 0.9
     assert accuracy["top1_low"] < accuracy["top1"] < accuracy["top1_high"]
@@ -134,7 +134,7 @@ def test_evaluate_gives_the_run_s_figure_for_each_of_its_files(trained, result):
         assert one["model"] == str(trained / name) and one["images_per_s"] > 0
 
 
-def test_weights_of_another_size_s_training_are_noticed(small, test_part, tmp_path):
+def test_weights_of_another_size_s_training_are_noticed(small, digits_test, tmp_path):
     network, small_top1 = small
     assert small_top1 > 0.7
     with (
@@ -142,17 +142,17 @@ def test_weights_of_another_size_s_training_are_noticed(small, test_part, tmp_pa
         pytest.raises(ParityBroken, match="differs from the trained network"),
     ):
         check_accuracy(
-            export_to(tmp_path, network, test_part), test_part, small_top1, None, progress
+            export_to(tmp_path, network, digits_test), digits_test, small_top1, None, progress
         )
 
 
-def test_another_normalization_is_noticed(small, test_part, tmp_path, monkeypatch):
+def test_another_normalization_is_noticed(small, digits_test, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PIXEL_SCALE", 1 / 255)
     with pytest.raises(ParityBroken, match="differs from the network in JAX"):
-        check_parity(small[0], export_to(tmp_path, small[0], test_part), test_part, SIZE)
+        check_parity(small[0], export_to(tmp_path, small[0], digits_test), digits_test, SIZE)
 
 
-def test_another_order_of_classes_is_noticed(trained, result, test_part, tmp_path):
+def test_another_order_of_classes_is_noticed(trained, result, digits_test, tmp_path):
     for name in ("model.xml", "model.bin"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     text = (tmp_path / "model.xml").read_text()
@@ -162,13 +162,13 @@ def test_another_order_of_classes_is_noticed(trained, result, test_part, tmp_pat
         text.replace(json.dumps([*"0123456789"]).replace('"', "&quot;"), turned)
     )
     with Progress() as progress, pytest.raises(ParityBroken, match=r"top-1 0\.0.* of model.xml"):
-        check_accuracy(tmp_path, test_part, result["accuracy"]["jax_top1"], None, progress)
+        check_accuracy(tmp_path, digits_test, result["accuracy"]["jax_top1"], None, progress)
 
 
-def test_a_device_that_runs_networks_is_tested_as_it_is_timed(trained, result, test_part):
+def test_a_device_that_runs_networks_is_tested_as_it_is_timed(trained, result, digits_test):
     with Progress() as progress, Recording(open_device("CPU"), store=None) as device:
         accuracy = check_accuracy(
-            trained, test_part, result["accuracy"]["jax_top1"], device, progress
+            trained, digits_test, result["accuracy"]["jax_top1"], device, progress
         )
         precision = device.setup.precision.lower().replace("fp", "f")
     assert accuracy["runtime"] == f"openvino CPU {precision}"
@@ -176,13 +176,13 @@ def test_a_device_that_runs_networks_is_tested_as_it_is_timed(trained, result, t
     assert accuracy["top1"] == pytest.approx(result["accuracy"]["top1"], abs=0.02)
 
 
-def test_the_model_api_classifies_from_the_ir_alone(trained, test_part):
+def test_the_model_api_classifies_from_the_ir_alone(trained, digits_test):
     model = ClassificationModel.create_model(str(trained / "model.xml"))
     right = 0
     for index in range(100):
-        picture = np.asarray(test_part[index]["image"].convert("RGB"))
+        picture = np.asarray(digits_test[index]["image"].convert("RGB"))
         answer = model(picture[..., ::-1].copy()).top_labels[0]  # as OpenCV reads it
-        right += answer.name == str(test_part[index]["label"])
+        right += answer.name == str(digits_test[index]["label"])
     assert right >= 90
 
 
@@ -204,17 +204,17 @@ def test_a_camera_s_library_reads_the_archive(trained, result):
     assert head.metadata.classes == [*"0123456789"] and head.outputs == ["logits"]
 
 
-def test_predict_names_pictures(trained, test_part, tmp_path):
+def test_predict_names_pictures(trained, digits_test, tmp_path):
     files = []
     for index in range(3):
         files.append(tmp_path / f"{index}.png")
-        test_part[index]["image"].save(files[-1])
+        digits_test[index]["image"].save(files[-1])
     done = run_program("experiments.predict", f"--model={trained}", *map(str, files), "--json")
     assert done.returncode == 0, done.stderr
     predictions = json.loads(done.stdout)["predictions"]
     assert [one["picture"] for one in predictions] == [*map(str, files)]
     right = [
-        one["answers"][0]["class"] == str(test_part[index]["label"])
+        one["answers"][0]["class"] == str(digits_test[index]["label"])
         for index, one in enumerate(predictions)
     ]
     assert sum(right) >= 2
@@ -229,12 +229,12 @@ def test_predict_names_pictures(trained, test_part, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["model_api", "onnxruntime"])
-def test_code_that_classifies_a_picture_runs_as_printed(trained, test_part, tmp_path, word):
+def test_code_that_classifies_a_picture_runs_as_printed(trained, digits_test, tmp_path, word):
     for name in ("model.onnx", "model.xml", "model.bin", "labels.txt"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     answers = []
     for index in range(5):
-        test_part[index]["image"].save(tmp_path / "picture.png")
+        digits_test[index]["image"].save(tmp_path / "picture.png")
         done = subprocess.run(
             [sys.executable, "-c", python_block(word)],
             cwd=tmp_path,
@@ -244,7 +244,7 @@ def test_code_that_classifies_a_picture_runs_as_printed(trained, test_part, tmp_
         )
         assert done.returncode == 0, done.stderr
         answers.append(int(done.stdout.split()[-1]))
-    right = np.array(answers) == [test_part[index]["label"] for index in range(5)]
+    right = np.array(answers) == [digits_test[index]["label"] for index in range(5)]
     assert right.sum() >= 4
 
 

@@ -109,7 +109,7 @@ def test_a_block_whose_active_candidate_is_skip_is_left_alone(name):
 
 
 def test_full_is_the_exact_gradient_where_no_block_is_left_alone():
-    """Of a loss that is linear in the gates: exact whatever was drawn, but for active skips."""
+    """The loss is linear in the gates: exact whatever was drawn, except for active skips."""
     alpha = jax.random.normal(jax.random.key(1), SMALL.allowed.shape)
     cost = jax.random.normal(jax.random.key(2), SMALL.allowed.shape)
     exact = jax.grad(lambda a: jnp.sum(sampling.probabilities(a, SMALL.allowed) * cost))(alpha)
@@ -166,7 +166,7 @@ REWARDS = np.array([0.9, 0.2, 0.5, 0.4, 0.8, 0.1])
 
 
 def exact_gradient(alpha):
-    """Of −E[R] over all paths of two blocks."""
+    """Returns the gradient of −E[R] over all paths of two blocks."""
 
     def expectation(alpha):
         log_p = sampling.log_probabilities(alpha, TWO_BLOCKS)

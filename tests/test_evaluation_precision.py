@@ -1,4 +1,4 @@
-"""What is evaluated is float32 on every platform, in the programs as they are lowered.
+"""Evaluation is float32 on every platform, in the programs as they are lowered.
 
 By default a TPU multiplies float32 in bfloat16, and an A100 in TF32.
 """

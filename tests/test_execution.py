@@ -44,7 +44,7 @@ def test_openvino_s_cpu_gives_onnx_runtime_s_scores(files, name):
 
 
 def test_a_stick_s_worker_gives_onnx_runtime_s_scores(files, myriad, monkeypatch, tmp_path):
-    """By the CPU plugin of the stick's OpenVINO; in requests of two pictures at most."""
+    """The CPU plugin of the stick's OpenVINO runs at most two pictures a request."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     folder, images, expected = files
     monkeypatch.setattr(stick, "_BATCH_BYTES", 2 * images[0].nbytes)

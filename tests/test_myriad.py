@@ -298,7 +298,7 @@ def test_a_command_that_is_not_there_is_told():
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs; a zombie, which nobody here may reap, does not."""
+    """Returns whether a process runs; a zombie does not."""
     try:
         status = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -293,7 +293,7 @@ class Pipeline:
 
 
 def depthai_with(monkeypatch, camera: type) -> None:
-    """depthai itself, but for the camera and what runs on it."""
+    """The real depthai, except for the camera and what runs on it."""
     info = depthai.DeviceInfo(
         "1.2",
         "14442C10D13EABCE00",

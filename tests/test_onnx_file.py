@@ -158,7 +158,7 @@ def test_other_files_are_none(tmp_path, content):
 
 
 def loop(turns: str, ends_by: str) -> onnx.ModelProto:
-    """x doubled `turns` times, until the body's own condition ends it."""
+    """Returns a loop that doubles x `turns` times, until the body's own condition ends it."""
     condition = {
         "never": helper.make_node("Identity", ["go"], ["goes_on"]),
         "value": helper.make_node("Less", ["y_in", "limit"], ["less"]),

@@ -56,7 +56,7 @@ def test_most_probable_path_is_the_argmax_over_what_is_allowed():
 
 
 def brute_force(log_p, table, max_ms, min_ms):
-    """All paths between the two latencies, the likeliest first."""
+    """Returns all paths between the two latencies, the most probable first."""
     rows, found = np.arange(len(ALLOWED)), []
     for path in itertools.product(range(ALLOWED.shape[1]), repeat=ALLOWED.shape[0]):
         if ALLOWED[rows, path].all() and min_ms - 1e-9 <= table.path_ms(path) <= max_ms + 1e-9:

@@ -120,7 +120,7 @@ def parsed_flags():
 
 
 def photographs(folder: pathlib.Path) -> data.Parts:
-    """Of ten classes, in a folder of pictures."""
+    """Photographs of ten classes in a folder."""
     for split, count in (("train", 40), ("test", 10)):
         for number in range(count):
             file = folder / split / f"class{number % 10}" / f"{number}.jpg"

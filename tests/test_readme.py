@@ -46,7 +46,7 @@ def files(micro_searched, tmp_path_factory) -> pathlib.Path:
 
 
 def test_code_for_a_camera_runs_as_printed(files):
-    """Without a camera: the archive is read, and opening the camera fails."""
+    """The archive is read; opening the camera fails, since there is none."""
     done = subprocess.run(
         [sys.executable, "-c", python_block("depthai")],
         cwd=files,

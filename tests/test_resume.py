@@ -47,7 +47,7 @@ MOMENTS = [
 
 
 def final_state(folder: pathlib.Path) -> tuple[search_steps.SearchState, train_steps.NetworkState]:
-    """Of the newest checkpoints of the search and of the training."""
+    """Returns the states in the newest checkpoints of the search and of the training."""
     document = json.loads((folder / "config.json").read_text())
     config = Config(**{key: value for key, value in document.items() if key != "schema"})
     space = config.search_space

@@ -208,7 +208,7 @@ def test_statistics_count_blocks_and_shares():
 
 
 def test_reasons_of_a_table_known_by_hand():
-    """k ms for expansion 3, 1.5 times that for 6; two of five blocks may not be skipped."""
+    """A table: k ms for expansion 3, 1.5 times that for 6; two of five blocks cannot be skipped."""
     ms = np.array(
         [[c.kernel * (1.5 if c.expansion == 6 else 1) for c in PROXYLESS_TINY.candidates]] * 5
     )

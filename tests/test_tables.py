@@ -89,7 +89,7 @@ def test_shipped_table_is_within_1_percent_of_the_compiler_on_random_networks():
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What a build that nothing disturbed left."""
+    """Files of an undisturbed build."""
 
     file: pathlib.Path
     store: pathlib.Path
