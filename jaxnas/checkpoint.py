@@ -75,13 +75,7 @@ class Checkpoints:
         weakref.finalize(self, os.close, descriptor)
         return pathlib.Path(f"/proc/self/fd/{descriptor}", self._directory.name)
 
-    def save(
-        self,
-        step: int,
-        state: Any,
-        metadata: Mapping[str, Any] | None = None,
-        wait: bool = False,
-    ) -> None:
+    def save(self, step: int, state: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Saves the state that step `step` starts from.
 
         Args:
@@ -89,7 +83,6 @@ class Checkpoints:
           state: pytree of non-empty arrays of any numeric dtype and shape, which may be donated
             afterwards. Pass a typed PRNG key as `jax.random.key_data(key)`.
           metadata: further values in JSON types, which `restore` returns.
-          wait: return only when the checkpoint is on disk.
 
         Raises:
           ValueError: the step is not greater than the last, or a leaf is not such an array.
@@ -119,8 +112,11 @@ class Checkpoints:
                     state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(facts)
                 ),
             )
-            if wait:
-                self._manager.wait_until_finished()
+
+    def wait(self) -> None:
+        """Waits until every saved checkpoint is on disk; raises OSError if a write failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """Returns the newest step that is saved or being written, or None."""
@@ -146,8 +142,7 @@ class Checkpoints:
           ValueError: the checkpoint has another schema, configuration or arrays; the message names
             the differences.
         """
-        with self._writing():
-            self._manager.wait_until_finished()
+        self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise FileNotFoundError(

@@ -104,7 +104,8 @@ def test_only_the_newest_are_kept(tmp_path):
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest_step() is None
         for step in (1, 2, 3):
-            checkpoints.save(step, make_state(step), wait=True)
+            checkpoints.save(step, make_state(step))
+            checkpoints.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
 
 

@@ -48,7 +48,7 @@ run = config.config_from_flags()
 with Workdir(run) as workdir:
     state = search_steps.init_state(run.search_space, 10, search_steps.Hyperparameters(), seed=5)
     checkpoints = Checkpoints(workdir.path / "checkpoints" / "search", run.identity())
-    checkpoints.save(7, state, wait=True)
+    checkpoints.save(7, state)
     checkpoints.close()
     workdir.write_json("architecture.json", {"schema": 1, "space": run.space,
                                              "architecture": sys.argv[2]})

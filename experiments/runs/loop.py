@@ -167,10 +167,16 @@ class Loop(Generic[State]):
             feed.close()
 
     def save(self, wait: bool = False) -> None:
-        """Writes a checkpoint, unless the newest one is of this step."""
+        """Writes a checkpoint, unless the newest one is of this step.
+
+        Args:
+          wait: return only when the checkpoint of this step is on disk, whoever began to write it.
+        """
         step = self.step - self._first_step
         if self._checkpoints.latest_step() != step:
-            self._checkpoints.save(step, self.state, wait=wait)
+            self._checkpoints.save(step, self.state)
+        if wait:
+            self._checkpoints.wait()
         self._saved_at = time.monotonic()
 
     def close(self) -> None:

@@ -293,7 +293,8 @@ class NetworkTrainer:
         known = self._best.latest_step()
         if known is None or known < step:
             # Written before the run's next checkpoint, from which this epoch is not repeated.
-            self._best.save(step, {"params": params, "stats": stats}, {"top1": top1}, wait=True)
+            self._best.save(step, {"params": params, "stats": stats}, {"top1": top1})
+            self._best.wait()
 
     def _compile(self, image_sizes: Sequence[int]) -> None:
         """Compiles the steps for each size, or loads them from the cache."""
