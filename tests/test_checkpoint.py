@@ -217,7 +217,8 @@ def restored(directory):
         assert_identical(state, make_state(facts["step"]))
         latest = checkpoints.latest_step()
         if latest < 10:  # the run comes to step 10 again
-            checkpoints.save(10, make_state(10), wait=True)
+            checkpoints.save(10, make_state(10))
+            checkpoints.wait()
         return {{"step": facts["step"], "latest": latest}}
     except CheckpointUnreadable as error:
         return {{"error": str(error)}}
@@ -288,7 +289,8 @@ from jaxnas.checkpoint import Checkpoints
 
 if __name__ == "__main__":
     checkpoints = Checkpoints(sys.argv[1], {{"seed": 0}})
-    checkpoints.save(1, large_state(1), wait=True)
+    checkpoints.save(1, large_state(1))
+    checkpoints.wait()
     checkpoints.save(2, large_state(2))
     time.sleep(60)
 """
@@ -317,7 +319,8 @@ def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path):
         assert checkpoints.latest_step() == 1
         state, _ = checkpoints.restore(large_state(1))
         assert_identical(state, jax.tree.map(jnp.asarray, large_state(1)))
-        checkpoints.save(2, large_state(2), wait=True)
+        checkpoints.save(2, large_state(2))
+        checkpoints.wait()
         assert checkpoints.latest_step() == 2
     assert sorted(path.name for path in run.iterdir()) == ["1", "2"]
 
@@ -329,10 +332,12 @@ from jaxnas.checkpoint import Checkpoints
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoints = Checkpoints(sys.argv[1], {"seed": 0})
-checkpoints.save(1, {"w": np.ones(1)}, wait=True)
+checkpoints.save(1, {"w": np.ones(1)})
+checkpoints.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a disk that is full
 try:
-    checkpoints.save(2, {"w": np.random.default_rng(0).random(100_000)}, wait=True)
+    checkpoints.save(2, {"w": np.random.default_rng(0).random(100_000)})
+    checkpoints.wait()
 except OSError as error:
     print(error)
 """

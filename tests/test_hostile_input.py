@@ -269,7 +269,8 @@ def test_checkpoints_are_restored_whole_or_refused(tmp_path):
     states = [{"w": np.arange(64, dtype=np.float32) + step, "n": np.int32(step)} for step in (0, 1)]
     with contextlib.closing(Checkpoints(tmp_path / "whole", {"seed": 0})) as checkpoints:
         for step, state in enumerate(states):
-            checkpoints.save(step + 1, jax.tree.map(np.asarray, state), wait=True)
+            checkpoints.save(step + 1, jax.tree.map(np.asarray, state))
+            checkpoints.wait()
     files = sorted(path for path in (tmp_path / "whole" / "2").rglob("*") if path.is_file())
     generator = random.Random(3)
     for trial in range(60):
