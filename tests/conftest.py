@@ -14,9 +14,10 @@ import pytest
 
 from experiments.search import config
 from jaxnas import search_steps
+from jaxnas.json_file import write_object
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.pixels import from_pixels
-from jaxnas.space import Space, staged_space
+from jaxnas.space import Space, find_space, staged_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
 from tests.programs import run_fresh
@@ -34,13 +35,15 @@ SMALL = staged_space(
     expansions=(2, 3),
 )
 NUM_CLASSES = 5
+# A program started by `python -m` imports everything twice where malloc is not configured.
+NO_RESTART = {"GLIBC_TUNABLES": ""}
 # A space file, for programs.
 MICRO = {
     "stem": 8,
     "first": 8,
     "head": 16,
     "widths": [8],
-    "counts": [2],
+    "counts": [4],
     "strides": [2],
     "kernels": [3, 5],
     "expansions": [2],
@@ -68,6 +71,7 @@ def own_folders(tmp_path_factory, shared_folder) -> Iterator[None]:
         patch.setenv("JAXNAS_STORE", str(shared_folder / "store.sqlite"))
         patch.setenv("PROGRAM_OUTPUTS", str(tmp_path_factory.mktemp("programs")))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared_folder / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(shared_folder / "xla"))
         yield
 
 
@@ -89,16 +93,30 @@ def search_flags() -> None:
 
 
 @pytest.fixture(scope="session")
-def micro_search(shared_folder, myriad) -> tuple[str, ...]:
-    """The flags of a search that takes seconds: two blocks, one of which may be skipped, 51 steps.
+def micro_file(shared_folder) -> pathlib.Path:
+    """The file of a space of four blocks, three of which may be skipped; two programs compile it.
+
+    Tests that search with it share compiled programs: its first stage alone makes their time.
+    """
+    file = shared_folder / "micro.json"
+    write_object(file, MICRO)
+    return file
+
+
+@pytest.fixture(scope="session")
+def micro_space(micro_file) -> Space:
+    return find_space(str(micro_file))
+
+
+@pytest.fixture(scope="session")
+def micro_search(micro_file, myriad) -> tuple[str, ...]:
+    """The flags of a search that takes seconds: 51 steps.
 
     Its network is trained for 34 steps, at the deployment size alone: a size less to compile for.
     """
-    file = shared_folder / "micro.json"
-    file.write_text(json.dumps(MICRO))
     return (
         "--device=MYRIADX_COMPILER",
-        f"--space={file}",
+        f"--space={micro_file}",
         "--image_size=64",
         "--search_image_size=16",
         "--target_ms=1.81",
@@ -116,7 +134,8 @@ def micro_searched(shared_folder, micro_search) -> pathlib.Path:
     with (shared_folder / "micro.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "result.json").exists():
-            done = run_fresh("experiments.search", *micro_search, f"--workdir={folder}")
+            flags = (*micro_search, f"--workdir={folder}")
+            done = run_fresh("experiments.search", *flags, **NO_RESTART)
             assert done.returncode == 0, done.stderr
     return folder
 

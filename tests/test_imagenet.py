@@ -142,8 +142,6 @@ def test_it_is_searched_on_and_trained_on(prepared, micro_search, tmp_path):
         f"--network={search}",
         *dataset,
         "--epochs=2",
-        "--train_image_size=16",
-        "--deployment_epochs=1",
         "--image_size=64",
         f"--workdir={train}",
     )

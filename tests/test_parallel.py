@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxnas import parallel
-from tests.conftest import metrics_of
+from tests.conftest import NO_RESTART, metrics_of
 from tests.programs import ROOT, Program, run_fresh, run_program
 
 EIGHT_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
@@ -82,11 +82,30 @@ def assert_same_search(*folders: pathlib.Path) -> None:
                 assert ours[key] == pytest.approx(theirs[key], rel=2e-3), (ours["step"], key)
 
 
-def test_four_processes_search_as_one_does(micro_search, micro_searched, tmp_path):
-    """Two do below, where one of them dies on the way."""
+def assert_death_is_named(group: Group, dies: int) -> None:
+    """Kills a process of the group; the others end within a minute and name it."""
+    try:
+        group.processes[dies].wait_until(lambda: len(metrics_of(group.run)) >= 2)
+        group.processes[dies].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        others = [index for index in range(len(group.processes)) if index != dies]
+        assert [group.processes[index].wait(60) for index in others] == [1] * len(others)
+        assert time.monotonic() - killed < 60
+    finally:
+        group.kill()
+    for index in others:
+        assert f"process {dies} " in group.said(index).splitlines()[-1]
+
+
+def test_four_processes_search_as_one_does_though_process_0_dies(
+    micro_search, micro_searched, tmp_path
+):
+    """Process 0 has the files in its hands."""
     count = 4
+    assert_death_is_named(Group(tmp_path, count, *micro_search, "--checkpoint_seconds=0"), 0)
     group = Group(tmp_path, count, *micro_search)
     assert group.wait() == [0] * count, group.said(count - 1)
+    assert "resuming from step" in group.said(0)
     assert_same_search(group.run, micro_searched)
     for index in range(1, count):
         out = group.processes[index].stdout.splitlines()
@@ -101,23 +120,8 @@ def test_eight_devices_search_as_one_does(micro_search, micro_searched, tmp_path
     assert_same_search(group.run, micro_searched)
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-def test_a_dead_process_is_named_and_the_run_goes_on(dies, micro_search, micro_searched, tmp_path):
-    flags = (*micro_search, "--checkpoint_seconds=0")
-    group = Group(tmp_path, 2, *flags)
-    try:
-        group.processes[dies].wait_until(lambda: len(metrics_of(group.run)) >= 2)
-        group.processes[dies].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
-        assert group.processes[1 - dies].wait(60) == 1
-        assert time.monotonic() - killed < 60
-    finally:
-        group.kill()
-    assert f"process {dies} " in group.said(1 - dies).splitlines()[-1]
-    if dies == 0:  # which had the files in its hands
-        again = Group(tmp_path, 2, *flags)
-        assert again.wait() == [0, 0], again.said(0)
-        assert_same_search(again.run, micro_searched)
+def test_a_dead_process_is_named_to_process_0(micro_search, tmp_path):
+    assert_death_is_named(Group(tmp_path, 2, *micro_search), 1)
 
 
 @pytest.mark.parametrize("comes", [0, 1])
@@ -184,6 +188,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         "--batch_size=60",
         XLA_FLAGS=EIGHT_DEVICES,
         JAX_PLATFORMS="cpu",
+        **NO_RESTART,
     )
     assert done.returncode == 2
     assert "--batch_size=60 does not divide among 8 devices: give a multiple" in done.stderr

@@ -11,11 +11,11 @@ import pytest
 
 from experiments.search import pareto
 from jaxnas.latency import LatencyTable
-from jaxnas.space import PROXYLESS_TINY
 from tests.programs import run_program
-from tests.test_search import FLAGS, as_searched, config_of, trainer_of, write_table
+from tests.test_search import as_searched, config_of, table_for_1000_classes, trainer_of
 
-BUDGETS_MS = (1.9, 2.2, 2.5)
+TARGET_MS = 1.9
+BUDGETS_MS = (1.81, TARGET_MS, 2.0)
 ENTRY = {
     "target_ms": 14.0,
     "architecture": "k5e6 -",
@@ -49,22 +49,22 @@ REFERENCES = {"mobilenet_v2": {"device_ms": 19.5}, "proxyless_mobile": {"device_
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, myriad):
-    """A run with budgets, but for its folder: the programs compiled are those of test_search.
+def command(tmp_path_factory, micro_search, micro_space):
+    """A run with budgets, but for its folder.
 
     At the default rates, made for longer schedules, all its networks would be equally accurate.
     """
-    file = tmp_path_factory.mktemp("table") / "tiny.json"
-    write_table(file)
+    file = tmp_path_factory.mktemp("table") / "table.json"
     return [
         "experiments.search",
-        *FLAGS,
-        "--pareto_ms=2.5,1.9,2.2",
+        *micro_search,
+        table_for_1000_classes(file, micro_space, None),
+        f"--target_ms={TARGET_MS}",
+        "--pareto_ms=2,1.81,1.9",
         "--finalists=3",
-        "--calibration_batches=2",
+        "--warmup_epochs=3",
         "--warmup_learning_rate=0.2",
         "--search_learning_rate=0.1",
-        f"--latency_table={file}",
     ]
 
 
@@ -81,15 +81,15 @@ def read(folder: pathlib.Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def test_every_budget_has_a_network_that_spends_it(finished):
+def test_every_budget_has_a_network_that_spends_it(finished, micro_space):
     networks = read(finished[0], "pareto.json")["networks"]
     assert [one["target_ms"] for one in networks] == list(BUDGETS_MS)
-    table = LatencyTable.load(finished[0] / "latency_table.json", PROXYLESS_TINY)
+    table = LatencyTable.load(finished[0] / "latency_table.json", micro_space)
     for one in networks:
         assert set(one) == set(ENTRY)
         assert 0.97 * one["target_ms"] < one["device_ms"] <= one["target_ms"]
         assert one["device"] == "MYRIADX_COMPILER" and one["kind"] == "estimated"
-        path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(one["architecture"]))
+        path = micro_space.path(micro_space.parse(one["architecture"]))
         assert table.path_ms(path) == pytest.approx(one["predicted_ms"], rel=0.02)
         assert one["split"] == "held out of train for α" and one["examples"] == 300
         assert 0 <= one["inherited_top1"] <= 1
@@ -114,7 +114,7 @@ def test_files_and_summary(finished):
     device_ms = {
         one["target_ms"]: one["device_ms"] for one in read(folder, "pareto.json")["networks"]
     }
-    assert "top-1 is for choosing: inherited weights, 32 px, 300 examples held out of" in said
+    assert "top-1 is for choosing: inherited weights, 16 px, 300 examples held out of" in said
     for ms in BUDGETS_MS:
         assert f" {ms:g} ms {device_ms[ms]:.2f} ms " in said
     assert "pareto.json" in said
@@ -124,7 +124,7 @@ def test_of_the_finalists_the_most_accurate_on_held_out_data_is_derived(finished
     (derived,) = read(finished[0], "architecture.json")["rounds"]
     finalists = derived["finalists"]
     assert len({one["architecture"] for one in finalists}) == 3
-    assert all(0.98 * 2.2 < one["predicted_ms"] <= 2.2 for one in finalists)
+    assert all(0.98 * TARGET_MS < one["predicted_ms"] <= TARGET_MS for one in finalists)
     networks = read(finished[0], "pareto.json")["networks"]
     assert len({one["inherited_top1"] for one in [*finalists, *networks]}) > 1
     # Of equals the first, the likeliest.
@@ -171,7 +171,7 @@ def test_without_the_device_its_table_still_gives_every_network(finished, comman
     assert "the table's classifier has 1000 outputs, this network has 10" in done.stderr
     result = read(folder, "result.json")
     assert result["device_ms"] is None and result["kind"] is None
-    assert result["target_met"] is None and result["predicted_ms"] <= 2.2
+    assert result["target_met"] is None and result["predicted_ms"] <= TARGET_MS
     assert "was not available; nothing was checked" in " ".join(done.stdout.split())
     assert (folder / "model.onnx").exists() and not (folder / "model.blob").exists()
     networks = read(folder, "pareto.json")["networks"]
@@ -182,10 +182,10 @@ def test_without_the_device_its_table_still_gives_every_network(finished, comman
         assert 0.98 * one["target_ms"] < one["predicted_ms"] <= one["target_ms"]
 
 
-def test_budgets_are_done_again_where_their_file_is_gone(finished, tmp_path):
+def test_budgets_are_done_again_where_their_file_is_gone(finished, tmp_path, micro_space):
     """After the training, too: the supernet stays as its search left it."""
     run = dataclasses.replace(config_of(finished[0]), workdir=str(tmp_path / "run"))
-    table = LatencyTable.load(finished[0] / "latency_table.json", PROXYLESS_TINY)
+    table = LatencyTable.load(finished[0] / "latency_table.json", micro_space)
     shutil.copytree(finished[0], run.workdir)
     (tmp_path / "run" / "pareto.json").unlink()
     with trainer_of(run) as trainer:

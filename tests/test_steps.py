@@ -13,7 +13,7 @@ from jaxnas import estimators, loss, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.pixels import from_pixels
 from jaxnas.space import PROXYLESS, staged_space
-from tests.conftest import NUM_CLASSES, SMALL, random_table, same_bits
+from tests.conftest import NUM_CLASSES, SMALL, make_table, random_table, same_bits
 from tests.programs import ROOT
 
 BLOCKS, CANDIDATES = SMALL.allowed.shape
@@ -404,15 +404,24 @@ def test_fixed_does_not_settle_at_the_target(simulated_searches):
     assert (np.abs(fixed[..., -1] - 1) > 0.03).mean() > 0.8
 
 
-def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(small_steps, batch):
-    path = jnp.asarray(SMALL.random_path(np.random.default_rng(0)))
-    latency = LatencyModel.of(random_table(SMALL, 0))
-    bf16 = search_steps.make_steps(
-        SMALL, search_steps.Hyperparameters(alpha_learning_rate=0.05, precision="bf16")
+def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(batch):
+    space = staged_space(
+        "two",
+        stem=4,
+        first=4,
+        widths=(8,),
+        counts=(3,),
+        strides=(2,),
+        head=8,
+        kernels=(3, 5),
+        expansions=(2,),
     )
+    path = jnp.asarray(space.random_path(np.random.default_rng(0)))
+    latency = LatencyModel.of(random_table(space, 0))
     losses, arch_ce = {}, {}
-    for name, compiled in (("f32", small_steps), ("bf16", bf16)):
-        state = search_steps.init_state(SMALL, NUM_CLASSES, search_steps.Hyperparameters(), 0)
+    for name in ("f32", "bf16"):
+        compiled = search_steps.make_steps(space, hyperparameters(precision=name))
+        state = search_steps.init_state(space, NUM_CLASSES, search_steps.Hyperparameters(), 0)
         changes, metrics = compiled.arch(
             state, batch, latency, jnp.float32(TARGET_MS), jnp.float32(0.1)
         )
@@ -465,3 +474,28 @@ def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
     )
     assert rounded.dtype == np.float32 and np.any(rounded != exact)
     assert np.linalg.norm(rounded - exact) < 0.25 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dear_kernel", [3, 5])
+def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batch, dear_kernel):
+    """λ = 0 against the default λ, same seed, with tables that prefer opposite kernels."""
+    ms = np.array(
+        [[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3 for c in SMALL.candidates]]
+        * len(SMALL.blocks)
+    )
+    table = make_table(SMALL, ms)
+    latency = LatencyModel.of(table)
+    ends = {}
+    for weight in (0.0, 0.1):
+        state = jax.tree.map(jnp.array, small_state)
+        for _ in range(60):
+            state, _ = small_steps.weight(
+                state, batch, small_steps.sample(state), jnp.float32(0.01), jnp.float32(0.9)
+            )
+            changes, _ = small_steps.arch(
+                state, batch, latency, jnp.float32(4.0), jnp.float32(weight)
+            )
+            state = dataclasses.replace(state, **changes)
+        p = sampling.probabilities(state.alpha, SMALL.allowed)
+        ends[weight] = float(latency.expected_ms(p))
+    assert ends[0.1] < 0.9 * ends[0.0], ends

@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 
 from experiments.sweep import report
 from experiments.sweep.plan import plan
+from tests.conftest import NO_RESTART
 from tests.programs import Program, run_program
 
 
@@ -33,7 +34,7 @@ def swept(tmp_path_factory, arguments):
     """A sweep of four runs that was stopped half-way; what it was then, and at its end."""
     folder = tmp_path_factory.mktemp("sweep") / "out"
     command = [*arguments, f"--output={folder}"]
-    process = Program(*command)
+    process = Program(*command, environment=NO_RESTART)
     process.wait_until(
         lambda: (
             (folder / "sweep.json").exists()
@@ -50,7 +51,7 @@ def swept(tmp_path_factory, arguments):
         for name, run in half.items()
         if run["status"] == "done"
     }
-    done = run_program(*command, timeout_s=600)
+    done = run_program(*command, timeout_s=600, **NO_RESTART)
     assert done.returncode == 0, done.stderr
     return folder, half, times, done
 
@@ -105,15 +106,15 @@ def test_every_combination_is_a_run(search_flags, tmp_path):
 
 def test_what_failed_is_shown_and_retried_when_asked(arguments, tmp_path):
     sweep = [*arguments[:-2], "--sweep=target_ms=1.81,99", f"--output={tmp_path}"]
-    failed = run_program(*sweep)
+    failed = run_program(*sweep, **NO_RESTART)
     assert failed.returncode == 1
     run = state_of(tmp_path)["target_ms=99"]
     assert run["status"] == "failed" and "give a target between them" in run["error"]
     assert "give a target between them" in (tmp_path / "sweep.md").read_text()
     before = run["job"]
-    assert run_program(*sweep).returncode == 1
+    assert run_program(*sweep, **NO_RESTART).returncode == 1
     assert state_of(tmp_path)["target_ms=99"]["job"] == before, "it was left alone"
-    assert run_program(*sweep, "--retry").returncode == 1
+    assert run_program(*sweep, "--retry", **NO_RESTART).returncode == 1
     assert state_of(tmp_path)["target_ms=99"]["job"] != before
 
 

@@ -136,6 +136,9 @@ def study_from_flags() -> Study:
         raise ValueError(
             f"--random_networks={args.random_networks}: give 2 or more; an interval needs them"
         )
+    parts = _parts(args.parts)
+    if "affinities" in parts:
+        device_preferences.check_space(space)
     try:
         reference = space.path(space.parse(args.reference))
     except ValueError as error:
@@ -151,7 +154,7 @@ def study_from_flags() -> Study:
         config,
         _seeds("seeds", args.seeds),
         _seeds("train_seeds", args.train_seeds or args.seeds),
-        _parts(args.parts),
+        parts,
         args.random_networks,
         reference,
         pathlib.Path(args.mobile_table or MOBILE_TABLE),

@@ -13,9 +13,10 @@ import numpy as np
 from experiments.study.intervals import Interval, difference_interval, mean_interval, side
 from experiments.study.random_networks import Draw
 from jaxnas.latency import LatencyTable
-from jaxnas.space import Candidate, Space
+from jaxnas.space import Candidate, Space, format_arch
 
 STATISTICS = ("blocks", "e6", "k3", "k5", "k7")
+KERNELS, EXPANSIONS = (3, 5, 7), (6, 3)  # of the candidates that the statements compare
 ALMOST_ALWAYS = 0.8  # share of the blocks: at most one in five differs
 
 REPRODUCES, DOES_NOT, UNDECIDED = "reproduces", "does not reproduce", "undecided"
@@ -36,6 +37,18 @@ class Found:
     architecture: str
     predicted_ms: float
     expected: Mapping[str, float]
+
+
+def check_space(space: Space) -> None:
+    """Raises ValueError if the space lacks a candidate that the statements compare."""
+    missing = [
+        c for e in EXPANSIONS for k in KERNELS if (c := Candidate(k, e)) not in space.candidates
+    ]
+    if missing:
+        raise ValueError(
+            f"--space={space.name} has no {format_arch(missing)}: part affinities compares kernels "
+            f"3, 5 and 7 at expansions 3 and 6; name a space that has them, or give --parts=worth"
+        )
 
 
 def statistics(space: Space, path: np.ndarray) -> dict[str, float]:
@@ -72,7 +85,7 @@ def expected_statistics(space: Space, probabilities: np.ndarray) -> dict[str, fl
     return {
         "blocks": float(blocks),
         "e6": share("expansion", 6),
-        **{f"k{kernel}": share("kernel", kernel) for kernel in (3, 5, 7)},
+        **{f"k{kernel}": share("kernel", kernel) for kernel in KERNELS},
     }
 
 
@@ -94,7 +107,7 @@ def table_reasons(space: Space, table: LatencyTable, reference: np.ndarray) -> d
     """
     ms = {c: table.candidate_ms[:, i] for i, c in enumerate(space.candidates) if not c.is_skip}
     every = np.stack(list(ms.values()))
-    wide, narrow = (np.stack([ms[Candidate(k, e)] for k in (3, 5, 7)]) for e in (6, 3))
+    wide, narrow = (np.stack([ms[Candidate(k, e)] for k in KERNELS]) for e in EXPANSIONS)
     total_ms = table.path_ms(reference)
     blocks_ms = table.candidate_ms[np.arange(len(reference)), reference]
     skippable = np.array([block.allows_skip for block in space.blocks])
