@@ -26,7 +26,7 @@ from flax import nnx
 from jax2onnx.plugins import plugin_system
 from onnx import helper, numpy_helper
 
-from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, relu6
+from jaxnas.layers import BATCH_NORM_EPSILON, Activation, ConvBatchNorm, activate, max_pool
 from jaxnas.network import Network, NetworkSpec
 from jaxnas.pixels import PIXEL_SCALE, from_pixels
 
@@ -35,6 +35,7 @@ IR_VERSION = 8
 EXPORT = 2  # Increased whenever `to_onnx` changes the graph of a given specification and size.
 INPUT, OUTPUT = "image", "logits"
 CAST = "input/cast"
+_OPERATORS: dict[Activation, str] = {"relu6": "Clip", "relu": "Relu"}
 
 
 def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
@@ -79,36 +80,40 @@ class FoldedNetwork(nnx.Module):
     """
 
     def __init__(self, network: Network):
+        self.spec = network.spec
         self.stem = folded_convolution(network.stem)
         _set(self.stem.kernel, np.asarray(self.stem.kernel[...]) * np.float32(PIXEL_SCALE))
         self.blocks = nnx.List(
             [
                 nnx.List(
                     [
-                        folded_convolution(layer)
-                        for layer in (block.expand, block.depthwise, block.project)
-                        if layer is not None
+                        folded_convolution(getattr(block, layer.part))
+                        for layer in block.spec.all_layers
                     ]
                 )
                 for block in network.blocks
             ]
         )
-        self.shortcuts = tuple(block.shortcut for block in network.blocks)
-        self.head = folded_convolution(network.classifier.head)
+        head = network.classifier.head
+        self.head = None if head is None else folded_convolution(head)
         kernel = np.asarray(network.classifier.kernel[...])
         self.linear = nnx.eval_shape(lambda: nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0)))
         _set(self.linear.kernel, kernel)
         _set(self.linear.bias, np.asarray(network.classifier.bias[...]))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = relu6(self.stem(images))
-        for block, shortcut in zip(self.blocks, self.shortcuts, strict=True):
+        act = functools.partial(activate, self.spec.activation)
+        x = act(self.stem(images))
+        x = max_pool(x) if self.spec.stem_pool else x
+        for spec, block in zip(self.spec.blocks, self.blocks, strict=True):
             y = x
-            for layer in block[:-1]:
-                y = relu6(layer(y))
-            y = block[-1](y)
-            x = x + y if shortcut else y
-        return self.linear(jnp.mean(relu6(self.head(x)), (1, 2)))
+            for layer, convolution in zip(spec.layers, block, strict=False):
+                y = act(convolution(y)) if layer.activated else convolution(y)
+            if spec.shortcut:
+                y = (x if spec.shortcut_layer is None else block[-1](x)) + y
+            x = act(y) if spec.kind == "residual" else y
+        x = x if self.head is None else act(self.head(x))
+        return self.linear(jnp.mean(x, (1, 2)))
 
 
 def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
@@ -149,18 +154,28 @@ def _import_plugins() -> None:
 
 def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
     """Returns (node name, ONNX operator) of every node after the cast, in order."""
-    layers = [("stem/conv", "Conv"), ("stem/clip", "Clip")]
+    operator = _OPERATORS[spec.activation]
+
+    def activated(name: str) -> list[tuple[str, str]]:
+        return [(name, "Conv"), (f"{name}_clip", operator)]
+
+    layers = [("stem/conv", "Conv"), ("stem/clip", operator)]
+    if spec.stem_pool:
+        layers.append(("stem/pool", "MaxPool"))
     for block in spec.blocks:
-        for part in ("expand", "depthwise"):
-            if part == "depthwise" or block.expansion != 1:
-                layers += [(f"{block.name}/{part}", "Conv"), (f"{block.name}/{part}_clip", "Clip")]
-        layers.append((f"{block.name}/project", "Conv"))
+        for layer in block.layers:
+            name = f"{block.name}/{layer.part}"
+            layers += activated(name) if layer.activated else [(name, "Conv")]
+        if block.shortcut_layer is not None:
+            layers.append((f"{block.name}/{block.shortcut_layer.part}", "Conv"))
         if block.shortcut:
             layers.append((f"{block.name}/add", "Add"))
+        if block.kind == "residual":
+            layers.append((f"{block.name}/clip", operator))
+    if spec.head is not None:
+        layers += [("head/conv", "Conv"), ("head/clip", operator)]
     return [
         *layers,
-        ("head/conv", "Conv"),
-        ("head/clip", "Clip"),
         ("pool", "GlobalAveragePool"),
         ("classifier/flatten", "Flatten"),
         ("classifier/linear", "Gemm"),
@@ -177,12 +192,12 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     values = {INPUT: CAST}  # jax2onnx's value name → ours
     steps = iter(_layers(spec))
     nodes = [helper.make_node("Cast", [INPUT], [CAST], name=CAST, to=onnx.TensorProto.FLOAT)]
+    bounds = {"clip/min": 0, "clip/max": 6} if spec.activation == "relu6" else {}
     initializers = [
-        numpy_helper.from_array(np.array(0, np.float32), "clip/min"),
-        numpy_helper.from_array(np.array(6, np.float32), "clip/max"),
+        numpy_helper.from_array(np.array(bound, np.float32), name) for name, bound in bounds.items()
     ]
     for node in raw.graph.node:
-        if node.op_type == "Transpose":
+        if node.op_type in ("Transpose", "Pad"):  # the padding is the maximum's, below
             values[node.output[0]] = values[node.input[0]]
             continue
         name, operator = next(steps)
@@ -194,6 +209,19 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
             nodes.append(helper.make_node("Flatten", [name], [flatten], name=flatten, axis=1))
             values[node.output[0]] = flatten
             continue
+        if node.op_type == operator == "MaxPool":
+            pool = helper.make_node(
+                "MaxPool",
+                [values[node.input[0]]],
+                [name],
+                name=name,
+                kernel_shape=[3, 3],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+            )
+            nodes.append(pool)
+            values[node.output[0]] = name
+            continue
         if node.op_type != operator:
             raise RuntimeError(
                 f"jax2onnx gave {node.op_type} where {spec.name} has {name} "
@@ -201,7 +229,7 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
             )
         inputs = [values[i] for i in node.input if i not in weights]
         if operator == "Clip":
-            inputs += ["clip/min", "clip/max"]
+            inputs += bounds
         for role, tensor in zip(
             ("kernel", "bias"),
             (i for i in node.input if i in weights and operator != "Clip"),

@@ -21,6 +21,9 @@ from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
 
 BATCH_NORM_EPSILON = 1e-3
 
+Activation = Literal["relu6", "relu"]
+ConvKind = Literal["dense", "depthwise", "pointwise"]
+
 
 def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -> np.ndarray:
     """Draws a kernel from a normal distribution with variance 2 / fan_out (He et al. 2015).
@@ -31,8 +34,11 @@ def he_fan_out(rng: np.random.Generator, shape: tuple[int, ...], fan_out: int) -
     return rng.standard_normal(shape, np.float32) * np.float32((2 / fan_out) ** 0.5)
 
 
-def relu6(x: jax.Array) -> jax.Array:
-    return jnp.clip(x, 0, 6)
+def activate(activation: Activation | None, x: jax.Array) -> jax.Array:
+    """Applies ReLU6, ReLU or nothing."""
+    if activation is None:
+        return x
+    return jnp.clip(x, 0, 6) if activation == "relu6" else jax.nn.relu(x)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +95,7 @@ _known.defvjp(_known_forward, _known_backward)
 
 
 class ConvBatchNorm(nnx.Module):
-    """Convolution without bias, batch normalization and optional ReLU6; NHWC.
+    """Convolution without bias, batch normalization and optional activation; NHWC.
 
     Kernels: `dense` [k, k, in, out], `depthwise` [k, k, channels], `pointwise` [in, out]. They are
     drawn with variance 2 / fan_out, where fan_out is k² for depthwise kernels and k² · out for the
@@ -99,13 +105,13 @@ class ConvBatchNorm(nnx.Module):
 
     def __init__(
         self,
-        kind: Literal["dense", "depthwise", "pointwise"],
+        kind: ConvKind,
         in_channels: int,
         out_channels: int,
         *,
         kernel: int = 1,
         stride: int = 1,
-        activation: bool = True,
+        activation: Activation | None = "relu6",
         rng: np.random.Generator,
     ):
         self.kind = kind
@@ -143,7 +149,7 @@ class ConvBatchNorm(nnx.Module):
             x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, scale, bias)
             self.mean.set_value(mean)
             self.variance.set_value(variance)
-        return relu6(x) if self.activation else x
+        return activate(self.activation, x)
 
     def _convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
         if self.kind == "dense":
@@ -163,56 +169,48 @@ class ConvBatchNorm(nnx.Module):
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
-class MBConv(nnx.Module):
-    """Inverted residual (Sandler et al. 2018): 1x1 expand, depthwise, 1x1 project; NHWC.
-
-    Expansion 1 has no expand layer. The input is added if the shape stays the same.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        kernel: int,
-        expansion: int,
-        stride: int,
-        rng: np.random.Generator,
-    ):
-        width = in_channels * expansion
-        self.shortcut = stride == 1 and in_channels == out_channels
-        self.expand = (
-            None if expansion == 1 else ConvBatchNorm("pointwise", in_channels, width, rng=rng)
-        )
-        self.depthwise = ConvBatchNorm(
-            "depthwise", width, width, kernel=kernel, stride=stride, rng=rng
-        )
-        self.project = ConvBatchNorm("pointwise", width, out_channels, activation=False, rng=rng)
-
-    def __call__(
-        self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None
-    ) -> jax.Array:
-        y = x if self.expand is None else self.expand(x, tape=tape)
-        y = self.project(self.depthwise(y, choice, tape), tape=tape)
-        return x + y if self.shortcut else y
+def max_pool(x: jax.Array) -> jax.Array:
+    """Returns the maximum over 3x3 windows at stride 2 with padding 1, of values of 0 or more."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # jax2onnx knows this function by keywords, and no padding but SAME.
+    return nnx.max_pool(padded, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
 class Classifier(nnx.Module):
-    """1x1 convolution to the head's width, global average pooling, linear layer to logits.
+    """Optional 1x1 convolution to the head's width, global average pooling, linear layer to logits.
 
     The linear kernel is drawn from a normal distribution with standard deviation 0.01. The official
     ProxylessNAS draws it uniformly from ±1/√in_features.
     """
 
     def __init__(
-        self, in_channels: int, head_channels: int, num_classes: int, *, rng: np.random.Generator
+        self,
+        in_channels: int,
+        head_channels: int | None,
+        num_classes: int,
+        *,
+        activation: Activation = "relu6",
+        rng: np.random.Generator,
     ):
-        self.head = ConvBatchNorm("pointwise", in_channels, head_channels, rng=rng)
-        self.kernel = nnx.Param(
-            0.01 * rng.standard_normal((head_channels, num_classes), np.float32)
+        self.head = (
+            None
+            if head_channels is None
+            else ConvBatchNorm(
+                "pointwise", in_channels, head_channels, activation=activation, rng=rng
+            )
         )
+        features = head_channels or in_channels
+        self.kernel = nnx.Param(0.01 * rng.standard_normal((features, num_classes), np.float32))
         self.bias = nnx.Param(np.zeros(num_classes, np.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        features = jnp.mean(self.head(x).astype(jnp.float32), (1, 2))
+    def features(self, x: jax.Array) -> jax.Array:
+        """Returns what the linear layer gets, float32 [batch, features]."""
+        x = x if self.head is None else self.head(x)
+        return jnp.mean(x.astype(jnp.float32), (1, 2))
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """Returns the linear layer's output, float32 [batch, classes]."""
         return features @ self.kernel[...] + self.bias[...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.logits(self.features(x))

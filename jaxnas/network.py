@@ -1,40 +1,78 @@
 """One network: specification, counts and Flax NNX module."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
-from jaxnas.space import Arch, Space
-
-
-@dataclasses.dataclass(frozen=True)
-class MBConvSpec:
-    """Specification of an inverted residual; `name` is the block's name in every exported file."""
-
-    name: str
-    in_channels: int
-    out_channels: int
-    kernel: int
-    expansion: int
-    stride: int
-
-    @property
-    def shortcut(self) -> bool:
-        return self.stride == 1 and self.in_channels == self.out_channels
+from jaxnas.block import BlockSpec, ConvBlock, LayerSpec
+from jaxnas.layers import Activation, Classifier, max_pool
+from jaxnas.space import Arch, Block, Candidate, Space
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-    """Specification of a network: 3x3 stride-2 stem, inverted residuals, 1x1 head, linear layer."""
+    """Specification of a network: stride-2 stem, blocks, optional 1x1 head, linear layer.
+
+    Attributes:
+      name: name of the network.
+      stem_channels, stem_kernel: output channels and kernel of the stem.
+      stem_pool: whether a 3x3 maximum at stride 2 follows the stem.
+      blocks: the blocks, in order.
+      head_channels: output channels of the last 1x1 convolution; None for no such layer.
+      num_classes: number of outputs.
+      activation: activation of all layers.
+    """
 
     name: str
     stem_channels: int
-    blocks: tuple[MBConvSpec, ...]
-    head_channels: int
+    blocks: tuple[BlockSpec, ...]
+    head_channels: int | None
     num_classes: int = 1000
+    activation: Activation = "relu6"
+    stem_kernel: int = 3
+    stem_pool: bool = False
+
+    @property
+    def stem(self) -> LayerSpec:
+        return LayerSpec("conv", "dense", 3, self.stem_channels, self.stem_kernel, 2)
+
+    @property
+    def head(self) -> LayerSpec | None:
+        if self.head_channels is None:
+            return None
+        return LayerSpec("conv", "pointwise", self.blocks[-1].out_channels, self.head_channels)
+
+    @property
+    def features(self) -> int:
+        """Inputs of the linear layer."""
+        return self.head_channels or self.blocks[-1].out_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Factor between the size of an image and that of the last blocks."""
+        return (4 if self.stem_pool else 2) * math.prod(block.stride for block in self.blocks)
+
+
+def block_of(block: Block, choice: Candidate) -> BlockSpec:
+    """Returns the block that a candidate other than skip makes of a searchable block."""
+    return BlockSpec(
+        block.name,
+        block.in_channels,
+        block.out_channels,
+        choice.kernel,
+        choice.expansion,
+        block.stride,
+        "fused" if choice.fused else "mbconv",
+    )
+
+
+def first_block_of(space: Space) -> BlockSpec:
+    """Returns the fixed block after the stem."""
+    fixed = Block("first", space.stem_channels, space.first_channels, 1, (space.first,))
+    return block_of(fixed, space.first)
 
 
 def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network") -> NetworkSpec:
@@ -44,50 +82,43 @@ def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network"
       ValueError: the architecture does not fit the space.
     """
     space.path(arch)
-    first = MBConvSpec("first", space.stem_channels, space.first_channels, 3, 1, 1)
     blocks = tuple(
-        MBConvSpec(
-            block.name,
-            block.in_channels,
-            block.out_channels,
-            choice.kernel,
-            choice.expansion,
-            block.stride,
-        )
+        block_of(block, choice)
         for block, choice in zip(space.blocks, arch, strict=True)
         if not choice.is_skip
     )
     return NetworkSpec(
-        name, space.stem_channels, (first, *blocks), space.head_channels, num_classes
+        name,
+        space.stem_channels,
+        (first_block_of(space), *blocks),
+        space.head_channels,
+        num_classes,
     )
 
 
 def count_parameters(spec: NetworkSpec) -> int:
     """Returns the number of trainable parameters, batch norm and the classifier's bias included."""
-    total = 3 * 9 * spec.stem_channels + 2 * spec.stem_channels
-    for b in spec.blocks:
-        width = b.in_channels * b.expansion
-        if b.expansion != 1:
-            total += b.in_channels * width + 2 * width
-        total += b.kernel**2 * width + 2 * width
-        total += width * b.out_channels + 2 * b.out_channels
-    last = spec.blocks[-1].out_channels
-    total += last * spec.head_channels + 2 * spec.head_channels
-    return total + (spec.head_channels + 1) * spec.num_classes
+    layers = [spec.stem, *(layer for b in spec.blocks for layer in b.all_layers)]
+    if spec.head is not None:
+        layers.append(spec.head)
+    return sum(layer.parameters for layer in layers) + (spec.features + 1) * spec.num_classes
 
 
 def count_macs(spec: NetworkSpec, image_size: int) -> int:
     """Returns multiply-accumulates per square image of `image_size` px; biases are not counted."""
     size = -(-image_size // 2)
-    total = size**2 * 3 * 9 * spec.stem_channels
-    for b in spec.blocks:
-        width = b.in_channels * b.expansion
-        if b.expansion != 1:
-            total += size**2 * b.in_channels * width
-        size = -(-size // b.stride)
-        total += size**2 * width * (b.kernel**2 + b.out_channels)
-    total += size**2 * spec.blocks[-1].out_channels * spec.head_channels
-    return total + spec.head_channels * spec.num_classes
+    total = size**2 * spec.stem.weights
+    size = -(-size // 2) if spec.stem_pool else size
+    for block in spec.blocks:
+        before = size
+        for layer in block.layers:
+            size = -(-size // layer.stride)
+            total += size**2 * layer.weights
+        if block.shortcut_layer is not None:
+            total += (-(-before // block.stride)) ** 2 * block.shortcut_layer.weights
+    if spec.head is not None:
+        total += size**2 * spec.head.weights
+    return total + spec.features * spec.num_classes
 
 
 class Network(nnx.Module):
@@ -98,26 +129,25 @@ class Network(nnx.Module):
 
     def __init__(self, spec: NetworkSpec, *, rng: np.random.Generator):
         self.spec = spec
-        self.stem = ConvBatchNorm("dense", 3, spec.stem_channels, kernel=3, stride=2, rng=rng)
+        self.stem = spec.stem.module(spec.activation, rng)
         self.blocks = nnx.List(
-            [
-                MBConv(
-                    b.in_channels,
-                    b.out_channels,
-                    kernel=b.kernel,
-                    expansion=b.expansion,
-                    stride=b.stride,
-                    rng=rng,
-                )
-                for b in spec.blocks
-            ]
+            [ConvBlock(block, activation=spec.activation, rng=rng) for block in spec.blocks]
         )
         self.classifier = Classifier(
-            spec.blocks[-1].out_channels, spec.head_channels, spec.num_classes, rng=rng
+            spec.blocks[-1].out_channels,
+            spec.head_channels,
+            spec.num_classes,
+            activation=spec.activation,
+            rng=rng,
         )
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns what the linear layer gets, float32 [batch, features]."""
         x = self.stem(images)
+        x = max_pool(x) if self.spec.stem_pool else x
         for block in self.blocks:
             x = block(x)
-        return self.classifier(x)
+        return self.classifier.features(x)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.classifier.logits(self.features(images))

@@ -1,6 +1,10 @@
-"""Drawing of networks as on the poster: a row of blocks, color for kernel, width for expansion."""
+"""Drawing of networks as on the poster: a row of blocks, color for kernel, width for expansion.
+
+Dense convolutions, of fused blocks among others, are hatched.
+"""
 
 import pathlib
+from typing import NamedTuple
 
 import matplotlib
 import rich.text
@@ -10,31 +14,53 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 
+from jaxnas.block import BlockSpec
 from jaxnas.network import NetworkSpec
 
+_NAMES = {"plain": "conv", "separable": "dw", "residual": "res"}
 COLORS = {3: "#5fae57", 5: "#f0993e", 7: "#d9483b"}
 _OTHER_COLOR, _FIXED_COLOR, _WIDTH_COLOR = "#b39ddb", "white", "#dddddd"
+_HATCH, _HATCH_COLOR = "///", "#ffffff"
 _EDGE, _TEXT = "#333333", "#1a1a1a"
 # Inches.
 _UNIT, _GAP, _STAGE_GAP, _HEIGHT = 0.11, 0.10, 0.26, 1.0
 _ROW_HEIGHT, _MARGIN, _LEGEND_WIDTH, _LEGEND_HEIGHT = 1.65, 0.3, 9.3, 0.6
+_HATCHED_WIDTH = 1.7  # what the legend of dense convolutions adds
 
 
-def _boxes(spec: NetworkSpec) -> list[tuple[str, str, int, int, bool]]:
-    """Returns every box's (first line, second line, kernel or 0 if fixed, expansion, new stage)."""
-    boxes = [("3×3", "stem", 0, 3, True)]
-    for block in spec.blocks:
-        fixed = block.name == "first"
-        boxes.append(
-            (
-                f"{block.kernel}×{block.kernel}",
-                f"MB{block.expansion}",
-                0 if fixed else block.kernel,
-                3 if fixed else block.expansion,
-                block.in_channels != block.out_channels or block.stride != 1,
-            )
-        )
-    return [*boxes, ("1×1", "head", 0, 3, True), ("pool", "fc", 0, 3, False)]
+class _Box(NamedTuple):
+    top: str
+    bottom: str
+    kernel: int  # 0 if fixed
+    width: int  # in units
+    dense: bool
+    new_stage: bool
+
+
+def _boxes(spec: NetworkSpec) -> list[_Box]:
+    stem = f"{spec.stem_kernel}×{spec.stem_kernel}"
+    head = [] if spec.head_channels is None else [_Box("1×1", "head", 0, 3, False, True)]
+    return [
+        _Box(stem, "stem", 0, 3, False, True),
+        *map(_box, spec.blocks),
+        *head,
+        _Box("pool", "fc", 0, 3, False, not head),
+    ]
+
+
+def _box(block: BlockSpec) -> _Box:
+    name = {"mbconv": f"MB{block.expansion}", "fused": f"F{block.expansion}"}.get(
+        block.kind, _NAMES.get(block.kind, "")
+    )
+    fixed = block.name == "first"
+    return _Box(
+        f"{block.kernel}×{block.kernel}",
+        name,
+        0 if fixed else block.kernel,
+        3 if fixed or block.kind not in ("mbconv", "fused") else max(2, block.expansion),
+        block.layers[0].kind == "dense" and not fixed,
+        block.in_channels != block.out_channels or block.stride != 1,
+    )
 
 
 def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
@@ -45,7 +71,8 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
     """
     if len(specs) != len(captions):
         raise ValueError(f"{len(captions)} captions for {len(specs)} networks: give one each")
-    widest = max(_LEGEND_WIDTH, *map(_row_width, specs))
+    dense = any(box.dense for spec in specs for box in _boxes(spec))
+    widest = max(_LEGEND_WIDTH + dense * _HATCHED_WIDTH, *map(_row_width, specs))
     height = _ROW_HEIGHT * len(specs)
     fig = Figure(figsize=(widest + 2 * _MARGIN, height + _LEGEND_HEIGHT))
     FigureCanvasAgg(fig)
@@ -57,7 +84,7 @@ def figure(specs: list[NetworkSpec], captions: list[str]) -> Figure:
         base = height - _ROW_HEIGHT * (row + 1) + 0.12
         axes.text(0, base + _HEIGHT + 0.12, caption, fontsize=11, fontweight="bold", va="bottom")
         _draw_row(axes, spec, base)
-    _draw_legend(axes, -_LEGEND_HEIGHT / 2)
+    _draw_legend(axes, -_LEGEND_HEIGHT / 2, dense)
     return fig
 
 
@@ -72,24 +99,26 @@ def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
         zorder=0,
     )
     x = 0.0
-    for index, (top, bottom, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
-        x += _STAGE_GAP if new_stage and index else _GAP if index else 0.0
-        width = _UNIT * expansion
+    for index, box in enumerate(_boxes(spec)):
+        x += _STAGE_GAP if box.new_stage and index else _GAP if index else 0.0
+        width = _UNIT * box.width
         axes.add_patch(
             FancyBboxPatch(
                 (x, base),
                 width,
                 _HEIGHT,
                 boxstyle="round,pad=0,rounding_size=0.04",
-                facecolor=COLORS.get(kernel, _OTHER_COLOR) if kernel else _FIXED_COLOR,
+                facecolor=COLORS.get(box.kernel, _OTHER_COLOR) if box.kernel else _FIXED_COLOR,
                 edgecolor=_EDGE,
                 linewidth=0.9,
+                hatch=_HATCH if box.dense else None,
+                hatchcolor=_HATCH_COLOR,
             )
         )
         axes.text(
             x + width / 2,
             base + _HEIGHT / 2,
-            f"{top}  {bottom}",
+            f"{box.top}  {box.bottom}",
             rotation=90,
             fontsize=8.5,
             ha="center",
@@ -99,7 +128,7 @@ def _draw_row(axes: Axes, spec: NetworkSpec, base: float) -> None:
         x += width
 
 
-def _draw_legend(axes: Axes, middle: float) -> None:
+def _draw_legend(axes: Axes, middle: float, dense: bool) -> None:
     """Draws the colors by kernel, and boxes as wide as those of the rows."""
     x = 0.0
     entries = [(f"{kernel}×{kernel}", color, 0.22, 0.95) for kernel, color in COLORS.items()]
@@ -108,10 +137,19 @@ def _draw_legend(axes: Axes, middle: float) -> None:
         ("narrow: expansion 3", _WIDTH_COLOR, 3 * _UNIT, 2.15),
         ("white: fixed layers", _FIXED_COLOR, 3 * _UNIT, 2.0),
     ]
+    if dense:
+        entries.append(("hatched: dense", _WIDTH_COLOR, 3 * _UNIT, _HATCHED_WIDTH))
     for text, color, width, advance in entries:
         axes.add_patch(
             Rectangle(
-                (x, middle - 0.11), width, 0.22, facecolor=color, edgecolor=_EDGE, linewidth=0.9
+                (x, middle - 0.11),
+                width,
+                0.22,
+                facecolor=color,
+                edgecolor=_EDGE,
+                linewidth=0.9,
+                hatch=_HATCH if text.startswith("hatched") else None,
+                hatchcolor=_HATCH_COLOR,
             )
         )
         axes.text(x + width + 0.08, middle, text, fontsize=9, va="center", color=_TEXT)
@@ -129,17 +167,21 @@ def save(fig: Figure, file: pathlib.Path) -> None:
 
 def _row_width(spec: NetworkSpec) -> float:
     boxes = _boxes(spec)
-    gaps = sum(_STAGE_GAP if new else _GAP for *_, new in boxes[1:])
-    return gaps + _UNIT * sum(expansion for _, _, _, expansion, _ in boxes)
+    gaps = sum(_STAGE_GAP if box.new_stage else _GAP for box in boxes[1:])
+    return gaps + _UNIT * sum(box.width for box in boxes)
 
 
 def terminal(spec: NetworkSpec) -> rich.text.Text:
-    """Returns the row as text: the kernel's digit in its color, wider for a larger expansion."""
+    """Returns the row as text: the kernel's digit in its color, wider for a larger expansion.
+
+    The digit of a dense convolution is underlined and begins with f.
+    """
     text = rich.text.Text(no_wrap=False)
-    for index, (top, _, kernel, expansion, new_stage) in enumerate(_boxes(spec)):
+    for index, box in enumerate(_boxes(spec)):
         if index:
-            text.append("  " if new_stage else " ")
-        label = top[0] if top != "pool" else "p"
-        style = f"bold white on {COLORS[kernel]}" if kernel in COLORS else "black on white"
-        text.append(label.center(max(1, 2 * expansion // 3 - 1) if kernel else 1), style)
+            text.append("  " if box.new_stage else " ")
+        label = ("f" if box.dense else "") + (box.top[0] if box.top != "pool" else "p")
+        style = f"bold white on {COLORS[box.kernel]}" if box.kernel in COLORS else "black on white"
+        style = f"underline {style}" if box.dense else style
+        text.append(label.center(max(1, 2 * box.width // 3 - 1) if box.kernel else 1), style)
     return text

@@ -1,16 +1,17 @@
-"""Search spaces of inverted-residual (MBConv) networks, and the text form of an architecture.
+"""Search spaces of MBConv and fused MBConv blocks, and the text form of an architecture.
 
-A `Space` is a table: fixed first layers, a row of searchable blocks, fixed last layers. Every block
-has the same candidates in the same order; skip is allowed only where the block keeps its shape. An
-architecture is one candidate per block:
+A `Space` is a table: fixed first layers, a row of searchable blocks, fixed last layers. All blocks
+have the same candidates in the same order, of which a block may allow only some; skip is allowed
+only where the block keeps its shape. An architecture is one candidate per block:
 
-    k5e6 k3e3 - k7e6 ...      kernel 5 expansion 6, kernel 3 expansion 3, skip, ...
+    k5e6 f3e4 - k7e6 ...      MBConv of kernel 5 and expansion 6, fused of 3 and 4, skip, ...
 """
 
 import dataclasses
 import inspect
 import itertools
 import json
+import math
 import pathlib
 import re
 import zlib
@@ -23,17 +24,28 @@ from jaxnas.json_file import read_object
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Choice for a block: an MBConv with this depthwise kernel and expansion, or skip (0, 0)."""
+    """Choice for a block.
+
+    Attributes:
+      kernel: size of the depthwise kernel of an MBConv, or of the dense one of a fused MBConv; 0 is
+        skip.
+      expansion: width inside the block over its input's.
+      fused: whether one dense convolution replaces the MBConv's expansion and depthwise convolution
+        (Gupta and Akin 2020). With expansion 1 it is the whole block.
+    """
 
     kernel: int
     expansion: int
+    fused: bool = False
 
     @property
     def is_skip(self) -> bool:
         return self.kernel == 0
 
     def __str__(self) -> str:
-        return "-" if self.is_skip else f"k{self.kernel}e{self.expansion}"
+        return (
+            "-" if self.is_skip else f"{'f' if self.fused else 'k'}{self.kernel}e{self.expansion}"
+        )
 
 
 SKIP = Candidate(0, 0)
@@ -42,14 +54,46 @@ MOST_CHANNELS, MOST_BLOCKS = 8192, 256  # limits of a space in a file
 Arch = tuple[Candidate, ...]
 
 
+def parse_candidate(token: str) -> Candidate:
+    """Parses `k5e6`, `f3e4` or `-`; raises ValueError that says what is allowed."""
+    match = re.fullmatch(r"([kf])(\d{1,4})e(\d{1,4})", token)
+    candidate = (
+        SKIP
+        if token == "-"
+        else Candidate(int(match[2]), int(match[3]), match[1] == "f")
+        if match
+        else None
+    )
+    if candidate is None or str(candidate) != token:
+        raise ValueError(
+            f"{token!r} is no candidate: give k and f for MBConv and fused MBConv, such as k5e6 or "
+            f"f3e4, or - for skip"
+        )
+    if not candidate.is_skip and (
+        candidate.kernel % 2 == 0 or candidate.expansion < (1 if candidate.fused else 2)
+    ):
+        raise ValueError(
+            f"{token!r} has kernel {candidate.kernel} and expansion {candidate.expansion}; give an "
+            f"odd kernel and an expansion of 2 or more, or of 1 to a fused MBConv"
+        )
+    return candidate
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Searchable block: its name in every file, and its shape."""
+    """Searchable block.
+
+    Attributes:
+      name: name of the block in every file.
+      in_channels, out_channels, stride: shape of the block.
+      convolutions: candidates that the block allows besides skip, in the order of the space's.
+    """
 
     name: str
     in_channels: int
     out_channels: int
     stride: int
+    convolutions: tuple[Candidate, ...]
 
     @property
     def allows_skip(self) -> bool:
@@ -63,7 +107,8 @@ class Space:
     Attributes:
       name: name of the space, which latency tables and results record.
       stem_channels: output channels of the 3x3 stride-2 stem convolution.
-      first_channels: output channels of the first block, a fixed MBConv k3 e1 after the stem.
+      first_channels: output channels of the first block, which is fixed, after the stem.
+      first: choice of the first block: an MBConv k3 e1, or a fused one.
       blocks: searchable blocks, in order.
       head_channels: output channels of the last 1x1 convolution, before pooling.
       candidates: choices of every block, in the order of the columns of α and of tables.
@@ -75,6 +120,12 @@ class Space:
     blocks: tuple[Block, ...]
     head_channels: int
     candidates: tuple[Candidate, ...]
+    first: Candidate = Candidate(3, 1)
+
+    @property
+    def downsampling(self) -> int:
+        """Factor between the size of an image and that of the last blocks."""
+        return 2 * math.prod(block.stride for block in self.blocks)
 
     @property
     def convolutions(self) -> tuple[Candidate, ...]:
@@ -83,16 +134,17 @@ class Space:
 
     @property
     def allowed(self) -> np.ndarray:
-        """Valid mask, bool [blocks, candidates]: False where a block may not skip."""
-        return np.array(
-            [[b.allows_skip or not c.is_skip for c in self.candidates] for b in self.blocks]
-        )
+        """Valid mask, bool [blocks, candidates]: False where a block does not allow a candidate."""
+        return np.array([[self._allows(b, c) for c in self.candidates] for b in self.blocks])
+
+    def _allows(self, block: Block, candidate: Candidate) -> bool:
+        return block.allows_skip if candidate.is_skip else candidate in block.convolutions
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yields (start, length) of each sequence of consecutive blocks of one shape, in order."""
         start = 0
         for _, group in itertools.groupby(
-            self.blocks, key=lambda b: (b.in_channels, b.out_channels, b.stride)
+            self.blocks, key=lambda b: dataclasses.replace(b, name="")
         ):
             length = len(list(group))
             yield start, length
@@ -102,8 +154,8 @@ class Space:
         """Parses the text form of an architecture strictly; `format_arch` is the inverse.
 
         Raises:
-          ValueError: the text has an unknown token, a wrong length, or a skip where shapes differ;
-            the message names the block.
+          ValueError: the text has an unknown token, a wrong length, or a candidate that its block
+            does not allow; the message names the block.
         """
         tokens = text.split()
         if len(tokens) != len(self.blocks):
@@ -119,15 +171,12 @@ class Space:
             )
         arch = []
         for block, token in zip(self.blocks, tokens, strict=True):
-            match = re.fullmatch(r"k(\d+)e(\d+)", token)
-            candidate = (
-                SKIP if token == "-" else Candidate(int(match[1]), int(match[2])) if match else None
-            )
-            if candidate not in self.candidates or str(candidate) != token:
+            by_token = {str(candidate): candidate for candidate in self.candidates}
+            if token not in by_token:
                 raise ValueError(
                     f"{block.name}: unknown token {token!r}, allowed are {self._tokens()}"
                 )
-            arch.append(candidate)
+            arch.append(by_token[token])
         self.path(arch)
         return tuple(arch)
 
@@ -152,6 +201,11 @@ class Space:
                     f"{block.name}: skip is not allowed, the block maps {block.in_channels} "
                     f"channels to {block.out_channels} at stride {block.stride}; choose a "
                     f"convolution for it"
+                )
+            if not self._allows(block, candidate):
+                raise ValueError(
+                    f"{block.name}: {candidate} is not allowed in this block, allowed are "
+                    f"{format_arch(block.convolutions)}" + " -" * block.allows_skip
                 )
         return np.array([self.candidates.index(c) for c in arch], np.int32)
 
@@ -185,12 +239,22 @@ def staged_space(
     head: int,
     kernels: Sequence[int] = (3, 5, 7),
     expansions: Sequence[int] = (3, 6),
+    candidates: Sequence[Sequence[str]] | None = None,
+    first_block: str = "k3e1",
 ) -> Space:
     """Returns a space of stages; the first block of a stage has its stride and changes the width.
 
+    Args:
+      stem, first, head: output channels of the first layers and of the last convolution.
+      widths, counts, strides: output channels, number of blocks and stride of each stage.
+      kernels, expansions: the MBConvs that every block allows, each kernel with each expansion.
+      candidates: the candidates of each stage instead, such as [["f3e1", "f3e4"], ["k5e6"]]; one
+        list for all stages may stand alone. Skip is added where shapes stay.
+      first_block: the first block, of expansion 1: k3e1, or fused as f3e1.
+
     Raises:
-      ValueError: `widths`, `counts` and `strides` differ in length, a kernel is even, or an
-        expansion is below 2.
+      ValueError: `widths`, `counts` and `strides` (and `candidates`) differ in length, a kernel is
+        even, or an expansion is below 2; or a token is no candidate of a stage.
     """
     if not len(widths) == len(counts) == len(strides):
         raise ValueError(
@@ -202,16 +266,50 @@ def staged_space(
             f"{name}: kernels {tuple(kernels)} and expansions {tuple(expansions)}; "
             f"give odd kernels and expansions of 2 or more"
         )
+    first_choices = {str(c): c for k in (3, 5, 7) for c in (Candidate(k, 1), Candidate(k, 1, True))}
+    if first_block not in first_choices:
+        raise ValueError(
+            f"{name}: the first block is {first_block!r}; give one of {', '.join(first_choices)}"
+        )
+    if candidates is None:
+        stages = [[Candidate(k, e) for k in kernels for e in expansions]] * len(widths)
+    else:
+        stages = [_stage_candidates(name, tokens) for tokens in candidates]
+        stages = stages * len(widths) if len(stages) == 1 else stages
+    if len(stages) != len(widths):
+        raise ValueError(
+            f"{name}: candidates are given for {len(stages)} stages of {len(widths)}; give a list "
+            f"for each stage, or one for all"
+        )
     blocks: list[Block] = []
     channels = first
-    for width, count, stride in zip(widths, counts, strides, strict=True):
+    every = tuple(dict.fromkeys(itertools.chain(*stages)))
+    for width, count, stride, stage in zip(widths, counts, strides, stages, strict=True):
         for i in range(count):
             blocks.append(
-                Block(f"block{len(blocks):02d}", channels, width, stride if i == 0 else 1)
+                Block(
+                    f"block{len(blocks):02d}",
+                    channels,
+                    width,
+                    stride if i == 0 else 1,
+                    tuple(c for c in every if c in stage),
+                )
             )
             channels = width
-    candidates = [Candidate(k, e) for k in kernels for e in expansions]
-    return Space(name, stem, first, tuple(blocks), head, (*candidates, SKIP))
+    return Space(name, stem, first, tuple(blocks), head, (*every, SKIP), first_choices[first_block])
+
+
+def _stage_candidates(name: str, tokens: Sequence[str]) -> list[Candidate]:
+    try:
+        stage = [parse_candidate(token) for token in tokens]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not stage or SKIP in stage or len(set(stage)) < len(stage):
+        raise ValueError(
+            f"{name}: a stage's candidates are {' '.join(tokens) or 'none'}; give each candidate "
+            f"once, and no skip, which is added where shapes stay"
+        )
+    return stage
 
 
 # Cai, Zhu, Han: ProxylessNAS (ICLR 2019), §4.2, and the search network of its official repository.
@@ -230,7 +328,22 @@ PROXYLESS_TINY = staged_space(
     "proxyless_tiny", stem=8, first=8, widths=(16, 24), counts=(2, 3), strides=(2, 2), head=64
 )
 
-SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY)}
+# What the MyriadX is best at (docs/myriadx_space.md): dense convolutions where images are large,
+# MBConvs beside them where they are small.
+_LARGE, _SMALL = ["f3e1", "f3e2", "f3e4", "f5e2"], ["f3e2", "f3e4", "k5e3", "k5e6", "k7e6"]
+MYRIADX = staged_space(
+    "myriadx",
+    stem=32,
+    first=16,
+    widths=(32, 64, 96, 128, 192),
+    counts=(3, 4, 5, 4, 5),
+    strides=(2, 2, 2, 1, 2),
+    head=1280,
+    candidates=(_LARGE, _LARGE, _SMALL, _SMALL, _SMALL),
+    first_block="f3e1",
+)
+
+SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY, MYRIADX)}
 
 
 def find_space(name: str) -> Space:
@@ -266,23 +379,47 @@ def _read_space(file: pathlib.Path) -> Space:
             f"{', '.join(keys)} and nothing else; {' and '.join(optional)} may be "
             f"left out"
         )
+    if "candidates" in document and {"kernels", "expansions"} & set(document):
+        raise ValueError(
+            f"--space={file} has candidates beside kernels or expansions; give one or the others"
+        )
     for key, value in document.items():
-        numbers = value if isinstance(value, list) else [value]
-        if (
-            isinstance(value, list) != (key not in ("stem", "first", "head"))
-            or not numbers
-            or any(
-                type(number) is not int or not 1 <= number <= MOST_CHANNELS for number in numbers
-            )
-        ):
-            raise ValueError(
-                f"--space={file}: {key} is {value!r}; give stem, first and head as "
-                f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
-                f"them"
-            )
+        if key in ("candidates", "first_block"):
+            _check_tokens(file, key, value)
+        else:
+            _check_numbers(file, key, value)
     if sum(document["counts"]) > MOST_BLOCKS:
         raise ValueError(
             f"--space={file} has {sum(document['counts'])} blocks; {MOST_BLOCKS} are allowed"
         )
     text = json.dumps(document, sort_keys=True)
     return staged_space(f"{file.stem}-{zlib.crc32(text.encode()):08x}", **document)
+
+
+def _check_numbers(file: pathlib.Path, key: str, value: object) -> None:
+    numbers = value if isinstance(value, list) else [value]
+    if (
+        isinstance(value, list) != (key not in ("stem", "first", "head"))
+        or not numbers
+        or any(type(number) is not int or not 1 <= number <= MOST_CHANNELS for number in numbers)
+    ):
+        raise ValueError(
+            f"--space={file}: {key} is {value!r}; give stem, first and head as "
+            f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
+            f"them"
+        )
+
+
+def _check_tokens(file: pathlib.Path, key: str, value: object) -> None:
+    if key == "first_block":
+        right = isinstance(value, str)
+    else:
+        right = isinstance(value, list) and all(
+            isinstance(stage, list) and all(isinstance(token, str) for token in stage)
+            for stage in value
+        )
+    if not right:
+        raise ValueError(
+            f"--space={file}: {key} is {value!r}; give first_block as text such as f3e1, and "
+            f'candidates as a list for each stage, or one for all, such as [["f3e1", "k5e6"]]'
+        )

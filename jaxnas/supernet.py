@@ -1,10 +1,11 @@
 """Supernet: all candidates of all blocks in one tree of weights, one path computed at a time.
 
-Weights and statistics are nested dicts of arrays. Consecutive blocks of one shape are stacked:
-leaves under the key `runs` are [length, candidates, ...], each candidate padded with zeros to the
-largest kernel and expansion. Sampling is then a gather:
+Weights and statistics are nested dicts of arrays. Consecutive blocks of one shape are stacked, and
+their candidates by structure: leaves under the keys `runs` and, say, `mbconv` are
+[length, candidates, ...], each candidate padded with zeros to the largest kernel and expansion of
+its stack. Sampling is then a gather:
 
-    active = gather(space, params, path)       leaves [length, ...]: one candidate per block
+    active = gather(space, params, path)       leaves [length, ...]: a slice of each stack per block
     logits, batch_stats = apply(space, active, active_stats, path, images, train=True)
     params = scatter(space, params, updated, path)
 
@@ -14,6 +15,7 @@ bit-identical. `jaxnas.supernet_block` computes a block.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -23,9 +25,10 @@ from flax import nnx
 from jax import lax
 
 from jaxnas import supernet_block
-from jaxnas.layers import Classifier, ConvBatchNorm, MBConv
-from jaxnas.network import Network, network_of
-from jaxnas.space import Block, Space
+from jaxnas.block import ConvBlock
+from jaxnas.layers import Classifier, ConvBatchNorm
+from jaxnas.network import Network, first_block_of, network_of
+from jaxnas.space import Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
 INITIALISATIONS = ("shared", "independent")
@@ -44,8 +47,9 @@ def init(
         It takes thousands of steps until the layers after a block work with all its candidates.
         With `shared` the candidates of a block start as one function: the smallest one's weights,
         in the middle of larger kernels and beside wider expansions' own channels, whose projections
-        start at zero. Blocks with a shortcut then start as the identity (the last scale is 0: Goyal
-        et al. 2017, §5.1). Hundreds of steps suffice.
+        start at zero. Candidates of different stacks differ, except that blocks with a shortcut
+        start as the identity (the last scale is 0: Goyal et al. 2017, §5.1). Hundreds of steps
+        suffice.
 
     Returns:
       params, stats: {"stem": ..., "first": ..., "runs": [...], "classifier": ...}, float32.
@@ -57,26 +61,24 @@ def init(
         _, params[name], stats[name] = supernet_block.split(module)
     for start, length in space.runs():
         shape = _shape(space, start)
-        full = jax.tree.map(
-            np.shape, supernet_block.split_of(shape, supernet_block.largest(space))[1:]
-        )
-        drawn = [
-            [
-                supernet_block.split(supernet_block.module(shape, c, rng))[1:]
-                for c in space.convolutions
-            ]
-            for _ in range(length)
-        ]
-        run = jax.tree.map(
-            lambda size, *leaves, length=length: np.stack(
-                [supernet_block.pad(leaf, size) for leaf in leaves]
-            ).reshape(length, -1, *size),
-            full,
-            *[pair for block in drawn for pair in block],
-            is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x),
-        )
-        if initialisation == "shared":
-            _share(space, shape, run[0])
+        drawn: dict[str, list[tuple[Tree, Tree]]] = {}
+        for _ in range(length):
+            for candidate in shape.convolutions:
+                _, *pair = supernet_block.split(supernet_block.module(shape, candidate, rng))
+                drawn.setdefault(supernet_block.stack_of(candidate), []).append(tuple(pair))
+        run: tuple[dict[str, Tree], dict[str, Tree]] = ({}, {})
+        for stack, candidates in supernet_block.stacks(shape).items():
+            _, *full = supernet_block.split_of(shape, supernet_block.largest(candidates))
+            stacked = jax.tree.map(
+                lambda like, *leaves, length=length: np.stack(
+                    [supernet_block.pad(leaf, like.shape) for leaf in leaves]
+                ).reshape(length, -1, *like.shape),
+                tuple(full),
+                *drawn[stack],
+            )
+            run[0][stack], run[1][stack] = stacked
+            if initialisation == "shared":
+                _share(shape, candidates, run[0][stack])
         params["runs"].append(run[0])
         stats["runs"].append(run[1])
     return jax.device_put((params, stats))  # in one call: leaf by leaf takes a second
@@ -87,19 +89,20 @@ def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
 
     Args:
       tree: tree whose leaves under `runs` are [length, candidates, ...].
-      path: int32 [..., blocks]; the leaves under `runs` become [..., length, ...]. For skip, some
-        candidate's slice is gathered; nothing reads it, and `scatter` does not write it.
+      path: int32 [..., blocks]; the leaves under `runs` become [..., length, ...]. From a stack
+        that the candidate is not in, some slice is gathered; nothing reads it, and `scatter` does
+        not write it.
     """
+
+    def slices(stack: Tree, places: jax.Array) -> Tree:
+        rows = jnp.arange(places.shape[-1])
+        return jax.tree.map(lambda leaf: leaf.at[rows, places].get(mode="clip"), stack)
+
     return {
         **tree,
         "runs": [
-            jax.tree.map(
-                lambda leaf, length=length, choices=path[..., start : start + length]: leaf.at[
-                    jnp.arange(length), choices
-                ].get(mode="clip"),
-                run,
-            )
-            for (start, length), run in zip(space.runs(), tree["runs"], strict=True)
+            {stack: slices(run[stack], at) for stack, at in _places(space, start, choices).items()}
+            for (start, choices), run in zip(_choices(space, path), tree["runs"], strict=True)
         ],
     }
 
@@ -107,20 +110,28 @@ def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
 def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
     """Returns `tree` with the path's slices replaced by `active`; the inverse of `gather`.
 
-    Skip's index lies beyond the stacked candidates, so its write is dropped.
+    The index of a candidate that is not in a stack lies beyond it, so its write is dropped.
     """
+
+    def replaced(stack: Tree, new: Tree, places: jax.Array) -> Tree:
+        rows = jnp.arange(places.shape[-1])
+        return jax.tree.map(
+            lambda leaf, slices: leaf.at[rows, places].set(
+                slices, mode="drop", unique_indices=True
+            ),
+            stack,
+            new,
+        )
+
     return {
         **active,
         "runs": [
-            jax.tree.map(
-                lambda leaf, new, length=length, choices=path[start : start + length]: leaf.at[
-                    jnp.arange(length), choices
-                ].set(new, mode="drop", unique_indices=True),
-                run,
-                new_run,
-            )
-            for (start, length), run, new_run in zip(
-                space.runs(), tree["runs"], active["runs"], strict=True
+            {
+                stack: replaced(run[stack], new[stack], at)
+                for stack, at in _places(space, start, choices).items()
+            }
+            for (start, choices), run, new in zip(
+                _choices(space, path), tree["runs"], active["runs"], strict=True
             )
         ],
     }
@@ -220,10 +231,12 @@ def extract(
                 continue
             module = next(modules)
             shape = _shape(space, start)
+            stack = supernet_block.stack_of(candidate)
+            at = supernet_block.places(space, shape)[stack][path[start + i]]
             _, *true_size = supernet_block.split_of(shape, candidate)
             for tree, like in zip((params, stats), true_size, strict=True):
                 slices = jax.tree.map(
-                    lambda leaf, i=i, at=start + i: leaf[i, path[at]], tree["runs"][run]
+                    lambda leaf, i=i, at=at: leaf[i, at], tree["runs"][run][stack]
                 )
                 nnx.update(module, nnx.State(supernet_block.crop(slices, like)))
     return network
@@ -232,9 +245,7 @@ def extract(
 def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
     return {
         "stem": ConvBatchNorm("dense", 3, space.stem_channels, kernel=3, stride=2, rng=rng),
-        "first": MBConv(
-            space.stem_channels, space.first_channels, kernel=3, expansion=1, stride=1, rng=rng
-        ),
+        "first": ConvBlock(first_block_of(space), rng=rng),
         "classifier": Classifier(
             space.blocks[-1].out_channels, space.head_channels, num_classes, rng=rng
         ),
@@ -263,29 +274,51 @@ def _shape(space: Space, index: int) -> Block:
     return dataclasses.replace(space.blocks[index], name="")
 
 
-def _share(space: Space, shape: Block, run: Tree) -> None:
-    """Makes the candidates of stacked blocks one function, in place; see `init`."""
-    smallest = min(c.kernel for c in space.convolutions)
-    width = shape.in_channels * min(c.expansion for c in space.convolutions)
-    donor = next(
-        i
-        for i, c in enumerate(space.convolutions)
-        if (c.kernel, c.expansion * shape.in_channels) == (smallest, width)
+def _choices(space: Space, path: jax.Array) -> Iterator[tuple[int, jax.Array]]:
+    """Yields the first block of each run of equal blocks, and the run's part of the path."""
+    for start, length in space.runs():
+        yield start, path[..., start : start + length]
+
+
+def _places(space: Space, start: int, choices: jax.Array) -> dict[str, jax.Array]:
+    """Returns where in each stack of a run the chosen candidates are, shaped as the choices."""
+    places = supernet_block.places(space, _shape(space, start))
+    return {stack: jnp.asarray(at)[choices] for stack, at in places.items()}
+
+
+def _share(shape: Block, candidates: list[Candidate], stack: Tree) -> None:
+    """Makes the candidates of a stack one function, in place; see `init`."""
+    smallest = min(c.kernel for c in candidates)
+    narrowest = min(c.expansion for c in candidates)
+    width = shape.in_channels * narrowest
+    donor, like = min(
+        (pair for pair in enumerate(candidates) if pair[1].expansion == narrowest),
+        key=lambda pair: pair[1].kernel,
     )
-    expand, depthwise, project = (
-        run[part]["kernel"] for part in ("expand", "depthwise", "project")
-    )
-    taps = depthwise[:, donor, :smallest, :smallest, :width].copy()
-    for index, candidate in enumerate(space.convolutions):
-        border = (candidate.kernel - smallest) // 2
-        middle = slice(border, border + smallest)
-        expand[:, index, :, :width] = expand[:, donor, :, :width]
-        depthwise[:, index, ..., :width] = 0
-        depthwise[:, index, middle, middle, :width] = taps
+    spatial = stack["dense" if like.fused else "depthwise"]["kernel"]
+    taps = spatial[:, donor, _middle(like.kernel, smallest)][:, :, _middle(like.kernel, smallest)]
+    taps = taps.copy()
+    for index, candidate in enumerate(candidates):
+        middle = _middle(candidate.kernel, smallest)
+        if supernet_block.stack_of(candidate) == "dense":
+            spatial[:, index] = 0
+            spatial[:, index, middle, middle] = taps
+            continue
+        if "expand" in stack:
+            expand = stack["expand"]["kernel"]
+            expand[:, index, :, :width] = expand[:, donor, :, :width]
+        spatial[:, index, ..., :width] = 0
+        spatial[:, index, middle, middle, ..., :width] = taps[..., :width]
+        project = stack["project"]["kernel"]
         project[:, index, :width] = project[:, donor, :width]
         project[:, index, width:] = 0
     if shape.allows_skip:
-        run["project"]["scale"][:] = 0
+        stack["dense" if "project" not in stack else "project"]["scale"][:] = 0
+
+
+def _middle(size: int, smallest: int) -> slice:
+    border = (size - smallest) // 2
+    return slice(border, border + smallest)
 
 
 def _over_run(step, x: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:

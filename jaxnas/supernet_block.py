@@ -1,13 +1,14 @@
 """One searchable block: its candidates at their true sizes, on slices padded to the largest.
 
-One `lax.switch` selects the candidate's expansion, a second one its kernel. Plain differentiation
-would keep the residuals of every branch. With the custom rules here, the backward pass switches
-again, and one padded buffer per convolution, its output, is kept for all candidates. The rest is
-recomputed elementwise from these outputs.
+Candidates of one structure are stacked: MBConvs, fused MBConvs of two convolutions, and those of
+one. One `lax.switch` selects an MBConv's expansion, a second one its kernel; a fused candidate is a
+branch of the first. Plain differentiation would keep the residuals of every branch. With the custom
+rules here, the backward pass switches again, and one padded buffer per convolution, its output, is
+kept for all candidates. The rest is recomputed elementwise from these outputs.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +16,66 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas.layers import KernelChoice, MBConv, Tape
+from jaxnas.block import ConvBlock
+from jaxnas.layers import KernelChoice, Tape
+from jaxnas.network import block_of
 from jaxnas.space import Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
 
 
-def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> MBConv:
-    """Returns the candidate's layers, drawn at its true size."""
-    return MBConv(
-        shape.in_channels,
-        shape.out_channels,
-        kernel=candidate.kernel,
-        expansion=candidate.expansion,
-        stride=shape.stride,
-        rng=rng,
+class Branch(NamedTuple):
+    """Branch of a block's switch.
+
+    Attributes:
+      stack: name of the stack that its candidates are in.
+      largest: candidate whose sizes the branch crops its slices to.
+      kernels: sizes of a depthwise kernel to choose from at run time; None for a fused candidate.
+    """
+
+    stack: str
+    largest: Candidate
+    kernels: tuple[int, ...] | None
+
+
+def stack_of(candidate: Candidate) -> str:
+    """Returns the name of the stack that a candidate other than skip is in."""
+    if not candidate.fused:
+        return "mbconv"
+    return "fused" if candidate.expansion > 1 else "dense"
+
+
+def stacks(shape: Block) -> dict[str, list[Candidate]]:
+    """Returns a block's candidates other than skip by stack, in order."""
+    found: dict[str, list[Candidate]] = {}
+    for candidate in shape.convolutions:
+        found.setdefault(stack_of(candidate), []).append(candidate)
+    return found
+
+
+@functools.cache
+def places(space: Space, shape: Block) -> dict[str, np.ndarray]:
+    """Returns each candidate's index in every stack, int32 [candidates]; if absent, its length."""
+    return {
+        stack: np.array(
+            [some.index(c) if c in some else len(some) for c in space.candidates], np.int32
+        )
+        for stack, some in stacks(shape).items()
+    }
+
+
+def largest(candidates: list[Candidate]) -> Candidate:
+    """Returns a candidate as large as any of these, which are of one stack."""
+    return Candidate(
+        max(c.kernel for c in candidates),
+        max(c.expansion for c in candidates),
+        candidates[0].fused,
     )
+
+
+def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> ConvBlock:
+    """Returns the candidate's layers, drawn at its true size."""
+    return ConvBlock(block_of(shape, candidate), rng=rng)
 
 
 def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -67,33 +112,84 @@ def pad(leaf: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array | np.n
     return xp.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
-def _expansions(space: Space, shape: Block) -> tuple[list[tuple[int, tuple[int, ...]]], np.ndarray]:
+@functools.cache
+def _branches(space: Space, shape: Block) -> tuple[list[Branch], np.ndarray]:
     """Returns the choices of a block's switches.
 
-    The outer switch selects the expansion or skip, the inner one the kernel, so that operations
-    that depend only on the expansion are compiled once and not for every candidate.
+    MBConvs of one expansion are one branch, whose operations other than the depthwise convolution
+    are compiled once and not for every kernel.
 
     Returns:
-      Each expansion with its kernel sizes; int32 [candidates, 2], the index of a candidate's
-      expansion (skip's follows the last) and the index of its kernel among the sizes.
+      The branches; int32 [candidates, 2], the index of a candidate's branch (skip's follows the
+      last) and the index of its kernel among the branch's sizes. What the block does not allow is
+      computed as some other candidate; its probability is 0.
     """
-    sizes: dict[int, list[int]] = {}
-    for c in space.convolutions:
-        sizes.setdefault(c.expansion, []).append(c.kernel)
-    places = [
-        (list(sizes).index(c.expansion), sizes[c.expansion].index(c.kernel))
-        for c in space.convolutions
+    by_stack = stacks(shape)
+    kernels: dict[tuple[str, int, int], list[int]] = {}
+    where: dict[Candidate, tuple[tuple[str, int, int], int]] = {}
+    for candidate in shape.convolutions:
+        own = candidate.kernel if candidate.fused else 0
+        sizes = kernels.setdefault((stack_of(candidate), candidate.expansion, own), [])
+        where[candidate] = (stack_of(candidate), candidate.expansion, own), len(sizes)
+        sizes.append(candidate.kernel)
+    branches = [
+        Branch(stack, Candidate(own, expansion, True), None)
+        if own
+        else Branch(
+            stack, Candidate(largest(by_stack[stack]).kernel, expansion), tuple(kernels[key])
+        )
+        for key in kernels
+        for stack, expansion, own in [key]
     ]
-    skip = [(len(sizes), 0)] * shape.allows_skip
-    return [(e, tuple(some)) for e, some in sizes.items()], np.array(places + skip, np.int32)
+    indices = [
+        (len(branches), 0)
+        if candidate.is_skip and shape.allows_skip
+        else ([*kernels].index(where[candidate][0]), where[candidate][1])
+        if candidate in where
+        else (0, 0)
+        for candidate in space.candidates
+    ]
+    return branches, np.array(indices, np.int32)
 
 
-def largest(space: Space, expansion: int | None = None) -> Candidate:
-    """Returns the candidate of the largest kernel, with this expansion or else the largest one."""
-    return Candidate(
-        max(c.kernel for c in space.convolutions),
-        expansion or max(c.expansion for c in space.convolutions),
+def _switch(space: Space, shape: Block, choice: jax.Array, branches: list, *operands: Any) -> Any:
+    """Calls the chosen branch with the kernel's index and the operands; skip's is the last."""
+    branch, kernel = jnp.asarray(_branches(space, shape)[1])[choice]
+    return lax.switch(
+        branch, branches[: len(branches) - (not shape.allows_skip)], kernel, *operands
     )
+
+
+@functools.cache
+def _output_shapes(shape: Block, candidate: Candidate, x: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the shapes of the convolutions' outputs for an input of this shape, in order."""
+    graph, params, stats = split_of(shape, candidate)
+
+    def outputs(params, stats, x):
+        tape = Tape()
+        run(graph, params, stats, x, None, tape)
+        return tape.outputs
+
+    shapes = jax.eval_shape(outputs, params, stats, jax.ShapeDtypeStruct(x, jnp.float32))
+    return [leaf.shape for leaf in shapes]
+
+
+@functools.cache
+def _kept_shapes(shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the shapes of what `_forward` keeps for an input of this shape.
+
+    The outputs of the candidates' last convolutions share a buffer, those before them another: they
+    have the same height and width.
+    """
+    kept: list[tuple[int, ...]] = []
+    for candidates in stacks(shape).values():
+        shapes = _output_shapes(shape, largest(candidates), x)
+        longer, shorter = (kept, shapes) if len(kept) > len(shapes) else (shapes, kept)
+        alone = len(longer) - len(shorter)
+        kept = longer[:alone] + [
+            (*a[:3], max(a[3], b[3])) for a, b in zip(longer[alone:], shorter, strict=True)
+        ]
+    return kept
 
 
 def _forward(
@@ -107,57 +203,42 @@ def _forward(
     x: jax.Array,
 ) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
     """Returns the output, the statistics after it and, if `keeps`, padded convolution outputs."""
-    expansions, places = _expansions(space, shape)
-    like = _kept_shapes(space, shape, x.shape) if keeps else ()
+    like = _kept_shapes(shape, x.shape) if keeps else []
 
-    def convolutions(expansion, sizes):
-        graph, true_params, true_stats = split_of(shape, largest(space, expansion), train)
+    def convolutions(stack, candidate, kernels):
+        graph, true_params, true_stats = split_of(shape, candidate, train)
 
-        def branch(params, stats, kernel, x):
+        def branch(kernel, params, stats, x):
             tape = Tape() if keeps else None
             y, new = run(
                 graph,
-                crop(params, true_params),
-                crop(stats, true_stats),
+                crop(params[stack], true_params),
+                crop(stats[stack], true_stats),
                 x,
-                KernelChoice(sizes, kernel),
+                None if kernels is None else KernelChoice(kernels, kernel),
                 tape,
             )
-            kept = (
-                [pad(leaf, size) for leaf, size in zip(tape.outputs, like, strict=True)]
-                if keeps
-                else ()
-            )
-            return y, jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats), (*kept,)
+            kept = ()
+            if keeps:
+                alone = len(like) - len(tape.outputs)
+                kept = (
+                    *(jnp.zeros(size, x.dtype) for size in like[:alone]),
+                    *map(pad, tape.outputs, like[alone:]),
+                )
+            new = jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats[stack])
+            return y, {**stats, stack: new}, kept
 
         return branch
 
-    branches = [convolutions(*one) for one in expansions]
+    branches = [convolutions(*one) for one in _branches(space, shape)[0]]
     branches.append(
-        lambda params, stats, kernel, x: (
+        lambda kernel, params, stats, x: (
             x,
             stats,
             tuple(jnp.zeros(size, x.dtype) for size in like),
         )
     )
-    branch, kernel = jnp.asarray(places)[choice]
-    return lax.switch(branch, branches[: places[:, 0].max() + 1], params, stats, kernel, x)
-
-
-@functools.cache
-def _kept_shapes(space: Space, shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Returns the shapes of what `_forward` keeps for an input of this shape."""
-    graph, params, stats = split_of(shape, largest(space))
-
-    def outputs(params, stats, x):
-        tape = Tape()
-        run(graph, params, stats, x, None, tape)
-        return tape.outputs
-
-    return [
-        leaf.shape
-        for leaf in jax.eval_shape(outputs, params, stats, jax.ShapeDtypeStruct(x, jnp.float32))
-    ]
+    return _switch(space, shape, choice, branches, params, stats, x)
 
 
 def _backward(
@@ -172,29 +253,24 @@ def _backward(
     with_params: bool = True,
 ) -> tuple[Tree | None, jax.Array]:
     """Returns the gradients of params, if requested, and x, from what `_forward` returned."""
-    expansions, places = _expansions(space, shape)
 
-    def convolutions(expansion, sizes):
-        graph, true_params, true_stats = split_of(shape, largest(space, expansion))
-        widths = [
-            leaf.shape[-1]
-            for leaf in (
-                true_params["expand"]["scale"],
-                true_params["depthwise"]["scale"],
-                true_params["project"]["scale"],
-            )
-        ]
+    def convolutions(stack, candidate, kernels):
+        graph, true_params, true_stats = split_of(shape, candidate)
+        widths = [size[-1] for size in _output_shapes(shape, candidate, x.shape)]
 
-        def branch(params, batch_stats, kernel, kept, x, dy):
-            outputs = [leaf[..., :width] for leaf, width in zip(kept, widths, strict=True)]
+        def branch(kernel, params, batch_stats, kept, x, dy):
+            outputs = [
+                leaf[..., :width]
+                for leaf, width in zip(kept[len(kept) - len(widths) :], widths, strict=True)
+            ]
 
             def output(params, x):
                 return run(
                     graph,
-                    crop(params, true_params),
-                    crop(batch_stats, true_stats),
+                    crop(params[stack], true_params),
+                    crop(batch_stats[stack], true_stats),
                     x,
-                    KernelChoice(sizes, kernel),
+                    None if kernels is None else KernelChoice(kernels, kernel),
                     Tape(outputs),
                 )[0]
 
@@ -204,17 +280,14 @@ def _backward(
 
         return branch
 
-    branches = [convolutions(*one) for one in expansions]
+    branches = [convolutions(*one) for one in _branches(space, shape)[0]]
     branches.append(
-        lambda params, batch_stats, kernel, kept, x, dy: (
+        lambda kernel, params, batch_stats, kept, x, dy: (
             jax.tree.map(jnp.zeros_like, params) if with_params else None,
             dy,
         )
     )
-    branch, kernel = jnp.asarray(places)[choice]
-    return lax.switch(
-        branch, branches[: places[:, 0].max() + 1], params, batch_stats, kernel, kept, x, dy
-    )
+    return _switch(space, shape, choice, branches, params, batch_stats, kept, x, dy)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

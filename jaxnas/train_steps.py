@@ -213,11 +213,6 @@ def make_steps(
 
 def _logits(network: Network, images: Array, dropout: float, key: Array) -> Array:
     """Applies a `Network` with dropout between pooling and linear layer."""
-    x = network.stem(images)
-    for block in network.blocks:
-        x = block(x)
-    classifier = network.classifier
-    features = jnp.mean(classifier.head(x).astype(jnp.float32), (1, 2))
+    features = network.features(images)
     kept = jax.random.bernoulli(key, 1 - dropout, features.shape)
-    features = jnp.where(kept, features / (1 - dropout), 0)
-    return features @ classifier.kernel[...] + classifier.bias[...]
+    return network.classifier.logits(jnp.where(kept, features / (1 - dropout), 0))

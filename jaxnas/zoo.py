@@ -1,13 +1,19 @@
-"""Specifications of published networks.
+"""Specifications of published networks, in the form that is deployed.
 
 MobileNetV2: Sandler et al. 2018, table 2. ProxylessNAS mobile, cpu, gpu and mobile_14: the
 configurations that the official repository (mit-han-lab/proxylessnas) publishes with its weights.
+RepVGG: Ding et al. 2021, table 2. MobileOne: Vasu et al. 2023, table 2. Both were trained with
+branches that are merged for deployment; here the merged form is trained. ResNet-18: He et al. 2016,
+table 1. EfficientNet-Lite0: EfficientNet-B0 (Tan and Le 2019, table 1) with ReLU6, without
+squeeze-and-excitation, stem and head unscaled, as TensorFlow's `tpu` repository publishes it.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from jaxnas.network import MBConvSpec, NetworkSpec, network_of
+from jaxnas.block import BlockKind, BlockSpec
+from jaxnas.network import NetworkSpec, network_of
 from jaxnas.space import staged_space
 
 _MOBILE = (
@@ -23,24 +29,75 @@ _GPU = "k5e3 - - - k7e3 - - k3e3 k7e6 - - k5e3 k5e6 - k3e3 k5e3 k7e6 k7e6 k7e6 k
 
 def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
     """Returns MobileNetV2 1.0."""
-    blocks = [MBConvSpec("first", 32, 16, 3, 1, 1)]
-    channels = 16
-    for width, count, stride in (
-        (24, 2, 2),
-        (32, 3, 2),
-        (64, 4, 2),
-        (96, 3, 1),
-        (160, 3, 2),
-        (320, 1, 1),
-    ):
+    stages = [
+        _Stage(24, 2, 2, 3, 6),
+        _Stage(32, 3, 2, 3, 6),
+        _Stage(64, 4, 2, 3, 6),
+        _Stage(96, 3, 1, 3, 6),
+        _Stage(160, 3, 2, 3, 6),
+        _Stage(320, 1, 1, 3, 6),
+    ]
+    first = BlockSpec("first", 32, 16, 3, 1, 1)
+    return NetworkSpec(
+        "mobilenet_v2", 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes
+    )
+
+
+def _efficientnet_lite0(num_classes: int = 1000) -> NetworkSpec:
+    stages = [
+        _Stage(24, 2, 2, 3, 6),
+        _Stage(40, 2, 2, 5, 6),
+        _Stage(80, 3, 2, 3, 6),
+        _Stage(112, 3, 1, 5, 6),
+        _Stage(192, 4, 2, 5, 6),
+        _Stage(320, 1, 1, 3, 6),
+    ]
+    first = BlockSpec("first", 32, 16, 3, 1, 1)
+    return NetworkSpec(
+        "efficientnet_lite0", 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes
+    )
+
+
+def _headless(
+    name: str,
+    kind: BlockKind,
+    stem: int,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int = 1000,
+) -> NetworkSpec:
+    """Returns a network of 3x3 blocks with ReLU and no head; ResNet's stem is for residual ones."""
+    stages = [_Stage(*stage, 3, 1) for stage in zip(widths, counts, strides, strict=True)]
+    return NetworkSpec(
+        name,
+        stem,
+        _blocks(kind, stem, stages),
+        None,
+        num_classes,
+        activation="relu",
+        stem_kernel=7 if kind == "residual" else 3,
+        stem_pool=kind == "residual",
+    )
+
+
+class _Stage(NamedTuple):
+    width: int
+    depth: int
+    stride: int
+    kernel: int
+    expansion: int
+
+
+def _blocks(kind: BlockKind, channels: int, stages: Sequence[_Stage]) -> tuple[BlockSpec, ...]:
+    """Returns the blocks of stages, of which the first one has the stage's stride."""
+    blocks: list[BlockSpec] = []
+    for width, count, stride, kernel, expansion in stages:
         for i in range(count):
-            blocks.append(
-                MBConvSpec(
-                    f"block{len(blocks) - 1:02d}", channels, width, 3, 6, stride if i == 0 else 1
-                )
-            )
+            name, own = f"block{len(blocks):02d}", stride if i == 0 else 1
+            blocks.append(BlockSpec(name, channels, width, kernel, expansion, own, kind))
             channels = width
-    return NetworkSpec("mobilenet_v2", 32, tuple(blocks), 1280, num_classes)
+    return tuple(blocks)
 
 
 def _proxyless(
@@ -78,6 +135,34 @@ ZOO: dict[str, Callable[..., NetworkSpec]] = {
     "proxyless_mobile_14": functools.partial(
         _proxyless, "proxyless_mobile_14", _MOBILE, 48, 24, (40, 56, 112, 136, 256, 448), 1792
     ),
+    "repvgg_a0": functools.partial(
+        _headless, "repvgg_a0", "plain", 48, (48, 96, 192, 1280), (2, 4, 14, 1), (2, 2, 2, 2)
+    ),
+    "repvgg_a1": functools.partial(
+        _headless, "repvgg_a1", "plain", 64, (64, 128, 256, 1280), (2, 4, 14, 1), (2, 2, 2, 2)
+    ),
+    "mobileone_s0": functools.partial(
+        _headless,
+        "mobileone_s0",
+        "separable",
+        48,
+        (48, 128, 256, 1024),
+        (2, 8, 10, 1),
+        (2, 2, 2, 2),
+    ),
+    "mobileone_s1": functools.partial(
+        _headless,
+        "mobileone_s1",
+        "separable",
+        64,
+        (96, 192, 512, 1280),
+        (2, 8, 10, 1),
+        (2, 2, 2, 2),
+    ),
+    "resnet_18": functools.partial(
+        _headless, "resnet_18", "residual", 64, (64, 128, 256, 512), (2, 2, 2, 2), (1, 2, 2, 2)
+    ),
+    "efficientnet_lite0": _efficientnet_lite0,
 }
 
 

@@ -1,10 +1,10 @@
 """Builds a device's latency table from a few whole networks.
 
-In network j of the covering set, block l takes its candidate (l + j) mod n, where n is the number
-of candidates allowed in the block. As many networks as the largest n thus contain every candidate
-of every block, each in its place in a real network. The device's layer times are attributed to
-blocks by node name. The table is then tested on random networks outside the covering set. Every
-run is stored, and stored runs are not repeated.
+In network j of the covering set, block l takes the candidate (l + j) mod n of the n that it allows.
+As many networks as the largest n thus contain every candidate of every block, each in its place in
+a real network. The device's layer times are attributed to blocks by node name. The table is then
+tested on random networks outside the covering set. Every run is stored, and stored runs are not
+repeated.
 
     python -m profiling.tables --device=MYRIADX_COMPILER --space=proxyless --output=table.json
 """
@@ -38,8 +38,11 @@ HELD_OUT_SEED = 20_17  # seed of the random networks that test a table
 
 def covering_set(space: Space) -> list[np.ndarray]:
     """Returns paths int32 [blocks] that together contain every allowed candidate of every block."""
-    counts = space.allowed.sum(1)
-    return [((np.arange(len(counts)) + j) % counts).astype(np.int32) for j in range(counts.max())]
+    choices = [np.flatnonzero(row) for row in space.allowed]
+    return [
+        np.array([own[(block + j) % len(own)] for block, own in enumerate(choices)], np.int32)
+        for j in range(max(map(len, choices)))
+    ]
 
 
 def recipe(spec: NetworkSpec, image_size: int) -> str:

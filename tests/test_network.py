@@ -15,6 +15,14 @@ from jaxnas.network import Network, count_macs, count_parameters
         ("proxyless_cpu", 4_361_648, 439.24),
         ("proxyless_gpu", 7_119_848, 465.26),
         ("proxyless_mobile_14", 6_857_568, 580.88),
+        # As deployed, but for batch norm's second value of each channel: Ding et al. 2021 count
+        # 8.30 M and 12.78 M, Vasu et al. 2023 2.1 M and 4.8 M with 275 M and 825 M MACs.
+        ("repvgg_a0", 8_313_880, 1361.45),
+        ("repvgg_a1", 12_795_432, 2363.97),
+        ("mobileone_s0", 2_086_984, 275.11),
+        ("mobileone_s1", 4_779_944, 825.06),
+        ("resnet_18", 11_689_512, 1814.07),  # torchvision's
+        ("efficientnet_lite0", 4_652_008, 385.19),  # 4.65 M published
     ],
 )
 def test_published_counts(name, parameters, macs_m):

@@ -22,16 +22,19 @@ ROWS = np.arange(BLOCKS)
 TARGET_MS = 4.0
 
 
-def naive_gate_gradients(state, chosen, batch):
+def naive_gate_gradients(space, state, chosen, batch):
     """CE and ⟨∂CE/∂y, o_k(x)⟩ of k paths [k, blocks], from networks written out block by block.
 
     ∂CE/∂y is the gradient of a perturbation added behind a block; o_k(x) is the candidate's own
-    module, at its own size, at that block's input. A skip that is not allowed has 0.
+    module, at its own size, at that block's input. A candidate that is not allowed has 0.
     """
+    blocks, skip = len(space.blocks), len(space.candidates) - 1
+    allowed = space.allowed[np.arange(blocks), chosen]
+    written = allowed & (chosen != skip)  # skip is written out below
     networks = []
-    for row in chosen:
-        usable = np.where(row == SKIP_INDEX, 0, row)  # any convolution: skip is written out below
-        network = supernet.extract(SMALL, state.params, state.stats, usable, NUM_CLASSES)
+    for row, own in zip(chosen, written, strict=True):
+        usable = np.where(own, row, space.allowed.argmax(1))  # any convolution
+        network = supernet.extract(space, state.params, state.stats, usable, NUM_CLASSES)
         network.train()
         networks.append(network)
 
@@ -39,22 +42,22 @@ def naive_gate_gradients(state, chosen, batch):
         modules = [nnx.clone(network) for network in networks]  # their statistics change inside
         x = modules[0].blocks[0](modules[0].stem(from_pixels(batch["image"])))
         outputs = []
-        for block in range(BLOCKS):
-            each = [
-                x if path[block] == SKIP_INDEX else modules[k].blocks[block + 1](x)
-                for k, path in enumerate(chosen)
-                if SMALL.allowed[block, path[block]]
-            ]
+        for block in range(blocks):
+            each = {
+                k: modules[k].blocks[block + 1](x) if written[k, block] else x
+                for k in range(len(chosen))
+                if allowed[k, block]
+            }
             outputs.append(each)
             x = each[0] + perturbations[block]
         return loss.cross_entropy(modules[0].classifier(x), batch["label"]), outputs
 
-    zeros = [jnp.zeros_like(each[0]) for each in forward([0.0] * BLOCKS)[1]]
+    zeros = [jnp.zeros_like(each[0]) for each in forward([0.0] * blocks)[1]]
     (ce, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(zeros)
     gates = np.array(
         [
             [
-                float(jnp.sum(g * o[k])) if k < len(o) else 0.0
+                float(jnp.sum(g * o[k])) if k in o else 0.0
                 for g, o in zip(gradients, outputs, strict=True)
             ]
             for k in range(len(chosen))
@@ -175,7 +178,7 @@ def test_architecture_step_is_the_formulas_composed(combination, small_state, ba
         expected = first_adam_step(old, gradient)
     else:
         chosen, logits = drawn_by(estimator, small_state)
-        ce, gates = naive_gate_gradients(small_state, chosen, batch)
+        ce, gates = naive_gate_gradients(SMALL, small_state, chosen, batch)
         expected_ms = sum(table.fixed_ms.values()) + (p * finite_ms).sum()
         excess = (expected_ms - TARGET_MS) / TARGET_MS
         if control == "dual":

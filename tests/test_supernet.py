@@ -62,12 +62,15 @@ def test_gradients_of_a_path_are_its_networks(small_state, batch, images):
     np.testing.assert_allclose(mine["stem"]["kernel"], expected["stem"]["kernel"], atol=1e-5)
     # Block 1 is the first of the second run, candidate k5e3: full size but for the kernel's.
     for part in ("expand", "depthwise", "project"):
-        got, want = mine["runs"][1][part]["kernel"][0], expected["blocks"][2][part]["kernel"]
+        got, want = (
+            mine["runs"][1]["mbconv"][part]["kernel"][0],
+            expected["blocks"][2][part]["kernel"],
+        )
         np.testing.assert_allclose(got[tuple(map(slice, want.shape))], want, atol=1e-5)
 
 
 def slices(tree, run, block, candidate):
-    return jax.tree.map(lambda leaf: leaf[block, candidate], tree["runs"][run])
+    return jax.tree.map(lambda leaf: leaf[block, candidate], tree["runs"][run]["mbconv"])
 
 
 def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
@@ -100,7 +103,7 @@ def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
 
 def test_padding_stays_zero(small_steps, small_state, batch):
     state, _ = step(small_steps, small_state, batch, [0, 0, 0, 0, 0])
-    kernel = np.asarray(state.params["runs"][1]["depthwise"]["kernel"][:, 0])
+    kernel = np.asarray(state.params["runs"][1]["mbconv"]["depthwise"]["kernel"][:, 0])
     assert kernel[:, :3, :3, :16].any()
     assert not kernel[:, 3:].any() and not kernel[..., 16:].any()
 

@@ -5,7 +5,6 @@ points time the largest path, so that the search grows and not the sampled netwo
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ def axes(base: Workload) -> dict[str, list[Workload]]:
     """Returns the workloads of each axis in ascending order; all axes but `devices` have `base`."""
     space = find_space(base.space)
     blocks, convolutions = len(space.blocks), len(space.convolutions)
-    factor = 2 * math.prod(block.stride for block in space.blocks)
+    factor = space.downsampling
     half = -(-base.image_size // 2 // factor) * factor  # rounded up to a multiple of factor
     values = {
         "blocks": [-(-blocks * part // 4) for part in (1, 2, 3, 4)],

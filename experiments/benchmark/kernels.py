@@ -106,11 +106,11 @@ def _scaled(factor: float, x: Array) -> Array:
 def _shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
     """Yields each distinct (input size, channels, stride) of depthwise layers at top expansion."""
     space = workload.search_space
-    expansion = max(candidate.expansion for candidate in space.convolutions)
     size, seen = workload.image_size // 2, set()
     for block in space.blocks:
+        expansion = max((c.expansion for c in block.convolutions if not c.fused), default=0)
         shape = (size, block.in_channels * expansion, block.stride)
-        if shape not in seen:
+        if expansion and shape not in seen:
             seen.add(shape)
             yield shape
         size = -(-size // block.stride)

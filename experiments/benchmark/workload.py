@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from jaxnas import parallel, search_steps, train_steps
 from jaxnas.latency import LatencyModel
-from jaxnas.network import Network, network_of
-from jaxnas.space import Space, find_space
+from jaxnas.network import Network, block_of, network_of
+from jaxnas.space import SKIP, Block, Candidate, Space, find_space
 
 LEARNING_RATE = 0.01
 TARGET_MS, LATENCY_WEIGHT = 17.2, 0.1
@@ -46,7 +45,7 @@ class Workload:
     def check(self) -> None:
         """Raises ValueError for an unknown space, or a size its total stride does not divide."""
         space = find_space(self.space)
-        factor = 2 * math.prod(block.stride for block in space.blocks)
+        factor = space.downsampling
         if self.image_size % factor:
             raise ValueError(
                 f"--train_image_size={self.image_size}: give a multiple of {factor} "
@@ -57,22 +56,18 @@ class Workload:
     def search_space(self) -> Space:
         """The space, reduced to `blocks` and `candidates`."""
         space = find_space(self.space)
-        convolutions = space.convolutions[-(self.candidates or 0) :]
-        return dataclasses.replace(
-            space,
-            blocks=space.blocks[: self.blocks],
-            candidates=(*convolutions, space.candidates[-1]),
+        blocks = tuple(
+            dataclasses.replace(block, convolutions=block.convolutions[-(self.candidates or 0) :])
+            for block in space.blocks[: self.blocks]
         )
+        kept = [c for c in space.convolutions if any(c in block.convolutions for block in blocks)]
+        return dataclasses.replace(space, blocks=blocks, candidates=(*kept, SKIP))
 
     @property
     def largest_path(self) -> np.ndarray:
         """Path int32 [blocks] with the most multiply-accumulates in every block."""
         space = self.search_space
-        index = max(
-            range(len(space.convolutions)),
-            key=lambda i: (space.candidates[i].expansion, space.candidates[i].kernel),
-        )
-        return np.full(len(space.blocks), index, np.int32)
+        return space.path([max(b.convolutions, key=lambda c: _macs(b, c)) for b in space.blocks])
 
     def random_paths(self, count: int) -> list[np.ndarray]:
         """Returns uniform random paths int32 [blocks], the same for equal search spaces."""
@@ -87,6 +82,14 @@ class Workload:
             "image": jnp.asarray(rng.integers(0, 256, shape, np.uint8)),
             "label": jnp.asarray(rng.integers(0, self.num_classes, self.batch_size), jnp.int32),
         }
+
+
+def _macs(block: Block, candidate: Candidate) -> int:
+    """Returns multiply-accumulates of a block for one pixel of its output."""
+    layers = block_of(block, candidate).layers
+    return sum(
+        layer.weights * (block.stride**2 if layer.part == "expand" else 1) for layer in layers
+    )
 
 
 class Supernet:

@@ -10,7 +10,6 @@ drawings of all networks, compare.svg and compare.png.
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
 
@@ -122,7 +121,7 @@ def with_found(rows: Sequence[Row], folders: Sequence[pathlib.Path], num_classes
 def check_size(rows: Sequence[Row], image_size: int) -> None:
     """Raises ValueError for a size that is not a multiple of every network's total stride."""
     for row in rows:
-        factor = 2 * math.prod(block.stride for block in row.spec.blocks)
+        factor = row.spec.downsampling
         if image_size % factor:
             raise ValueError(
                 f"--image_size={image_size}: give a multiple of {factor} px, the total stride of "

@@ -17,6 +17,7 @@ from jaxnas.network import NetworkSpec
 
 Result = Mapping[str, Any]
 _LEGEND = "green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"
+_DENSE = ", f is dense"
 
 
 def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) -> None:
@@ -36,8 +37,9 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
     if "pareto" in result["files"]:
         front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
     searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
+    drawn = network_figure.terminal(spec)
     lines = [
-        network_figure.terminal(spec),
+        drawn,
         "",
         rich.text.Text(result["architecture"], "bold"),
         f"{searched}{result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e6:.0f} M "
@@ -51,8 +53,9 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         "",
         rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}"),
     ]
+    legend = _LEGEND + _DENSE * ("f" in drawn.plain)
     console.print(
-        rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title), subtitle=_LEGEND)
+        rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title), subtitle=legend)
     )
 
 

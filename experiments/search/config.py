@@ -194,7 +194,7 @@ def check(config: Config) -> None:
             name: getattr(config, name)
             for name in ("image_size", "search_image_size", "train_image_size")
         },
-        2 * math.prod(block.stride for block in space.blocks),
+        space.downsampling,
         f"the {space.name} space",
     )
     check_epochs(config, config.train_epochs, "train_epochs")

@@ -5,7 +5,6 @@ schedule.
 """
 
 import dataclasses
-import math
 import pathlib
 import zlib
 from typing import Any
@@ -124,7 +123,7 @@ def check(config: TrainConfig) -> None:
     check_run(
         config,
         {name: getattr(config, name) for name in ("image_size", "train_image_size")},
-        2 * math.prod(block.stride for block in spec.blocks),
+        spec.downsampling,
         "the network",
     )
     check_epochs(config, config.epochs, "epochs")
