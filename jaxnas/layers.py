@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 
 from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
 
 BATCH_NORM_EPSILON = 1e-3
@@ -153,13 +154,10 @@ class ConvBatchNorm(nnx.Module):
 
     def _convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
         if self.kind == "dense":
-            pad = kernel.shape[0] // 2
-            return lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride,) * 2,
-                [(pad, pad)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            # Of pixels, or of 1x1, nothing is faster than XLA's.
+            plain = kernel.shape[2] == 3 or kernel.shape[0] == 1
+            return (
+                dense_xla(self.stride, x, kernel) if plain else dense_conv(x, kernel, self.stride)
             )
         if choice is not None:
             return depthwise_conv_of(choice.sizes, self.stride, x, kernel, choice.index)

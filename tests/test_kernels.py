@@ -5,6 +5,7 @@ import pytest
 from jax import lax
 
 from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of, depthwise_cudnn
 
 
@@ -46,6 +47,22 @@ def test_depthwise_equals_the_reference_in_value_and_gradient(kernel, stride, si
     x = jnp.asarray(rng.normal(size=(2, *size, 3)))
     w = jnp.asarray(rng.normal(size=(kernel, kernel, 3)))
     assert_is_the_reference(lambda x, w: depthwise_conv(x, w, stride), stride, x, w)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+# Windows are multiplied up to outputs of (4, 4); (1, 1) to (2, 3) have taps of padding alone.
+@pytest.mark.parametrize("size", [(9, 8), (7, 20), (4, 4), (1, 3), (1, 1), (2, 2), (8, 5)])
+def test_dense_equals_the_reference_in_value_and_gradient(kernel, stride, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)))
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
+    y, pull = jax.vjp(lambda x, w: dense_conv(x, w, stride), x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: dense_xla(stride, x, w), x, w)
+    dy = jnp.asarray(rng.normal(size=expected.shape))
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

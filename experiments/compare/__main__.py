@@ -31,7 +31,7 @@ from profiling.progress import Phase, Progress
 from profiling.recording_device import Recording
 from profiling.registry import DEVICES, device_names, open_device
 
-NETWORKS = ("mobilenet_v2", "proxyless_mobile", "proxyless_cpu", "proxyless_gpu")
+NETWORKS = tuple(PUBLISHED)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import rich.table
 
 from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
-from experiments.runs.published_figures import POSTERS_FOUND, PUBLISHED, Published
+from experiments.runs.published_figures import LUXONIS, POSTERS_FOUND, PUBLISHED, Published, front
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
 
@@ -203,6 +203,14 @@ def _notes(result: Comparison) -> list[str]:
             ]
             if errors and result.image_size == 224 and result.num_classes == 1000:
                 notes.append(f"{name} against the published NCS2 figures: {', '.join(errors)}.")
+        notes.append(_front_note(name, result))
+    oak = [
+        f"{row.title} {row.published.oak_ms:g} ms"
+        for row in result.rows
+        if row.published is not None and row.published.oak_ms is not None
+    ]
+    if oak:
+        notes.append(f"{LUXONIS}: {', '.join(oak)}.")
     notes += [
         f"{name} is left out: it is unavailable (compare.json has the reason)."
         for name in result.left_out
@@ -223,3 +231,20 @@ def _notes(result: Comparison) -> list[str]:
         f"whose blocks are not published."
     )
     return notes
+
+
+def _front_note(device: str, result: Comparison) -> str:
+    """Returns a sentence on the best published network at any budget on a device."""
+    names = {
+        name: column_ms
+        for name, one in PUBLISHED.items()
+        for row, column_ms in zip(
+            result.rows, (m.latency_ms for m in result.columns[device]), strict=True
+        )
+        if row.published is one
+    }
+    steps = ", ".join(
+        f"from {names[name]:.2f} ms {PUBLISHED[name].title} ({PUBLISHED[name].top1_percent:g} %)"
+        for name in front(names)
+    )
+    return f"Most accurate published network of these, by budget on {device}: {steps}."

@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
+from experiments.runs.published_figures import REFERENCES, rivals
 from jaxnas import data, export, network_figure, nn_archive
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
@@ -24,7 +25,6 @@ ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
     "model.rvc2.tar.xz",
     "architecture.svg",
 )
-REFERENCES = ("mobilenet_v2", "proxyless_mobile")
 PARITY_IMAGES = 8
 # Allowed difference between the top-1 of a float32 file and JAX's. One picture is always allowed.
 TOP1_TOLERANCE = 0.005
@@ -83,7 +83,7 @@ def deliver(
             f"{parity.openvino_max_abs:.1e} in OpenVINO"
         )
     files = {"onnx": ONNX, "ir": IR, "labels": LABELS, "figure": FIGURE}
-    latency: Document = {"device_ms": None, "kind": None, "references": {}}
+    latency: Document = {"device_ms": None, "kind": None, "references": {}, "rivals": None}
     if device is not None:
         with progress.phase("latency", total=3) as phase:
             measured = measure_repeatedly(device, model.SerializeToString())
@@ -91,6 +91,7 @@ def deliver(
             latency = {
                 **_latency(measured),
                 "references": _references(device, spec.num_classes, image_size, phase),
+                "rivals": rivals(measured.setup.device, measured.setup.settings, image_size),
             }
             if measured.blob is not None:
                 (folder / BLOB).write_bytes(measured.blob)

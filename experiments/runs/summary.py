@@ -11,7 +11,7 @@ import rich.panel
 import rich.table
 import rich.text
 
-from experiments.runs.published_figures import PUBLISHED
+from experiments.runs.published_figures import PUBLISHED, front
 from jaxnas import network_figure
 from jaxnas.network import NetworkSpec
 
@@ -47,6 +47,7 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         "",
         rich.text.Text(_latency_label(result)),
         _latency(result),
+        *map(rich.text.Text, _best_published(result)),
         "",
         *map(rich.text.Text, _accuracy(result)),
         *front,
@@ -91,6 +92,28 @@ def _latency(result: Result) -> rich.table.Table:
             PUBLISHED[name].title, _ms(reference["device_ms"]), f"this one takes {ratio:.2f} of it"
         )
     return table
+
+
+def _best_published(result: Result) -> list[str]:
+    """Returns a line on the most accurate published network within the same budget."""
+    rivals = result.get("rivals")
+    if not rivals:
+        return []
+    latencies_ms = rivals["device_ms"]
+    budget_ms = result.get("target_ms", result["device_ms"])
+    within = [name for name in front(latencies_ms) if latencies_ms[name] <= budget_ms]
+    classes = f"with {rivals['num_classes']} classes"
+    if not within:
+        fastest = front(latencies_ms)[0]
+        return [
+            f"no published network takes {_ms(budget_ms)} or less; {PUBLISHED[fastest].title} "
+            f"takes {_ms(latencies_ms[fastest])} {classes}"
+        ]
+    best = PUBLISHED[within[-1]]
+    return [
+        f"best published within {_ms(budget_ms)}: {best.title}, {_ms(latencies_ms[within[-1]])} "
+        f"{classes}, {best.top1_percent:.1f}% on ImageNet"
+    ]
 
 
 def _target(result: Result) -> str:

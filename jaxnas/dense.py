@@ -1,0 +1,102 @@
+"""Dense convolution, on CPUs with the products that are fast there.
+
+XLA's own convolution is fast on CPUs where images are large. On images of up to four pixels it is
+up to forty times slower than one product of the windows with the kernel (im2col), and its gradient
+of a 3x3 kernel is up to four times slower at any size. Other platforms use
+`lax.conv_general_dilated`. The benchmark's part `kernels` has the timings.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+_SMALL = 4  # pixels of a side of the output up to which windows are multiplied
+
+
+def dense_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """Returns the convolution of x with symmetric padding k // 2.
+
+    Args:
+      x: [batch, height, width, in].
+      kernel: [k, k, in, out], k odd, of x's dtype.
+      stride: stride along both axes.
+
+    Returns:
+      [batch, ceil(height / stride), ceil(width / stride), out].
+    """
+    # Outer taps that meet only padding are dropped, as in a depthwise convolution.
+    far = max(0, kernel.shape[0] // 2 - max(x.shape[1:3]) + 1)
+    kernel = kernel[far : kernel.shape[0] - far, far : kernel.shape[1] - far]
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(dense_products, stride),
+        default=functools.partial(dense_xla, stride),
+    )
+
+
+def dense_xla(stride: int, x: Array, kernel: Array) -> Array:
+    """Returns the convolution by `lax.conv_general_dilated`."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,) * 2,
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def dense_im2col(stride: int, x: Array, kernel: Array) -> Array:
+    """Returns the convolution as one product of all windows with the kernel."""
+    windows = _windows(stride, x, kernel.shape[0])
+    return (windows @ kernel.reshape(-1, kernel.shape[-1])).reshape(
+        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), -1
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def dense_products(stride: int, x: Array, kernel: Array) -> Array:
+    """Returns the convolution by what is fast on CPUs, and so its gradients."""
+    by = dense_im2col if _is_small(stride, x) else dense_xla
+    return by(stride, x, kernel)
+
+
+def _forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return dense_products(stride, x, kernel), (x, kernel)
+
+
+def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    if _is_small(stride, x):
+        return jax.vjp(functools.partial(dense_im2col, stride), x, kernel)[1](dy)
+    convolve = functools.partial(dense_xla, stride)
+    (dx,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)
+    if kernel.shape[0] == 3:
+        windows = _windows(stride, x, 3)
+        return dx, (windows.T @ dy.reshape(len(windows), -1)).reshape(kernel.shape)
+    return dx, jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)[0]
+
+
+dense_products.defvjp(_forward, _backward)
+
+
+def _is_small(stride: int, x: Array) -> bool:
+    return max(x.shape[1:3]) <= _SMALL * stride
+
+
+def _windows(stride: int, x: Array, size: int) -> Array:
+    """Returns the pixels under the kernel at every place, [batch · places, size² · in]."""
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = (stride * (-(-side // stride) - 1) + 1 for side in x.shape[1:3])
+    slices = [
+        padded[:, i : i + height : stride, j : j + width : stride]
+        for i, j in itertools.product(range(size), repeat=2)
+    ]
+    return jnp.concatenate(slices, -1).reshape(-1, size**2 * x.shape[-1])
