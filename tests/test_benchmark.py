@@ -1,5 +1,6 @@
 """The benchmark's parts on a search of one block, its program as run, and the page made of it."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -223,6 +224,18 @@ def test_kernels_are_those_of_the_space():
     for row in rows:
         for name in ("shifted_forward", "xla_forward", "shifted_gradient", "xla_gradient"):
             assert row[name]["count"] == 2
+    assert kernels.dense(TINY, rounds=2) == []
+    fused = dataclasses.replace(TINY, space="myriadx", image_size=32)
+    (row,) = kernels.dense(dataclasses.replace(fused, candidates=1), rounds=2)
+    shape = [row[key] for key in ("size", "channels", "out_channels", "stride", "kernel")]
+    assert shape == [16, 16, 32, 2, 5]
+    assert row["products_gradient"]["count"] == row["shifted_forward"]["count"] == 2
+    part = {"depthwise": rows, "dense": [row], "switch": {"choice_us": 1.0}}
+    assert "### Dense convolutions, median ms" in report._kernels_table(part)
+    assert [figure.name for figure in report.figures({"kernels": part})][2:4] == [
+        "dense forward: XLA ÷ ours",
+        "dense gradient: XLA ÷ ours",
+    ]
 
 
 def test_pipeline_counts_its_waiting(tiny_steps):

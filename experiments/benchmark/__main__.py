@@ -28,7 +28,7 @@ from absl import flags
 from experiments.benchmark import report
 from experiments.benchmark.bandwidth import bandwidth
 from experiments.benchmark.growth import growth
-from experiments.benchmark.kernels import depthwise, switches
+from experiments.benchmark.kernels import dense, depthwise, switches
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
@@ -154,6 +154,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         "profile": lambda: profile(steps(), workload, args.steps),
         "kernels": lambda: {
             "depthwise": depthwise(workload, args.steps),
+            "dense": dense(workload, args.steps),
             "switch": switches(args.steps),
         },
         "bandwidth": lambda: bandwidth(args.steps),

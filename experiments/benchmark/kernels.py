@@ -1,7 +1,7 @@
-"""Part `kernels`: both implementations of depthwise convolution, and the cost of a `lax.switch`."""
+"""Part `kernels`: implementations of convolutions, and the cost of a `lax.switch`."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,14 @@ from jax import lax
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Workload
+from jaxnas.dense import dense_im2col, dense_products, dense_xla
 from jaxnas.depthwise import depthwise_shifted, depthwise_xla
+from jaxnas.network import block_of
 from jaxnas.search_steps import PRECISIONS
+from jaxnas.space import Block
 
 Array = jax.Array
+Implementations = Mapping[str, Callable[..., Array]]
 
 KERNELS = (3, 7)
 _SWITCHES = (16, 128)
@@ -34,28 +38,57 @@ def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
     Returns:
       For each shape, stride and kernel: time of forward, and of forward with both gradients.
     """
+    implementations: Implementations = {"shifted": depthwise_shifted, "xla": depthwise_xla}
     rows = []
-    for size, channels, stride in _shapes(workload):
+    for size, channels, stride in _depthwise_shapes(workload):
         for k in KERNELS:
-            x, kernel, dy = _operands(workload, size, channels, stride, k)
-            calls = {}
-            for name, convolve in (("shifted", depthwise_shifted), ("xla", depthwise_xla)):
-                forward = jax.jit(functools.partial(convolve, stride))
-                calls[f"{name}_forward"] = functools.partial(forward, x, kernel)
-                calls[f"{name}_gradient"] = functools.partial(
-                    jax.jit(functools.partial(_gradient, forward)), x, kernel, dy
-                )
-            times_ms = in_turn(calls, rounds)
-            rows.append(
-                {
-                    "size": size,
-                    "channels": channels,
-                    "stride": stride,
-                    "kernel": k,
-                    **{name: summary(times) for name, times in times_ms.items()},
-                }
-            )
+            shape = {"size": size, "channels": channels, "stride": stride, "kernel": k}
+            operands = _operands(workload, size, stride, (k, k, channels))
+            rows.append({**shape, **_timed(implementations, stride, operands, rounds)})
     return rows
+
+
+def dense(workload: Workload, rounds: int) -> list[dict[str, Any]]:
+    """Times implementations on the dense layers of the workload's fused candidates.
+
+    `products` is what jaxnas uses on CPUs: `im2col`, one product of all windows with the kernel, on
+    small images and for the gradient of 3x3 kernels, else `xla`, `lax.conv_general_dilated`, which
+    it uses on other platforms. `shifted` is a product for each tap.
+
+    Returns:
+      As `depthwise`.
+    """
+    implementations: Implementations = {
+        "products": dense_products,
+        "xla": dense_xla,
+        "im2col": dense_im2col,
+        "shifted": _dense_shifted,
+    }
+    rows = []
+    for size, channels, out_channels, stride, k in _dense_shapes(workload):
+        shape = {"size": size, "channels": channels, "out_channels": out_channels}
+        operands = _operands(workload, size, stride, (k, k, channels, out_channels))
+        timed = _timed(implementations, stride, operands, rounds)
+        rows.append({**shape, "stride": stride, "kernel": k, **timed})
+    return rows
+
+
+def _timed(
+    implementations: Implementations,
+    stride: int,
+    operands: tuple[Array, Array, Array],
+    rounds: int,
+) -> dict[str, Any]:
+    """Returns the times of each implementation's forward pass, and with both gradients."""
+    x, kernel, dy = operands
+    calls = {}
+    for name, convolve in implementations.items():
+        forward = jax.jit(functools.partial(convolve, stride))
+        calls[f"{name}_forward"] = functools.partial(forward, x, kernel)
+        calls[f"{name}_gradient"] = functools.partial(
+            jax.jit(functools.partial(_gradient, forward)), x, kernel, dy
+        )
+    return {name: summary(times) for name, times in in_turn(calls, rounds).items()}
 
 
 def switches(rounds: int) -> dict[str, float]:
@@ -103,31 +136,65 @@ def _scaled(factor: float, x: Array) -> Array:
     return x * factor
 
 
-def _shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
+def _depthwise_shapes(workload: Workload) -> Iterator[tuple[int, int, int]]:
     """Yields each distinct (input size, channels, stride) of depthwise layers at top expansion."""
-    space = workload.search_space
-    size, seen = workload.image_size // 2, set()
-    for block in space.blocks:
+    seen = set()
+    for size, block in _blocks(workload):
         expansion = max((c.expansion for c in block.convolutions if not c.fused), default=0)
         shape = (size, block.in_channels * expansion, block.stride)
         if expansion and shape not in seen:
             seen.add(shape)
             yield shape
+
+
+def _dense_shapes(workload: Workload) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yields each distinct (input size, channels, output channels, stride, kernel)."""
+    seen = set()
+    for size, block in _blocks(workload):
+        for candidate in block.convolutions:
+            layer = block_of(block, candidate).layers[0]
+            shape = (size, layer.in_channels, layer.out_channels, layer.stride, layer.kernel)
+            if candidate.fused and shape not in seen:
+                seen.add(shape)
+                yield shape
+
+
+def _blocks(workload: Workload) -> Iterator[tuple[int, Block]]:
+    """Yields every block with the size of its input in px."""
+    size = workload.image_size // 2
+    for block in workload.search_space.blocks:
+        yield size, block
         size = -(-size // block.stride)
 
 
+def _dense_shifted(stride: int, x: Array, kernel: Array) -> Array:
+    pad = kernel.shape[0] // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = (stride * (-(-side // stride) - 1) + 1 for side in x.shape[1:3])
+    places = range(len(kernel))
+    products = [
+        padded[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
+        for i in places
+        for j in places
+    ]
+    return functools.reduce(jnp.add, products)
+
+
 def _operands(
-    workload: Workload, size: int, channels: int, stride: int, k: int
+    workload: Workload, size: int, stride: int, kernel: tuple[int, ...]
 ) -> tuple[Array, Array, Array]:
+    """Returns random x, kernel and dy; the kernel's last two axes are its channels, or one is."""
     rng, dtype = np.random.default_rng(0), PRECISIONS[workload.precision]
     out = -(-size // stride)
     shapes = (
-        (workload.batch_size, size, size, channels),
-        (k, k, channels),
-        (workload.batch_size, out, out, channels),
+        (workload.batch_size, size, size, kernel[2]),
+        kernel,
+        (workload.batch_size, out, out, kernel[-1]),
     )
-    x, kernel, dy = (jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
-    return x, kernel, dy
+    x, weights, dy = (
+        jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes
+    )
+    return x, weights, dy
 
 
 def _gradient(

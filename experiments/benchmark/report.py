@@ -118,16 +118,21 @@ def _profile(part: Mapping) -> Iterator[Figure]:
 
 
 def _kernels(part: Mapping) -> Iterator[Figure]:
-    for what in ("forward", "gradient"):
-        ratios = [
-            row[f"xla_{what}"]["median_ms"] / row[f"shifted_{what}"]["median_ms"]
-            for row in part["depthwise"]
-        ]
-        yield Figure(
-            f"depthwise {what}: XLA ÷ shifted slices",
-            f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over "
-            f"{len(ratios)} shapes)",
-        )
+    for kind, ours, name in (
+        ("depthwise", "shifted", "shifted slices"),
+        ("dense", "products", "ours"),
+    ):
+        for what in ("forward", "gradient"):
+            ratios = [
+                row[f"xla_{what}"]["median_ms"] / row[f"{ours}_{what}"]["median_ms"]
+                for row in part.get(kind, ())
+            ]
+            if ratios:
+                yield Figure(
+                    f"{kind} {what}: XLA ÷ {name}",
+                    f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over "
+                    f"{len(ratios)} shapes)",
+                )
     yield Figure("cost of one lax.switch", f"{part['switch']['choice_us']:.1f} µs")
 
 
@@ -304,32 +309,42 @@ def _start_table(part: Mapping) -> list[str]:
 
 
 def _kernels_table(part: Mapping) -> list[str]:
-    columns = ("shifted_forward", "xla_forward", "shifted_gradient", "xla_gradient")
-    rows = [
-        (
-            f"{row['size']}×{row['size']}×{row['channels']}",
-            row["stride"],
-            row["kernel"],
-            *(row[column]["median_ms"] for column in columns),
-        )
-        for row in part["depthwise"]
-    ]
-    return [
-        "### Depthwise convolutions, median ms",
-        "",
-        *table(
+    kinds = {
+        "depthwise": {"shifted": "shifted slices", "xla": "XLA"},
+        "dense": {
+            "products": "ours",
+            "xla": "XLA",
+            "im2col": "im2col",
+            "shifted": "a product a tap",
+        },
+    }
+    lines: list[str] = []
+    for kind, names in kinds.items():
+        rows = [
             (
-                "input",
-                "stride",
-                "kernel",
-                "shifted slices, forward",
-                "XLA, forward",
-                "shifted slices, with gradients",
-                "XLA, with gradients",
-            ),
-            rows,
-        ),
-    ]
+                f"{row['size']}×{row['size']}×{row['channels']}"
+                + (f" to {row['out_channels']}" if kind == "dense" else ""),
+                row["stride"],
+                row["kernel"],
+                *(
+                    row[f"{name}_{what}"]["median_ms"]
+                    for what in ("forward", "gradient")
+                    for name in names
+                ),
+            )
+            for row in part.get(kind, ())
+        ]
+        titles = [
+            f"{title}, {what}" for what in ("forward", "with gradients") for title in names.values()
+        ]
+        if rows:
+            lines += [
+                *([""] if lines else []),
+                f"### {kind.capitalize()} convolutions, median ms",
+                "",
+                *table(("input", "stride", "kernel", *titles), rows),
+            ]
+    return lines
 
 
 def _profile_table(part: Mapping) -> list[str]:
