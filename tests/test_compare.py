@@ -10,6 +10,9 @@ import matplotlib.image
 import pytest
 
 from experiments.compare import __main__
+from experiments.runs import published_figures, summary
+from experiments.runs.published_figures import PUBLISHED
+from jaxnas.zoo import ZOO
 from tests.programs import run_program
 
 FOUND = "k5e6 - k3e3 k7e6 -"
@@ -76,6 +79,46 @@ def test_the_poster_s_networks_have_its_counts_and_latencies(compared):
     )
     assert mobilenet["published"]["ncs2_ms"] == 19.8 and mobile["published"]["ncs2_ms"] == 24.1
     assert found["published"] is None and found["architecture"] == FOUND
+
+
+def test_shipped_latencies_are_what_the_compiler_says(compared):
+    """They are of a comparison, and stand in the summaries of searches."""
+    shipped = published_figures.rivals("MYRIADX_COMPILER", {"shaves": None}, 224)
+    assert set(shipped["device_ms"]) == set(PUBLISHED) == set(ZOO)
+    document = json.loads((compared[0] / "compare.json").read_text())
+    for row in document["networks"][:2]:
+        ms = row["latency"]["MYRIADX_COMPILER"]["ms"]
+        assert shipped["device_ms"][row["architecture"]] == pytest.approx(ms, rel=1e-9)
+    # Luxonis measured 11.1 and 19.7 ms on an OAK-D.
+    assert shipped["device_ms"]["mobileone_s0"] == pytest.approx(11.1, rel=0.04)
+    assert shipped["device_ms"]["resnet_18"] == pytest.approx(19.7, rel=0.03)
+    assert published_figures.rivals("MYRIADX_COMPILER", {"shaves": 6}, 224) is None
+    assert published_figures.rivals("CPU", {"shaves": None}, 224) is None
+    assert published_figures.rivals("MYRIADX_COMPILER", {"shaves": None}, 192) is None
+
+
+def test_the_front_is_of_networks_that_no_faster_one_equals():
+    rivals = published_figures.rivals("MYRIADX_COMPILER", {"shaves": None}, 224)
+    assert published_figures.front(rivals["device_ms"]) == [
+        "mobileone_s0",
+        "repvgg_a0",
+        "mobileone_s1",
+        "proxyless_mobile_14",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target_ms", "line"),
+    [
+        (17.2, "best published within 17.20 ms: RepVGG-A0, 13.60 ms with 1000 classes, 72.4% on"),
+        (9.0, "no published network takes 9.00 ms or less; MobileOne-S0 takes 10.77 ms with 1000"),
+    ],
+)
+def test_a_summary_names_the_best_published_network(target_ms, line):
+    rivals = published_figures.rivals("MYRIADX_COMPILER", {"shaves": None}, 224)
+    (said,) = summary.best_published({"target_ms": target_ms, "rivals": rivals})
+    assert said.startswith(line)
+    assert summary.best_published({"target_ms": target_ms, "rivals": None}) == []
 
 
 def test_accuracy_stands_with_its_data_set_and_its_run(compared):

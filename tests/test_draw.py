@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from jaxnas import network_figure
 from jaxnas.network import network_of
-from jaxnas.space import PROXYLESS_TINY
+from jaxnas.space import MYRIADX, PROXYLESS_TINY
 from jaxnas.zoo import find_network
 
 TINY = network_of(PROXYLESS_TINY, PROXYLESS_TINY.parse("k5e3 - k3e6 k7e6 -"), 10)
@@ -53,14 +53,31 @@ def test_each_network_has_a_row_with_its_caption_and_nothing_is_cut_off():
     assert {"MobileNetV2", "3×3", "7×7", "wide: expansion 6", "white: fixed layers"} <= set(said)
 
 
-def test_legend_does_not_overlap_itself():
-    figure = network_figure.figure([TINY], ["tiny"])
+def test_dense_blocks_are_hatched_and_the_legend_says_so():
+    path = "f3e1 f3e2 f5e2 f3e1 - - - f3e4 f3e4 - - - k7e6 - - - k5e3 - - - -"
+    fused = network_of(MYRIADX, MYRIADX.parse(path), 10)
+    hatched = [box.get_hatch() is not None for box in boxes(network_figure.figure([fused], ["x"]))]
+    assert hatched == [False, False, *[True] * 6, False, False, False, False]
+    widths = [box.get_width() for box in boxes(network_figure.figure([fused], ["x"]))]
+    assert widths[6] == pytest.approx(2 * widths[3])  # f3e4 and f3e2
+    texts = [text.get_text() for text in network_figure.figure([fused], ["x"]).axes[0].texts]
+    assert "hatched: dense" in texts and "3×3  F4" in texts and "7×7  MB6" in texts
+    alone = network_figure.figure([TINY], ["tiny"]).axes[0].texts
+    assert "hatched: dense" not in [text.get_text() for text in alone]
+    resnet = network_figure.figure([find_network("resnet_18")], ["ResNet-18"])
+    assert "7×7  stem" in [text.get_text() for text in resnet.axes[0].texts]
+    assert "f3" in network_figure.terminal(fused).plain
+
+
+@pytest.mark.parametrize("spec", [TINY, find_network("repvgg_a0")], ids=["mbconv", "dense"])
+def test_legend_does_not_overlap_itself(spec):
+    figure = network_figure.figure([spec], ["tiny"])
     figure.canvas.draw()
     legend = sorted(
         (text.get_window_extent() for text in figure.axes[0].texts if text.get_position()[1] < 0),
         key=lambda extent: extent.x0,
     )
-    assert len(legend) == 6
+    assert len(legend) == (6 if spec is TINY else 7)
     assert all(a.x1 < b.x0 for a, b in zip(legend, legend[1:], strict=False))
 
 

@@ -167,3 +167,22 @@ def test_a_graph_of_another_shape_is_an_error(exported):
             export.to_onnx(network, SIZE)
         finally:
             network.spec = kept
+
+
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("repvgg_a0", {"Conv": 22, "Relu": 22}),
+        ("mobileone_s0", {"Conv": 43, "Relu": 43}),
+        ("resnet_18", {"Conv": 20, "Relu": 17, "MaxPool": 1, "Add": 8}),
+    ],
+)
+def test_networks_of_others_are_exported_as_they_are_built(name, operators, tmp_path):
+    """Three runtimes agree; on 45 px, where every layer's padding is uneven."""
+    network = trained(Network(find_network(name, NUM_CLASSES), rng=np.random.default_rng(0)))
+    model = export.to_onnx(network, 45)
+    found = collections.Counter(node.op_type for node in model.graph.node)
+    assert {operator: found[operator] for operator in operators} == operators
+    export.save(model, tmp_path / "m.onnx", tmp_path / "m.xml")
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 45, 3), np.uint8)
+    assert export.parity(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds

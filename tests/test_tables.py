@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxnas import export
+from jaxnas.budget import budgeted_path
 from jaxnas.latency import LatencyTable
-from jaxnas.network import Network, network_of
-from jaxnas.space import PROXYLESS, PROXYLESS_TINY
+from jaxnas.network import Network, count_macs, network_of
+from jaxnas.space import MYRIADX, PROXYLESS, PROXYLESS_TINY
 from profiling import tables
 from profiling.database import Store, StoreError
 from profiling.device import Options, measure_repeatedly
@@ -70,21 +71,38 @@ def test_a_layer_of_no_block_is_an_error():
 
 
 @pytest.mark.usefixtures("myriad")
-def test_shipped_table_is_within_1_percent_of_the_compiler_on_random_networks():
-    file = tables.shipped("MYRIADX_COMPILER", PROXYLESS, 224, Options())
-    table = LatencyTable.load(file, PROXYLESS)
-    assert table.candidate_ms[PROXYLESS.allowed].size == 141
+@pytest.mark.parametrize(("space", "entries"), [(PROXYLESS, 141), (MYRIADX, 114)])
+def test_shipped_table_is_within_1_percent_of_the_compiler_on_random_networks(space, entries):
+    file = tables.shipped("MYRIADX_COMPILER", space, 224, Options())
+    table = LatencyTable.load(file, space)
+    assert table.candidate_ms[space.allowed].size == entries
     rng = np.random.default_rng(2026)
     errors = []
     with open_device("MYRIADX_COMPILER") as device:
-        for _ in range(4):
-            path = PROXYLESS.random_path(rng)
-            spec = network_of(PROXYLESS, PROXYLESS.arch(path), table.num_classes)
+        for _ in range(3):
+            path = space.random_path(rng)
+            spec = network_of(space, space.arch(path), table.num_classes)
             latency_ms = measure_repeatedly(
                 device, tables.exported(spec, table.image_size)
             ).latency_ms
             errors.append(table.path_ms(path) / latency_ms - 1)
     assert np.abs(errors).max() < 0.01, errors
+
+
+def test_the_space_of_the_myriadx_has_networks_of_900_million_macs_at_the_poster_s_latency():
+    """The budgeted path of most multiply-accumulates."""
+    table = LatencyTable.load(tables.shipped("MYRIADX_COMPILER", MYRIADX, 224, Options()), MYRIADX)
+    low, high = table.range_ms
+    assert low < 8 and high > 30
+    first = np.array([row.argmax() for row in MYRIADX.allowed], np.int32)
+    macs = np.full(MYRIADX.allowed.shape, -np.inf)
+    for block, candidate in zip(*np.nonzero(MYRIADX.allowed), strict=True):
+        path = first.copy()
+        path[block] = candidate
+        macs[block, candidate] = count_macs(network_of(MYRIADX, MYRIADX.arch(path), 1000), 224)
+    path = budgeted_path(macs / 1e6, table, 17.2)
+    assert count_macs(network_of(MYRIADX, MYRIADX.arch(path), 1000), 224) == 1_702_045_696
+    assert table.path_ms(path) <= 17.2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         "",
         rich.text.Text(_latency_label(result)),
         _latency(result),
-        *map(rich.text.Text, _best_published(result)),
+        *map(rich.text.Text, best_published(result)),
         "",
         *map(rich.text.Text, _accuracy(result)),
         *front,
@@ -94,13 +94,13 @@ def _latency(result: Result) -> rich.table.Table:
     return table
 
 
-def _best_published(result: Result) -> list[str]:
+def best_published(result: Result) -> list[str]:
     """Returns a line on the most accurate published network within the same budget."""
     rivals = result.get("rivals")
     if not rivals:
         return []
     latencies_ms = rivals["device_ms"]
-    budget_ms = result.get("target_ms", result["device_ms"])
+    budget_ms = result["target_ms"] if "target_ms" in result else result["device_ms"]
     within = [name for name in front(latencies_ms) if latencies_ms[name] <= budget_ms]
     classes = f"with {rivals['num_classes']} classes"
     if not within:
