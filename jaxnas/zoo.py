@@ -29,33 +29,28 @@ _GPU = "k5e3 - - - k7e3 - - k3e3 k7e6 - - k5e3 k5e6 - k3e3 k5e3 k7e6 k7e6 k7e6 k
 
 def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
     """Returns MobileNetV2 1.0."""
-    stages = [
-        _Stage(24, 2, 2, 3, 6),
-        _Stage(32, 3, 2, 3, 6),
-        _Stage(64, 4, 2, 3, 6),
-        _Stage(96, 3, 1, 3, 6),
-        _Stage(160, 3, 2, 3, 6),
-        _Stage(320, 1, 1, 3, 6),
-    ]
-    first = BlockSpec("first", 32, 16, 3, 1, 1)
-    return NetworkSpec(
-        "mobilenet_v2", 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes
-    )
+    widths, counts, strides = (24, 32, 64, 96, 160, 320), (2, 3, 4, 3, 3, 1), (2, 2, 2, 1, 2, 1)
+    return _of_mbconvs("mobilenet_v2", widths, counts, strides, (3,) * 6, num_classes)
 
 
 def _efficientnet_lite0(num_classes: int = 1000) -> NetworkSpec:
-    stages = [
-        _Stage(24, 2, 2, 3, 6),
-        _Stage(40, 2, 2, 5, 6),
-        _Stage(80, 3, 2, 3, 6),
-        _Stage(112, 3, 1, 5, 6),
-        _Stage(192, 4, 2, 5, 6),
-        _Stage(320, 1, 1, 3, 6),
-    ]
+    widths, counts, strides = (24, 40, 80, 112, 192, 320), (2, 2, 3, 3, 4, 1), (2, 2, 2, 1, 2, 1)
+    kernels = (3, 5, 3, 5, 5, 3)
+    return _of_mbconvs("efficientnet_lite0", widths, counts, strides, kernels, num_classes)
+
+
+def _of_mbconvs(
+    name: str,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+    kernels: Sequence[int],
+    num_classes: int,
+) -> NetworkSpec:
+    """Returns a network of MBConvs of expansion 6, after a stem of 32 and a first block of 16."""
     first = BlockSpec("first", 32, 16, 3, 1, 1)
-    return NetworkSpec(
-        "efficientnet_lite0", 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes
-    )
+    stages = [_Stage(*stage, 6) for stage in zip(widths, counts, strides, kernels, strict=True)]
+    return NetworkSpec(name, 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes)
 
 
 def _headless(

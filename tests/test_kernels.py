@@ -27,10 +27,10 @@ def reference_conv(x, kernel, stride):
     )
 
 
-def assert_is_the_reference(convolve, stride, x, w):
+def assert_is_the_reference(convolve, stride, x, w, reference=reference_conv):
     """In value and both gradients."""
     y, pull = jax.vjp(convolve, x, w)
-    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, stride), x, w)
+    expected, expected_pull = jax.vjp(lambda x, w: reference(x, w, stride), x, w)
     dy = jnp.asarray(np.random.default_rng(9).normal(size=expected.shape))
     np.testing.assert_allclose(y, expected, atol=1e-12)
     for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
@@ -57,12 +57,13 @@ def test_dense_equals_the_reference_in_value_and_gradient(kernel, stride, size):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 3)))
     w = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
-    y, pull = jax.vjp(lambda x, w: dense_conv(x, w, stride), x, w)
-    expected, expected_pull = jax.vjp(lambda x, w: dense_xla(stride, x, w), x, w)
-    dy = jnp.asarray(rng.normal(size=expected.shape))
-    np.testing.assert_allclose(y, expected, atol=1e-12)
-    for mine, theirs in zip(pull(dy), expected_pull(dy), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    assert_is_the_reference(
+        lambda x, w: dense_conv(x, w, stride),
+        stride,
+        x,
+        w,
+        lambda x, w, stride: dense_xla(stride, x, w),
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
