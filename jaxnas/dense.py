@@ -2,8 +2,8 @@
 
 XLA's own convolution is fast on CPUs where images are large. On images of up to four pixels it is
 up to forty times slower than one product of the windows with the kernel (im2col), and its gradient
-of a 3x3 kernel is up to four times slower at any size. Other platforms use
-`lax.conv_general_dilated`. The benchmark's part `kernels` has the timings.
+of the kernel is up to four times slower at any size, inside a `lax.switch` ten times. Other
+platforms use `lax.conv_general_dilated`. The benchmark's part `kernels` has the timings.
 """
 
 import functools
@@ -75,12 +75,14 @@ def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[A
     x, kernel = residuals
     if _is_small(stride, x):
         return jax.vjp(functools.partial(dense_im2col, stride), x, kernel)[1](dy)
-    convolve = functools.partial(dense_xla, stride)
-    (dx,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)
+    (dx,) = jax.vjp(lambda x: dense_xla(stride, x, kernel), x)[1](dy)
+    dy = dy.reshape(-1, dy.shape[-1])
     if kernel.shape[0] == 3:
-        windows = _windows(stride, x, 3)
-        return dx, (windows.T @ dy.reshape(len(windows), -1)).reshape(kernel.shape)
-    return dx, jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](dy)[0]
+        dkernel = _windows(stride, x, 3).T @ dy
+    else:  # twenty-five times the input is more than the product is worth
+        taps = [pixels.reshape(len(dy), -1).T @ dy for pixels in _taps(stride, x, len(kernel))]
+        dkernel = jnp.stack(taps)
+    return dx, dkernel.reshape(kernel.shape)
 
 
 dense_products.defvjp(_forward, _backward)
@@ -92,11 +94,15 @@ def _is_small(stride: int, x: Array) -> bool:
 
 def _windows(stride: int, x: Array, size: int) -> Array:
     """Returns the pixels under the kernel at every place, [batch · places, size² · in]."""
+    return jnp.concatenate(_taps(stride, x, size), -1).reshape(-1, size**2 * x.shape[-1])
+
+
+def _taps(stride: int, x: Array, size: int) -> list[Array]:
+    """Returns the pixels under each tap of the kernel, [batch, out height, out width, in]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     height, width = (stride * (-(-side // stride) - 1) + 1 for side in x.shape[1:3])
-    slices = [
+    return [
         padded[:, i : i + height : stride, j : j + width : stride]
         for i, j in itertools.product(range(size), repeat=2)
     ]
-    return jnp.concatenate(slices, -1).reshape(-1, size**2 * x.shape[-1])
