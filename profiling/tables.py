@@ -22,7 +22,8 @@ from absl import flags
 from jaxnas import export
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import Network, NetworkSpec, network_of
-from jaxnas.space import SPACES, Space, find_space
+from jaxnas.space import SPACES, Space
+from jaxnas.space_file import find_space
 from profiling import command, report
 from profiling.device import Options
 from profiling.measurement import Measurement, pooled

@@ -17,7 +17,8 @@ from jaxnas import search_steps
 from jaxnas.json_file import write_object
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.pixels import from_pixels
-from jaxnas.space import Space, find_space, staged_space
+from jaxnas.space import Space, staged_space
+from jaxnas.space_file import find_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
 from tests.programs import run_fresh

@@ -12,7 +12,8 @@ from flax import nnx
 from jaxnas import export, loss, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
-from jaxnas.space import find_space, format_arch, staged_space
+from jaxnas.space import format_arch, staged_space
+from jaxnas.space_file import find_space
 from tests.conftest import NUM_CLASSES, random_table, same_bits
 from tests.test_steps import naive_gate_gradients
 

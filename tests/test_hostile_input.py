@@ -29,7 +29,8 @@ from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
 from jaxnas.json_file import read_object
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
-from jaxnas.space import PROXYLESS_TINY, find_space
+from jaxnas.space import PROXYLESS_TINY
+from jaxnas.space_file import find_space
 from profiling import command
 from profiling.myriad import worker_answers
 from profiling.myriad.cost import estimate

@@ -99,7 +99,7 @@ def test_program_starts_where_the_package_is_installed(installed, tmp_path):
 def test_installed_package_reads_its_own_table(installed, tmp_path):
     code = (
         "from jaxnas.latency import LatencyTable\n"
-        "from jaxnas.space import find_space\n"
+        "from jaxnas.space_file import find_space\n"
         "from profiling import tables\n"
         "from profiling.device import Options\n"
         "space = find_space('proxyless')\n"

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.runs.delivery import ARCHIVE, BLOB, IR, LABELS, ONNX
 from jaxnas.latency import LatencyTable
-from jaxnas.space import find_space
+from jaxnas.space_file import find_space
 from tests.pictures import draw_folder
 from tests.programs import ROOT, run_program
 

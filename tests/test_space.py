@@ -5,15 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxnas.space import (
-    PROXYLESS,
-    PROXYLESS_TINY,
-    SKIP,
-    Candidate,
-    find_space,
-    format_arch,
-    staged_space,
-)
+from jaxnas.space import PROXYLESS, PROXYLESS_TINY, SKIP, Candidate, format_arch, staged_space
+from jaxnas.space_file import find_space
 
 
 def test_proxyless_is_the_published_space():

@@ -14,7 +14,8 @@ from experiments.study.random_networks import draw_within_budget
 from jaxnas import zoo
 from jaxnas.latency import LatencyTable
 from jaxnas.network import count_macs, count_parameters
-from jaxnas.space import PROXYLESS, PROXYLESS_TINY, Space, find_space
+from jaxnas.space import PROXYLESS, PROXYLESS_TINY, Space
+from jaxnas.space_file import find_space
 from profiling import tables
 from profiling.device import Options
 from tests.conftest import SMALL, make_table, random_table

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.benchmark.start import first_step
 from experiments.benchmark.workload import Workload
-from jaxnas.space import find_space
+from jaxnas.space_file import find_space
 
 FIGURES = ("weight_ms", "arch_ms", "temp_mb", "compile_s")
 # Exponents above this are reported as faster than linear; the margin allows for timing noise.

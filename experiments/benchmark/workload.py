@@ -12,7 +12,8 @@ import numpy as np
 from jaxnas import parallel, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, block_of, network_of
-from jaxnas.space import SKIP, Block, Candidate, Space, find_space
+from jaxnas.space import SKIP, Block, Candidate, Space
+from jaxnas.space_file import find_space
 
 LEARNING_RATE = 0.01
 TARGET_MS, LATENCY_WEIGHT = 17.2, 0.1

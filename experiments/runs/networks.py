@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxnas.json_file import read_object
 from jaxnas.network import NetworkSpec, network_of
-from jaxnas.space import find_space, format_arch
+from jaxnas.space import format_arch
+from jaxnas.space_file import find_space
 from jaxnas.zoo import ZOO, find_network
 
 GIVE_RUN = "give the folder of a run"

@@ -19,7 +19,8 @@ from experiments.runs.config import (
 )
 from experiments.train.fit import Training
 from jaxnas import estimators, loss, search_steps, supernet
-from jaxnas.space import SPACES, Space, find_space
+from jaxnas.space import SPACES, Space
+from jaxnas.space_file import find_space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

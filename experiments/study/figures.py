@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxnas import network_figure
 from jaxnas.network import network_of
-from jaxnas.space import find_space
+from jaxnas.space_file import find_space
 
 TITLES = {"MYRIADX_COMPILER": "MyriadX", "MYRIAD": "MyriadX", "PIXEL_1": "Pixel 1"}
 _SHARES = {"e6": "expansion 6", "k3": "3×3", "k5": "5×5", "k7": "7×7"}

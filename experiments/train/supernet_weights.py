@@ -13,7 +13,7 @@ from jaxnas import data, search_steps, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.json_file import read_object
 from jaxnas.network import Network
-from jaxnas.space import find_space
+from jaxnas.space_file import find_space
 
 
 def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
