@@ -17,7 +17,7 @@ from jaxnas.network import NetworkSpec
 
 Result = Mapping[str, Any]
 _LEGEND = "green 3×3, orange 5×5, red 7×7; wide is expansion 6, white is fixed"
-_DENSE = ", f is dense"
+_DENSE_LEGEND = "green 3×3, orange 5×5, red 7×7, f dense; wide is expansion 6, white fixed"
 
 
 def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) -> None:
@@ -54,7 +54,7 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
         "",
         rich.text.Text(f"files in {folder}: {', '.join(result['files'].values())}"),
     ]
-    legend = _LEGEND + _DENSE * ("f" in drawn.plain)
+    legend = _DENSE_LEGEND if "f" in drawn.plain else _LEGEND
     console.print(
         rich.panel.Panel(rich.console.Group(*lines), title=rich.text.Text(title), subtitle=legend)
     )
