@@ -186,3 +186,13 @@ def test_networks_of_others_are_exported_as_they_are_built(name, operators, tmp_
     export.save(model, tmp_path / "m.onnx", tmp_path / "m.xml")
     pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 45, 3), np.uint8)
     assert export.parity(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds
+
+
+@pytest.mark.parametrize(
+    ("difference", "largest", "holds"),
+    [(9e-5, 0.5, True), (1.1e-4, 0.5, False), (9e-4, 10.0, True), (1.1e-3, 10.0, False)],
+)
+def test_parity_is_relative_to_logits_above_one(difference, largest, holds):
+    for pair in ((difference, 0.0), (0.0, difference)):
+        assert export.Parity(8, *pair, True, largest).holds is holds
+        assert not export.Parity(8, *pair, False, largest).holds
