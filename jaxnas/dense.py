@@ -1,9 +1,10 @@
 """Dense convolution, on CPUs with the products that are fast there.
 
 XLA's own convolution is fast on CPUs where images are large. On images of up to four pixels it is
-up to forty times slower than one product of the windows with the kernel (im2col), and its gradient
-of the kernel is up to four times slower at any size, inside a `lax.switch` ten times. Other
-platforms use `lax.conv_general_dilated`. The benchmark's part `kernels` has the timings.
+up to forty times slower than one product of the windows with the kernel (im2col). Its gradient
+of a 3x3 kernel is up to four times slower; that of 5x5 kernels took most of a step inside a
+`lax.switch`. Other platforms use `lax.conv_general_dilated`. The benchmark's part `kernels` has the
+timings.
 """
 
 import functools
@@ -80,8 +81,8 @@ def _backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[A
     if kernel.shape[0] == 3:
         dkernel = _windows(stride, x, 3).T @ dy
     else:  # twenty-five times the input is more than the product is worth
-        taps = [pixels.reshape(len(dy), -1).T @ dy for pixels in _taps(stride, x, len(kernel))]
-        dkernel = jnp.stack(taps)
+        products = [pixels.reshape(len(dy), -1).T @ dy for pixels in taps(stride, x, len(kernel))]
+        dkernel = jnp.stack(products)
     return dx, dkernel.reshape(kernel.shape)
 
 
@@ -94,10 +95,10 @@ def _is_small(stride: int, x: Array) -> bool:
 
 def _windows(stride: int, x: Array, size: int) -> Array:
     """Returns the pixels under the kernel at every place, [batch · places, size² · in]."""
-    return jnp.concatenate(_taps(stride, x, size), -1).reshape(-1, size**2 * x.shape[-1])
+    return jnp.concatenate(taps(stride, x, size), -1).reshape(-1, size**2 * x.shape[-1])
 
 
-def _taps(stride: int, x: Array, size: int) -> list[Array]:
+def taps(stride: int, x: Array, size: int) -> list[Array]:
     """Returns the pixels under each tap of the kernel, [batch, out height, out width, in]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

@@ -2,7 +2,7 @@
 
 MobileNetV2: Sandler et al. 2018, table 2. ProxylessNAS mobile, cpu, gpu and mobile_14: the
 configurations that the official repository (mit-han-lab/proxylessnas) publishes with its weights.
-RepVGG: Ding et al. 2021, table 2. MobileOne: Vasu et al. 2023, table 2. Both were trained with
+RepVGG: Ding et al. 2021. MobileOne: Vasu et al. 2023. Both were trained with
 branches that are merged for deployment; here the merged form is trained. ResNet-18: He et al. 2016,
 table 1. EfficientNet-Lite0: EfficientNet-B0 (Tan and Le 2019, table 1) with ReLU6, without
 squeeze-and-excitation, stem and head unscaled, as TensorFlow's `tpu` repository publishes it.

@@ -11,7 +11,7 @@ from jax import lax
 
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Workload
-from jaxnas.dense import dense_im2col, dense_products, dense_xla
+from jaxnas.dense import dense_im2col, dense_products, dense_xla, taps
 from jaxnas.depthwise import depthwise_shifted, depthwise_xla
 from jaxnas.network import block_of
 from jaxnas.search_steps import PRECISIONS
@@ -52,8 +52,8 @@ def dense(workload: Workload, rounds: int) -> list[dict[str, Any]]:
     """Times implementations on the dense layers of the workload's fused candidates.
 
     `products` is what jaxnas uses on CPUs: `im2col`, one product of all windows with the kernel, on
-    small images and for the gradient of 3x3 kernels, else `xla`, `lax.conv_general_dilated`, which
-    it uses on other platforms. `shifted` is a product for each tap.
+    small images; else `xla`, `lax.conv_general_dilated`, with products for the kernel's gradient.
+    Other platforms use `xla`. `shifted` is a product for each tap.
 
     Returns:
       As `depthwise`.
@@ -168,16 +168,9 @@ def _blocks(workload: Workload) -> Iterator[tuple[int, Block]]:
 
 
 def _dense_shifted(stride: int, x: Array, kernel: Array) -> Array:
-    pad = kernel.shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    height, width = (stride * (-(-side // stride) - 1) + 1 for side in x.shape[1:3])
-    places = range(len(kernel))
-    products = [
-        padded[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
-        for i in places
-        for j in places
-    ]
-    return functools.reduce(jnp.add, products)
+    pixels = taps(stride, x, len(kernel))
+    weights = kernel.reshape(-1, *kernel.shape[2:])
+    return functools.reduce(jnp.add, [a @ w for a, w in zip(pixels, weights, strict=True)])
 
 
 def _operands(

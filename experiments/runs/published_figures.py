@@ -13,10 +13,8 @@ from typing import Any
 
 POSTER = "the poster's table: ImageNet 2012, Neural Compute Stick 2, batch 1"
 OFFICIAL = "the official repository, mit-han-lab/proxylessnas: ImageNet 2012"
-REPVGG = "RepVGG, Ding et al. 2021, table 4: ImageNet 2012, trained with branches, merged after"
-MOBILEONE = (
-    "MobileOne, Vasu et al. 2023, table 9: ImageNet 2012, trained with branches, merged after"
-)
+REPVGG = "RepVGG, Ding et al. 2021: ImageNet 2012, trained with branches, merged after"
+MOBILEONE = "MobileOne, Vasu et al. 2023: ImageNet 2012, trained with branches, merged after"
 RESNET = "torchvision, IMAGENET1K_V1 weights: ImageNet 2012"
 LITE = "EfficientNet-Lite, tensorflow/tpu: ImageNet 2012"
 LUXONIS = "Luxonis, an OAK-D with 8 SHAVEs, USB included"
@@ -47,11 +45,11 @@ PUBLISHED = {
     "proxyless_cpu": Published("ProxylessNAS cpu", 75.29, None, OFFICIAL),
     "proxyless_gpu": Published("ProxylessNAS gpu", 75.08, None, OFFICIAL),
     "proxyless_mobile_14": Published("ProxylessNAS mobile 1.4", 76.7, None, OFFICIAL),
-    "repvgg_a0": Published("RepVGG-A0", 72.41, None, REPVGG),
-    "repvgg_a1": Published("RepVGG-A1", 74.46, None, REPVGG),
+    "repvgg_a0": Published("RepVGG-A0", 72.4, None, REPVGG),
+    "repvgg_a1": Published("RepVGG-A1", 74.5, None, REPVGG),
     "mobileone_s0": Published("MobileOne-S0", 71.4, None, MOBILEONE, 11.1),
     "mobileone_s1": Published("MobileOne-S1", 75.9, None, MOBILEONE),
-    "resnet_18": Published("ResNet-18", 69.76, None, RESNET, 19.7),
+    "resnet_18": Published("ResNet-18", 69.8, None, RESNET, 19.7),
     "efficientnet_lite0": Published("EfficientNet-Lite0", 75.1, None, LITE),
 }
 

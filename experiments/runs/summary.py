@@ -101,10 +101,11 @@ def best_published(result: Result) -> list[str]:
         return []
     latencies_ms = rivals["device_ms"]
     budget_ms = result["target_ms"] if "target_ms" in result else result["device_ms"]
-    within = [name for name in front(latencies_ms) if latencies_ms[name] <= budget_ms]
+    best_by_ms = front(latencies_ms)
+    within = [name for name in best_by_ms if latencies_ms[name] <= budget_ms]
     classes = f"with {rivals['num_classes']} classes"
     if not within:
-        fastest = front(latencies_ms)[0]
+        fastest = best_by_ms[0]
         return [
             f"no published network takes {_ms(budget_ms)} or less; {PUBLISHED[fastest].title} "
             f"takes {_ms(latencies_ms[fastest])} {classes}"
