@@ -12,8 +12,8 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx
-import openvino
 
+from jaxnas.openvino_package import openvino
 from profiling.measurement import LayerTime
 
 # Counters are whole microseconds, rounded down. Half a microsecond is the mean error, and it keeps

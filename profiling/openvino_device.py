@@ -21,9 +21,8 @@ from typing import Self
 
 import numpy as np
 import onnx
-import openvino
-from openvino import opset13
 
+from jaxnas.openvino_package import openvino, opset13
 from profiling.attribution import Attribution
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable

@@ -206,8 +206,27 @@ def test_held_out_count(data_dir):
         data.batches(nothing.alpha, batch_size=4, image_size=8, seed=0)
     with pytest.raises(ValueError, match="held_out is 55; .* multiple of the 10 classes"):
         data.load("digits", data_dir, seed=0, held_out=55)
-    with pytest.raises(ValueError, match="has only 1.. examples, held_out asks for 150 of each"):
+    with pytest.raises(ValueError, match="has only 1.. examples; .* ask for 150 of each"):
         data.load("digits", data_dir, seed=0, held_out=1500)
+
+
+def test_training_examples_are_balanced_nested_and_not_held_out(parts, data_dir):
+    """More examples contain the fewer; what is held out does not depend on them."""
+
+    def indices(examples: int, seed: int = 0) -> set[int]:
+        some = data.load("digits", data_dir, seed=seed, train_examples=examples)
+        np.testing.assert_array_equal(some.alpha.indices, data.load(*same, seed=seed).alpha.indices)
+        labels = [some.weights[i]["label"] for i in range(examples)]
+        assert np.bincount(labels).tolist() == [examples // 10] * 10
+        return set(some.weights.indices)
+
+    same = ("digits", data_dir)
+    few, more = indices(30), indices(500)
+    assert few < more < set(parts.weights.indices) and few != indices(30, seed=1)
+    with pytest.raises(ValueError, match="train_examples is 35; .* multiple of the 10 classes"):
+        data.load("digits", data_dir, seed=0, train_examples=35)
+    with pytest.raises(ValueError, match="has only 1.. examples; .* ask for 180 of each"):
+        data.load("digits", data_dir, seed=0, train_examples=1500)
 
 
 # Batches

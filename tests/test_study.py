@@ -8,8 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.study import device_preferences, intervals, results, search_vs_random
-from experiments.study.__main__ import MOBILE_TABLE, REFERENCE
+from experiments.study import comparison, device_preferences, intervals, results, rivals
+from experiments.study.config import MOBILE_TABLE, REFERENCE
 from experiments.study.random_networks import draw_within_budget
 from jaxnas import zoo
 from jaxnas.latency import LatencyTable
@@ -31,6 +31,11 @@ SPACE = {
     "strides": [2],
     "kernels": [3, 5, 7],
     "expansions": [3, 6],
+}
+# Three blocks, each fused, an MBConv or skipped.
+MIXED = {
+    **{name: SPACE[name] for name in ("stem", "first", "head", "widths", "counts", "strides")},
+    "candidates": [["f3e1", "f3e2", "k3e3"]],
 }
 # Latencies in ms of kernels 3, 5, 7, each with expansions 3 and 6, and of the fixed layers. Within
 # the budgets are 48 networks on the first device and 21 on the second.
@@ -55,8 +60,15 @@ def space(space_file) -> Space:
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory, space_file, space) -> list[str]:
-    """A study of 4 searches and 10 trainings of a few steps."""
+    """A study of 6 searches and 8 trainings of a few steps."""
     folder = tmp_path_factory.mktemp("tables")
+    mixed_file = folder / "mixed.json"
+    mixed_file.write_text(json.dumps(MIXED))
+    mixed = find_space(str(mixed_file))
+    table = make_table(mixed, np.array([[0.7, 1.0, 1.7, 0]] * len(mixed.blocks)), 0.7)
+    dataclasses.replace(table, device="MYRIADX_COMPILER", image_size=32, num_classes=10).save(
+        folder / "mixed_table.json", mixed
+    )
     for device, (ms, fixed_ms) in DEVICES.items():
         table = make_table(space, np.array([ms] * len(space.blocks)), fixed_ms)
         dataclasses.replace(table, device=device, image_size=32, num_classes=10).save(
@@ -71,14 +83,15 @@ def arguments(tmp_path_factory, space_file, space) -> list[str]:
         f"--mobile_table={folder / 'PIXEL_1.json'}",
         "--reference=k3e3 k3e3 -",
         "--seeds=0,1",
+        "--trainings=1",
         "--random_networks=2",
         "--warmup_epochs=1",
         "--search_epochs=2",
         "--train_epochs=1",
         "--batch_size=256",
         "--search_image_size=8",
-        "--mobilenet_width=0.1",
-        "--mobilenet_ms=4.1",
+        f"--other_spaces={mixed_file}:{folder / 'mixed_table.json'}",
+        "--rivals=mobilenet_v2:0.1:4.1",
     ]
 
 
@@ -122,10 +135,17 @@ def test_a_study_says_what_each_device_likes(finished, space):
 
 def test_a_study_trains_all_networks_alike(finished):
     part = study_of(finished)["worth"]
+    mixed_name = part["groups"][2]["name"].removeprefix("found in ")
+    assert mixed_name.startswith("mixed")
     names = [n["name"] for n in part["networks"]]
-    assert names == ["mobilenet_v2", "found0", "found1", "random00", "random01"]
+    found, random, mixed = (
+        [f"{name}{number}" for number in ("0", "1")]
+        for name in ("found", "random0", f"{mixed_name}-found")
+    )
+    assert names == [*found, *random, *mixed, "mobilenet_v2"]
     for network in part["networks"]:
-        assert [run["seed"] for run in network["runs"]] == [0, 1]
+        seeds = [0, 1] if network["name"] == "mobilenet_v2" else [int(network["name"][-1])]
+        assert [run["seed"] for run in network["runs"]] == seeds
         assert network["top1"] == pytest.approx(np.mean([r["top1"] for r in network["runs"]]))
         assert network["latency_ms"] <= TARGET_MS
     same = (
@@ -143,12 +163,35 @@ def test_a_study_trains_all_networks_alike(finished):
         "start",
     )
     configs = [
-        json.loads((finished / f"train-{name}-seed1" / "config.json").read_text()) for name in names
+        json.loads((folder / "config.json").read_text()) for folder in finished.glob("train-*")
     ]
     assert all({k: c[k] for k in same} == {k: configs[0][k] for k in same} for c in configs)
     assert configs[0]["epochs"] == 1 and configs[0]["learning_rate"] == 0.05
-    difference = part["found"]["mean"] - part["random"]["mean"]
-    assert part["difference"]["mean"] == pytest.approx(difference)
+    first, *others = part["groups"]
+    assert first["networks"] == 2 and "difference" not in first
+    assert [other["name"] for other in others] == ["random", f"found in {mixed_name}", names[-1]]
+    top1 = {n["name"]: n["top1"] for n in part["networks"]}
+    for other, of_group in zip(others, (random, mixed, names[-1:]), strict=True):
+        assert other["top1"]["mean"] == pytest.approx(np.mean([top1[n] for n in of_group]))
+        difference = first["top1"]["mean"] - other["top1"]["mean"]
+        assert other["difference"]["mean"] == pytest.approx(difference)
+
+
+def test_rivals_are_published_networks_of_any_width():
+    spec = rivals.scaled(zoo.find_network("repvgg_a0"), 1.25)
+    assert [b.out_channels for b in spec.blocks[:3]] == [64, 64, 120] and spec.head_channels is None
+    assert spec.blocks[-1].out_channels == 1600 and spec.blocks[0].kind == "plain"
+    assert str(rivals.parse("mobileone_s0:1.25:17.1")) == "mobileone_s0:1.25:17.100"
+    for text, message in (
+        ("mobileone", "unknown network 'mobileone'"),
+        ("mobileone_s0:1.2", "give NAME, or NAME:WIDTH:MS"),
+        ("mobileone_s0:-1:2", "give NAME, or NAME:WIDTH:MS"),
+        ("mobileone_s0:x:nan", "give NAME, or NAME:WIDTH:MS"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rivals.parse_all([text])
+    with pytest.raises(ValueError, match="names a network twice"):
+        rivals.parse_all(["resnet_18", "resnet_18:1:20"])
 
 
 def test_the_document_is_made_from_study_json_alone(finished, tmp_path):
@@ -172,7 +215,7 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     process.kill()
     assert not (folder / "study.json").exists()
     done_before = {f: f.stat().st_mtime_ns for f in folder.glob("*/*ed.json")}
-    assert len(done_before) >= 6
+    assert len(done_before) >= 4
 
     (folder / "train-random01-seed1").mkdir()
     with (folder / "train-random01-seed1/.lock").open("w") as lock:
@@ -192,6 +235,9 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     ("change", "message"),
     [
         (["--seeds=0,0"], "--seeds=0,0 names a seed twice"),
+        (["--seeds=0,1", "--trainings=3"], "--trainings=3: give at most the 2 seeds"),
+        (["--other_spaces=proxyless"], "names a space twice"),
+        (["--train_examples=101"], "--train_examples=101: give a multiple of the 10 classes"),
         (["--space={micro}"], "has no k3e6 k5e6"),
         (["--target_ms=5"], "0 of 200 random networks of the proxyless space that take 4.950 to"),
     ],
@@ -297,20 +343,20 @@ def test_random_networks_are_drawn_evenly_from_those_that_spend_the_budget():
 
 
 def test_a_rank_is_among_the_others():
-    assert search_vs_random.rank(0.9, [0.8, 0.7]) == 1
-    assert search_vs_random.rank(0.7, [0.8, 0.7, 0.6]) == 2
-    assert search_vs_random.rank(0.1, [0.8, 0.7]) == 3
+    assert comparison.rank(0.9, [0.8, 0.7]) == 1
+    assert comparison.rank(0.7, [0.8, 0.7, 0.6]) == 2
+    assert comparison.rank(0.1, [0.8, 0.7]) == 3
 
 
 def test_mobilenet_v2_of_other_widths():
-    assert search_vs_random.mobilenet_v2(1.0, 1000) == zoo.mobilenet_v2(1000)
+    assert rivals.scaled(zoo.mobilenet_v2(), 1.0) == zoo.mobilenet_v2(1000)
     # Published (Sandler et al., the authors' checkpoints): 0.75 has 2.61 M and 209 M, 1.4 6.06 M
     # and 582 M.
     for width, parameters, macs in ((0.75, 2.61e6, 209e6), (1.4, 6.06e6, 582e6)):
-        spec = search_vs_random.mobilenet_v2(width, 1000)
+        spec = rivals.scaled(zoo.mobilenet_v2(), width)
         assert count_parameters(spec) == pytest.approx(parameters, rel=0.02)
         assert count_macs(spec, 224) == pytest.approx(macs, rel=0.01)
-    assert [b.out_channels for b in search_vs_random.mobilenet_v2(0.35, 10).blocks][:4] == [
+    assert [b.out_channels for b in rivals.scaled(zoo.mobilenet_v2(), 0.35).blocks][:4] == [
         8,
         8,
         8,

@@ -63,6 +63,19 @@ def test_a_terminal_of_few_characters_and_a_home_that_cannot_be_written(tmp_path
     assert len(warnings) == 1 and "name another file with --store" in warnings[0]
 
 
+def test_no_home_is_needed_where_every_path_is_given(tmp_path):
+    """A user id without a name, as containers have, and no HOME; in a namespace of its own."""
+    nobody = ["unshare", "--user", "--map-user=12345", "env", "-u", "HOME", "-u", "XDG_CACHE_HOME"]
+    if subprocess.run([*nobody, "true"], capture_output=True).returncode:
+        no_namespaces = "this system allows no user namespaces"
+        assert not os.environ.get("CI"), no_namespaces
+        pytest.skip(no_namespaces)
+    measure = [sys.executable, "-m", *MEASURE, f"--store={tmp_path / 'store.sqlite'}"]
+    done = subprocess.run([*nobody, *measure], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mobilenet_v2 on CPU: " in done.stdout and (tmp_path / "store.sqlite").exists()
+
+
 def test_who_reads_the_first_line_alone_sees_no_traceback():
     measure = shlex.join([sys.executable, "-m", *MEASURE, "--json"])
     done = subprocess.run(
@@ -93,12 +106,14 @@ def test_outputs_are_tried_before_work(tmp_path, output):
     assert error.startswith(f"error: --output={file} cannot be written (")
 
 
-def test_text_of_users_is_no_markup(tmp_path):
+def test_text_of_users_is_no_markup_and_more_threads_than_cores_are_no_obstacle(tmp_path):
+    """The second call resumes the first, which asked for 64 threads and got fewer."""
     arguments = (
         "experiments.train",
         "--network=k3e3 - k3e3 k3e3 -",
         "--space=proxyless_tiny",
         "--device=CPU",
+        "--threads=64",
         "--image_size=32",
         "--epochs=1",
         "--warmup_epochs=0",

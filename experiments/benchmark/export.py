@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import openvino
 
 from experiments.benchmark.timing import in_turn, summary
 from jaxnas import export
 from jaxnas.network import Network
+from jaxnas.openvino_package import openvino
 from jaxnas.zoo import find_network
 
 NETWORKS = ("mobilenet_v2", "proxyless_mobile")

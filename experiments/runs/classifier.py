@@ -5,7 +5,8 @@ import json
 import pathlib
 
 import numpy as np
-import openvino
+
+from jaxnas.openvino_package import openvino
 
 SUFFIXES = (".onnx", ".xml")
 _DTYPES = {openvino.Type.u8: np.uint8, openvino.Type.f32: np.float32, openvino.Type.f16: np.float16}

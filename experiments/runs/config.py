@@ -87,6 +87,12 @@ class RunConfig:
         "of classes; unset is the data set's default.",
         1,
     )
+    train_examples: int | None = option(
+        None,
+        "Training examples that the weights are trained on, a multiple of the number of classes, "
+        "drawn by the seed; unset is all that are not held out.",
+        1,
+    )
     batch_size: int = option(64, "Examples per step, over all devices.", 2)
     data_workers: int = option(
         0,
@@ -117,6 +123,16 @@ class RunConfig:
     @property
     def options(self) -> Options:
         return Options(self.shaves, self.threads, self.worker_prefix)
+
+    def parts(self) -> data.Parts:
+        """Returns the parts of the data set; raises as `data.load`."""
+        return data.load(
+            self.dataset,
+            self.data_dir,
+            seed=self.seed,
+            held_out=self.held_out,
+            train_examples=self.train_examples,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Returns the fields that distinguish two runs."""
@@ -190,11 +206,13 @@ def check_run(config: RunConfig, sizes: dict[str, int | None], stride: int, owne
             raise ValueError(
                 f"--{name}={size}: give a multiple of {stride} px, the total stride of {owner}"
             )
-    if config.held_out is not None and config.held_out % spec.num_classes:
-        raise ValueError(
-            f"--held_out={config.held_out}: give a multiple of the "
-            f"{spec.num_classes} classes of {spec.name}, since the held-out part is balanced"
-        )
+    for name in ("held_out", "train_examples"):
+        examples = getattr(config, name)
+        if examples is not None and examples % spec.num_classes:
+            raise ValueError(
+                f"--{name}={examples}: give a multiple of the {spec.num_classes} classes of "
+                f"{spec.name}, since that part is balanced"
+            )
 
 
 def check_epochs(config: RunConfig, epochs: int, flag: str) -> None:

@@ -46,9 +46,7 @@ def search() -> int:
         parallel.layout().check_batch_size(config.training.batch_size, "train_batch_size")
         result = parallel.from_process_0(lambda: finished(config))
         if result is None:
-            parts = data.load(
-                config.dataset, config.data_dir, seed=config.seed, held_out=config.held_out
-            )
+            parts = config.parts()
             parallel.from_process_0(lambda: check_pictures(config.dataset))
             Schedule.of(config, len(parts.weights))
             config.training.epoch_steps(len(parts.weights), config.dataset, "train_batch_size")

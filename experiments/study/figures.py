@@ -14,8 +14,6 @@ from jaxnas.space_file import find_space
 TITLES = {"MYRIADX_COMPILER": "MyriadX", "MYRIAD": "MyriadX", "PIXEL_1": "Pixel 1"}
 _SHARES = {"e6": "expansion 6", "k3": "3×3", "k5": "5×5", "k7": "7×7"}
 _COLORS = (("#2f6fab", "#b9d2ea"), ("#c2571a", "#f3cfb5"))  # per device: found, random
-_GROUP_COLORS = {"random": "#999999", "found": "#2f6fab", "mobilenet_v2": "#c2571a"}
-_GROUP_LABELS = {"random": "random", "found": "found", "mobilenet_v2": "MobileNetV2"}
 
 
 def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
@@ -54,17 +52,18 @@ def worth_figure(worth: Mapping[str, Any]) -> Figure:
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots()
-    for group, color in _GROUP_COLORS.items():
-        of_group = [n for n in worth["networks"] if n["group"] == group]
+    for index, group in enumerate(worth["groups"]):
+        color = f"C{index}"
+        of_group = [n for n in worth["networks"] if n["group"] == group["name"]]
         axes.scatter(
             [n["macs"] / 1e6 for n in of_group],
             [100 * n["top1"] for n in of_group],
             color=color,
-            label=_GROUP_LABELS[group],
+            label=group["name"],
             zorder=2,
         )
         axes.axhline(
-            100 * worth[group]["mean"], color=color, linewidth=0.8, linestyle="--", zorder=1
+            100 * group["top1"]["mean"], color=color, linewidth=0.8, linestyle="--", zorder=1
         )
     axes.set_xlabel("multiply-accumulates, M")
     axes.set_ylabel("top-1 on the test split, %")

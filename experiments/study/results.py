@@ -21,7 +21,6 @@ ROWS = {
     "k5": "share of 5×5",
     "k7": "share of 7×7",
 }
-GROUPS = {"found": "found", "random": "random", "mobilenet_v2": "MobileNetV2"}
 _COMPARED = ("found", "random", "found − random")
 _REASONS = {
     "k7_over_k3_e6": "7×7 block ÷ 3×3 block, expansion 6",
@@ -68,23 +67,23 @@ def interval(value: Interval, *, percent: bool = False, sign: bool = False) -> s
     return f"{mean} ± {scale * (value['high'] - value['low']) / 2:.{digits}f}"
 
 
-def worth_verdict(worth: Mapping[str, Any]) -> str:
-    """Returns the verdict on search versus random by the interval of the difference."""
-    difference = interval(worth["difference"], percent=True, sign=True)
-    verdict = {
-        "above": "Found networks are better than random networks of the same budget",
-        "below": "Found networks are worse than random networks of the same budget",
-        None: "It is undecided whether found networks are better than random networks of the "
-        "same budget",
-    }[worth["found_over_random"]]
-    return f"{verdict}: found − random is {difference} percentage points of top-1."
+def verdicts(worth: Mapping[str, Any]) -> list[str]:
+    """Returns a verdict, by the interval, on each group that the first one is compared with."""
+    first, *others = worth["groups"]
+    sides = {"above": "better", "below": "worse", None: "undecided"}
+    return [
+        f"{first['name'].capitalize()} − {other['name']} is "
+        f"{interval(other['difference'], percent=True, sign=True)} percentage points of top-1: "
+        f"{sides[other['first_is']]}"
+        for other in others
+    ]
 
 
 def _head(document: Mapping[str, Any]) -> str:
     search, training, examples = document["search"], document["training"], document["examples"]
-    seeds, train_seeds = (", ".join(map(str, document[name])) for name in ("seeds", "train_seeds"))
+    seeds, trainings = ", ".join(map(str, document["seeds"])), document["trainings"]
     lines = [
-        "# Device preferences, and search versus random",
+        "# Device preferences, and found networks versus others",
         "",
         "Written by `python -m experiments.study` from `study.json`. ± is half the width of the "
         "95 % interval of Student's t; (±?) marks a single value, which has no interval.",
@@ -96,19 +95,20 @@ def _head(document: Mapping[str, Any]) -> str:
             for s in document["affinities"]["statements"]
         ]
     if document["worth"] is not None:
-        lines += [f"- **{worth_verdict(document['worth'])}**"]
+        lines += [f"- **{text}.**" for text in verdicts(document["worth"])]
     return "\n".join(
         [
             *lines,
             "",
             "## Method",
             "",
-            f"Space {document['space']} ({document['blocks']} blocks). Data set "
-            f"{document['dataset']}: {examples['weights']} examples for the weights, "
+            f"Space {document['space']} ({document['blocks']} blocks){_other_spaces(document)}. "
+            f"Data set {document['dataset']}: {examples['weights']} examples for the weights, "
             f"{examples['held_out']} held out, {examples['test']} for the test, at "
             f"{document['train_image_size']} px, batch size {document['batch_size']}. Latency at "
-            f"{document['image_size']} px. Seeds of the searches: {seeds}. Seeds of the trainings "
-            f"of every network: {train_seeds}. A seed also selects the held-out examples.",
+            f"{document['image_size']} px. Seeds of the searches, and of the trainings of a "
+            f"published network: {seeds}. Every found and random network is trained with "
+            f"{trainings} of them, in turn. A seed also selects the examples.",
             "",
             f"Each search, at {document['search_image_size']} px: {search['warmup_epochs']} epochs "
             f"of warm-up, {search['search_epochs']} of "
@@ -133,6 +133,11 @@ def _head(document: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _other_spaces(document: Mapping[str, Any]) -> str:
+    others = document["other_spaces"]
+    return f", and {', '.join(others)}" if others else ""
 
 
 def _preferences(part: Mapping[str, Any]) -> str:
@@ -276,59 +281,78 @@ def _networks(part: Mapping[str, Any]) -> str:
 
 
 def _comparison(document: Mapping[str, Any]) -> str:
-    worth, seeds = document["worth"], len(document["train_seeds"])
+    worth = document["worth"]
     scales = {"latency_ms": 1, "blocks": 1, "parameters": 1e6, "macs": 1e6}
     rows = []
-    for group, label in GROUPS.items():
-        of_group = [n for n in worth["networks"] if n["group"] == group]
+    for group in worth["groups"]:
+        of_group = [n for n in worth["networks"] if n["group"] == group["name"]]
         spans = [_span([n[name] / scale for n in of_group]) for name, scale in scales.items()]
-        rows.append((label, len(of_group), *spans, interval(worth[group], percent=True)))
-    randoms = sum(n["group"] == "random" for n in worth["networks"])
-    ranks = ", ".join(map(str, worth["ranks"]))
-    low = worth["difference"]["low"]
-    undetected = (
-        ""
-        if low is None
-        else f" A difference below {100 * (worth['difference']['mean'] - low):.1f} points in "
-        f"either direction would not be detected."
-    )
+        trainings = sum(len(n["runs"]) for n in of_group)
+        difference = (
+            interval(group["difference"], percent=True, sign=True) if "difference" in group else ""
+        )
+        ranks = ", ".join(map(str, group.get("ranks", ())))
+        rows.append(
+            (
+                group["name"],
+                len(of_group),
+                trainings,
+                *spans,
+                interval(group["top1"], percent=True),
+                difference,
+                ranks,
+            )
+        )
+    first = worth["groups"][0]["name"]
     return "\n".join(
         [
-            "## Search versus random",
+            "## Found networks versus others",
             "",
-            f"**{worth_verdict(worth)}**",
+            *(f"- **{text}.**" for text in verdicts(worth)),
             "",
             *table(
                 [
                     "group",
                     "networks",
+                    "trainings",
                     "latency, ms",
                     "blocks",
                     "parameters, M",
                     "MACs, M",
                     "top-1, %",
+                    f"{first} − group",
+                    f"ranks of {first}",
                 ],
                 rows,
-                "lrrrrrr",
+                "lrrrrrrrrr",
             ),
             "",
             f"All networks take at most {worth['target_ms']:.2f} ms. The top-1 of a network is the "
-            f"mean of {seeds} trainings. Intervals are over networks, and for MobileNetV2 over "
-            f"its trainings. The difference has Welch's interval.{undetected} Ranks of the found "
-            f"networks among the {randoms} random ones: {ranks} (1 is best; ties take the better "
-            f"rank).",
+            f"mean of its trainings. The interval of a group is over its networks, or over the "
+            f"trainings of a single one; a difference has Welch's interval. Ranks of the networks "
+            f"{first} are among those of the group (1 is best; ties take the better rank).",
             "",
-            f"Random networks are drawn uniformly from the paths of the space that use the budget, "
-            f"{_per_million(worth['chance'])} per million. MobileNetV2 is "
-            f"{_architecture_of(worth, 'mobilenet_v2')}, the widest within the budget; its latency "
-            f"is that of the device, not of the table. Latency, parameters and MACs are of "
-            f"networks with {worth['num_classes']} classes at {worth['image_size']} px. Blocks "
-            f"include the fixed first block.",
+            *_drawn(worth),
+            f"A published network has the greatest width within the budget, by the device and not "
+            f"by the table; RepVGG and MobileOne are trained as deployed, without the branches of "
+            f"their published training. Latency, parameters and MACs are of networks with "
+            f"{worth['num_classes']} classes at {worth['image_size']} px. Blocks include the fixed "
+            f"first block.",
             "",
             "![top-1 against MACs](study_worth.png)",
             "",
         ]
     )
+
+
+def _drawn(worth: Mapping[str, Any]) -> list[str]:
+    if not worth["chance"]["drawn"]:
+        return []
+    return [
+        f"Random networks are drawn uniformly from the paths of the space that use the budget, "
+        f"{_per_million(worth['chance'])} per million.",
+        "",
+    ]
 
 
 def _every_network(worth: Mapping[str, Any]) -> str:
@@ -371,13 +395,16 @@ def _limits(document: Mapping[str, Any]) -> str:
             "difference: the poster gives no numbers.",
         ]
     if document["worth"] is not None:
-        found, random = (
-            np.mean([n["blocks"] for n in document["worth"]["networks"] if n["group"] == group])
-            for group in ("found", "random")
+        blocks = ", ".join(
+            f"{group['name']} {np.mean([n['blocks'] for n in of_group]):.1f}"
+            for group in document["worth"]["groups"]
+            for of_group in [
+                [n for n in document["worth"]["networks"] if n["group"] == group["name"]]
+            ]
         )
         limits.append(
-            f"Found networks have {found:.1f} blocks on average, random ones {random:.1f}. How "
-            f"much of their difference in top-1 is due to depth alone was not studied."
+            f"Mean numbers of blocks: {blocks}. How much of the differences in top-1 is due to "
+            f"depth alone was not studied."
         )
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits), ""])
 
@@ -389,7 +416,3 @@ def _per_million(draw: Mapping[str, Any]) -> str:
 def _span(values: Sequence[float]) -> str:
     low, high = f"{min(values):.4g}", f"{max(values):.4g}"
     return low if low == high else f"{low} to {high}"
-
-
-def _architecture_of(worth: Mapping[str, Any], group: str) -> str:
-    return next(n["architecture"] for n in worth["networks"] if n["group"] == group)

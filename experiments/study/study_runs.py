@@ -16,8 +16,8 @@ from experiments.runs.run_folder import Workdir, WorkdirHeld, check_workdir
 from experiments.search import derivation
 from experiments.search.config import Config
 from experiments.search.supernet_trainer import Trainer
+from experiments.study.comparison import Contender, Trained
 from experiments.study.device_preferences import Found, expected_statistics
-from experiments.study.search_vs_random import Contender, Trained
 from experiments.train.config import TrainConfig
 from experiments.train.fit import fit
 from jaxnas import data, sampling
@@ -39,23 +39,30 @@ class Runs:
         """Prepares a study's runs.
 
         Args:
-          config: configuration of the study; each search replaces device, target, seed and folder.
+          config: configuration of the study, whose recipe and folder all runs have.
           progress: shows the runs.
         """
         self.missing: list[str] = []
         self._config, self._progress = config, progress
         self._parts: dict[int, data.Parts] = {}
-        self._search_steps: Steps | None = None  # compiled once, used by all searches
+        self._search_steps: dict[str, Steps] = {}  # by space; compiled once, used by all searches
 
-    def search(self, table: LatencyTable, target_ms: float, seed: int) -> Found | None:
+    def search(
+        self, config: Config, table: LatencyTable, target_ms: float, seed: int
+    ) -> Found | None:
         """Returns the result of a search with this table; None where another process holds it.
+
+        Args:
+          config: configuration of the study or of one of its other spaces; device, target, seed
+            and folder are replaced.
 
         Raises:
           Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
-        name = f"{table.device.lower()}-seed{seed}"
+        space = config.search_space
+        name = f"{space.name}-{table.device.lower()}-seed{seed}"
         config = dataclasses.replace(
-            self._config,
+            config,
             device=table.device,
             latency_table=None,
             target_ms=target_ms,
@@ -68,7 +75,6 @@ class Runs:
         if document is None:
             return None
         found = Found(**document)
-        space = config.search_space
         now_ms = table.path_ms(space.path(space.parse(found.architecture)))
         if abs(now_ms - found.predicted_ms) > 1e-6:
             with command.usage_errors():
@@ -108,6 +114,7 @@ class Runs:
                     "dataset",
                     "data_dir",
                     "held_out",
+                    "train_examples",
                     "deployment_epochs",
                     "batch_size",
                     "data_workers",
@@ -151,11 +158,11 @@ class Runs:
         table.save(workdir.path / "latency_table.json", config.search_space)
         latency = LatencyModel.of(table)
         trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
-        if self._search_steps is not None:
-            trainer.steps = self._search_steps
+        if config.space in self._search_steps:
+            trainer.steps = self._search_steps[config.space]
         elif not trainer.is_over:  # a finished search takes no more steps
             trainer.compile(latency)
-            self._search_steps = trainer.steps
+            self._search_steps[config.space] = trainer.steps
         trainer.search(latency)
         derived = derivation.derive(trainer, table, None)
         allowed = jnp.asarray(config.search_space.allowed)
@@ -190,12 +197,7 @@ class Runs:
     def _parts_of(self, seed: int) -> data.Parts:
         """Returns the data split by this seed, as in a separate run with this seed."""
         if seed not in self._parts:
-            self._parts[seed] = data.load(
-                self._config.dataset,
-                self._config.data_dir,
-                seed=seed,
-                held_out=self._config.held_out,
-            )
+            self._parts[seed] = dataclasses.replace(self._config, seed=seed).parts()
         return self._parts[seed]
 
 

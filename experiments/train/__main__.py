@@ -46,9 +46,7 @@ def train() -> int:
         parallel.layout().check_batch_size(config.batch_size)
         result = parallel.from_process_0(lambda: finished(config))
         if result is None:
-            parts = data.load(
-                config.dataset, config.data_dir, seed=config.seed, held_out=config.held_out
-            )
+            parts = config.parts()
             parallel.from_process_0(lambda: check_pictures(config.dataset))
             config.training.epoch_steps(len(parts.weights), config.dataset)
             network = starting_network(config)

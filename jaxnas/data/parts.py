@@ -117,13 +117,15 @@ def load(
     *,
     seed: int,
     held_out: int | None = None,
+    train_examples: int | None = None,
 ) -> Parts:
     """Opens a data set and divides it into its parts.
 
     The α part has the same number of examples of every class. It takes the first ones of each class
     in an order of the train split that `seed` determines, so it is the same in every process and
     after every restart. For sets on disk, this reads labels until every class has its share, about
-    a tenth of ImageNet's train split.
+    a tenth of ImageNet's train split. With `train_examples`, the weights part takes the next ones
+    of each class in the same order.
 
     Args:
       name: one of `SPECS`, or a folder of pictures or of a prepared set.
@@ -131,10 +133,12 @@ def load(
       seed: non-negative seed that determines which examples are held out.
       held_out: number of examples for α, a multiple of the number of classes; 0 leaves the whole
         train split to the weights; None uses the data set's default.
+      train_examples: number of examples for the weights, a positive multiple of the number of
+        classes; None leaves all to them that are not held out.
 
     Raises:
-      ValueError: the name is unknown, or the held-out count is not a multiple of the number of
-        classes or exceeds the examples of a class.
+      ValueError: the name is unknown, or a count is not a multiple of the number of classes or
+        exceeds the examples of a class.
       DatasetNotPrepared: see `prepare`.
     """
     spec = dataset(name)
@@ -142,6 +146,11 @@ def load(
     if held_out < 0 or held_out % spec.num_classes:
         raise ValueError(
             f"held_out is {held_out}; it must be a non-negative multiple of the "
+            f"{spec.num_classes} classes of {name}"
+        )
+    if train_examples is not None and (train_examples < 1 or train_examples % spec.num_classes):
+        raise ValueError(
+            f"train_examples is {train_examples}; it must be a positive multiple of the "
             f"{spec.num_classes} classes of {name}"
         )
     train: _Records | FolderRecords
@@ -153,7 +162,12 @@ def load(
         folder = prepare(name, data_dir)
         train, test = (_Records(spec, folder, s) for s in (spec.train_split, spec.test_split))
     alpha = _balanced(train, spec, held_out // spec.num_classes, seed)
-    weights = np.setdiff1d(np.arange(len(train)), alpha, assume_unique=True)
+    used = (
+        np.arange(len(train))
+        if train_examples is None
+        else _balanced(train, spec, (held_out + train_examples) // spec.num_classes, seed)
+    )
+    weights = np.setdiff1d(used, alpha, assume_unique=True)
     logging.info(
         "%s: %d examples for weights, %d for alpha, %d for the test",
         name, len(weights), len(alpha), len(test),
@@ -182,6 +196,7 @@ def _report_left_out(spec: DatasetSpec) -> None:
 def _balanced(
     records: _Records | FolderRecords, spec: DatasetSpec, per_class: int, seed: int
 ) -> np.ndarray:
+    """Returns the first examples of each class in the seed's order, int64 [examples], ascending."""
     order = np.random.default_rng([seed, len(records)]).permutation(len(records))
     wanted = np.full(spec.num_classes, per_class)
     chosen: list[int] = []
@@ -197,7 +212,7 @@ def _balanced(
         short = int(np.flatnonzero(wanted)[0])
         raise ValueError(
             f"class {short} of {spec.name}/{spec.train_split} has only "
-            f"{per_class - wanted[short]} examples, held_out asks for {per_class} of each class; "
-            "ask for fewer"
+            f"{per_class - wanted[short]} examples; held_out and train_examples ask for "
+            f"{per_class} of each class; ask for fewer"
         )
     return np.sort(np.array(chosen, np.int64))

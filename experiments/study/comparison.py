@@ -1,0 +1,119 @@
+"""Search versus others: found networks, random networks and published ones, trained alike.
+
+All are within the same budget and are trained from scratch with one recipe. A network's top-1 is
+its mean over its trainings. The interval of a group of networks is over the networks, because they
+are what is sampled; that of a single network is over its trainings.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.study.intervals import difference_interval, mean_interval, side
+from experiments.study.random_networks import Draw
+from jaxnas.network import NetworkSpec, count_macs, count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A network of the comparison.
+
+    Attributes:
+      name: name in the folders of its runs.
+      group: name of its group, as the results print it.
+      number: its place in the group, from 0; determines the seeds of its trainings.
+      architecture: text form of the architecture, or a description of a published network.
+      space: the space as --space names it; None for a published network.
+      spec: specification with the deployed classifier, for counts and latency.
+      latency_ms: latency by the table; for a published network by the device.
+    """
+
+    name: str
+    group: str
+    number: int
+    architecture: str
+    space: str | None
+    spec: NetworkSpec
+    latency_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Result of one training.
+
+    Attributes:
+      seed: seed of the training.
+      top1: top-1 on the test part, a fraction, with the weights of the best epoch.
+      held_out_top1: top-1 on the held-out part, which chooses the best epoch.
+      epoch: best epoch, from 1.
+    """
+
+    seed: int
+    top1: float
+    held_out_top1: float
+    epoch: int
+
+
+def document(
+    trained: Sequence[tuple[Contender, Sequence[Trained]]],
+    image_size: int,
+    target_ms: float,
+    baseline: Draw,
+) -> dict[str, Any]:
+    """Returns the `worth` object of study.json.
+
+    Args:
+      trained: each network with its trainings; the networks of a group follow each other. The
+        first group is compared with every other.
+      image_size: px at which multiply-accumulates are counted.
+      target_ms: the budget.
+      baseline: the draw of the random networks.
+    """
+    networks: list[dict[str, Any]] = [
+        {
+            "name": one.name,
+            "group": one.group,
+            "architecture": one.architecture,
+            "latency_ms": one.latency_ms,
+            "blocks": len(one.spec.blocks),
+            "parameters": count_parameters(one.spec),
+            "macs": count_macs(one.spec, image_size),
+            "top1": float(np.mean([run.top1 for run in runs])),
+            "runs": [dataclasses.asdict(run) for run in runs],
+        }
+        for one, runs in trained
+    ]
+    first, *others = [
+        {"name": name, "networks": len(of_group), "top1": _values(of_group)}
+        for name in dict.fromkeys(n["group"] for n in networks)
+        for of_group in [[n for n in networks if n["group"] == name]]
+    ]
+    for other in others:
+        difference = difference_interval(first["top1"], other["top1"])
+        other |= {
+            "difference": difference,
+            "first_is": side(difference, 0),
+            "ranks": [rank(value, other["top1"]) for value in first["top1"]],
+        }
+    return {
+        "target_ms": target_ms,
+        "image_size": image_size,
+        "num_classes": trained[0][0].spec.num_classes,
+        "chance": {"drawn": baseline.drawn, "accepted": baseline.accepted},
+        "networks": networks,
+        "groups": [{**group, "top1": mean_interval(group["top1"])} for group in (first, *others)],
+    }
+
+
+def _values(networks: Sequence[dict[str, Any]]) -> list[float]:
+    """Returns the values that a group's interval is over: networks, or trainings of one."""
+    if len(networks) > 1:
+        return [n["top1"] for n in networks]
+    return [run["top1"] for run in networks[0]["runs"]]
+
+
+def rank(value: float, others: Sequence[float]) -> int:
+    """Returns the rank of a value among others: 1 is the greatest; ties take the better rank."""
+    return 1 + sum(other > value for other in others)
