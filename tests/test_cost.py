@@ -147,16 +147,30 @@ def test_an_injected_copy_is_hidden_but_for_the_hosts_own_reading(source, share)
 
 
 def test_host_time_and_interval_stand_beside_the_device():
+    errors = {"convolution": 50.0, "depthwise": 50.0, "pooling": 50.0, "other": 20.0}
     calibration = dataclasses.replace(
-        with_coefficients(copy_ms_per_mb=1.0), host_ms=1.3, error_percent=(-10.0, 20.0)
+        with_coefficients(copy_ms_per_mb=1.0), host_ms=1.3, error_percent=errors
     )
     result = estimate_stages(
         [copy(0, "a", 4.0), copy(1, "b", 6.0), copy(-1, "idle", 9.0)], calibration
     )
     assert [(layer.name, round(layer.ms, 9)) for layer in result.layers] == [("a", 4), ("b", 6)]
     assert result.latency_ms == pytest.approx(11.3)
-    assert result.interval_ms == pytest.approx((9 + 1.3, 12 + 1.3))
+    assert result.interval_ms == pytest.approx((8 + 1.3, 12 + 1.3))
     assert result.host_ms == 1.3
+
+
+def test_kinds_of_layers_err_independently():
+    errors = {"convolution": 3.0, "depthwise": 8.0, "pooling": 0.0, "other": 20.0}
+    calibration = dataclasses.replace(
+        with_coefficients(copy_ms_per_mb=1.0, engine_stage_ms=5.0), error_percent=errors
+    )
+    dense = dataclasses.replace(convolution("CMX"), order=1)
+    other = dataclasses.replace(dense, name="d", layer="d", order=2)
+    stages = [copy(0, "a", 4.0), dense, other]
+    result = estimate_stages(stages, calibration, depthwise={"d"})
+    half_ms = ((0.2 * 4) ** 2 + (0.03 * 5) ** 2 + (0.08 * 5) ** 2) ** 0.5
+    assert result.interval_ms == pytest.approx((14 - half_ms, 14 + half_ms))
 
 
 def test_calibration_goes_through_its_file(tmp_path):

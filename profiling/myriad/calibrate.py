@@ -5,7 +5,8 @@
 compiles four public networks whose layers were timed on a Neural Compute Stick 2, fits the cost of
 each kind of stage, and writes calibration.json and docs/myriadx_calibration.md with its figure.
 Errors of a network come from the fit to the other networks. Further errors come from data that no
-fit uses: depthwise and fully connected layers, ResNet-18 and two networks of the MyriadX poster.
+fit uses: depthwise and fully connected layers, two networks of the MyriadX poster, ResNet-18 and
+MobileOne-S0.
 """
 
 import csv
@@ -24,10 +25,10 @@ from jaxnas.network import Network
 from jaxnas.zoo import find_network
 from profiling import command
 from profiling.myriad import calibration_report
-from profiling.myriad.calibration import CALIBRATION, Calibration
+from profiling.myriad.calibration import CALIBRATION, KINDS, Calibration
 from profiling.myriad.client import Worker
 from profiling.myriad.coefficient_fit import Timed, fit, left_out
-from profiling.myriad.cost import estimate_stages
+from profiling.myriad.cost import estimate_stages, layer_kinds
 from profiling.myriad.public_networks import PUBLIC_NETWORKS, depthwise, resnet_18
 from profiling.myriad.stages import Stage, parse
 
@@ -41,8 +42,9 @@ SOURCES = {
     "profiling.myriad.calibrate` writes this file.",
     "host_ms": "Time that host and USB add to tiny networks in public measurements of a Neural "
     "Compute Stick 2. A larger input takes longer.",
-    "error_percent": "p10 and p90 of the device's time, from Student's t distribution over the "
-    "errors of the four networks, each estimated by the fit to the other three.",
+    "error_percent": "Half the interval from p10 to p90 of the time of all layers of a kind, from "
+    "Student's t distribution over the errors of the four networks, each estimated by the fit to "
+    "the other three; for depthwise convolutions over six single layers that no fit uses.",
 }
 # Counters without a stage: the compiler of 2019 permuted before the softmax, 2021.4.2 does not.
 NO_LONGER_THERE = (
@@ -64,8 +66,9 @@ DEPTHWISE_MS = {
     (32, 16, 512): {1: 0.273, 3: 0.925, 5: 1.793, 7: 2.402},
     (8, 8, 3): {1: 0.016, 3: 0.024, 5: 0.022, 7: 0.028},
 }
-# Whole networks, ms including the host: the poster's two, and the range of two sources.
-POSTER_MS = {"mobilenet_v2": 19.8, "proxyless_mobile": 24.1}
+# Whole networks, ms including the host: the poster's two; MobileOne-S0 by Luxonis on an OAK-D (8
+# SHAVEs, USB included); for ResNet-18 the range of two sources and Luxonis' 19.7.
+PUBLISHED_MS = {"mobilenet_v2": 19.8, "proxyless_mobile": 24.1, "mobileone_s0": 11.1}
 RESNET_18_MS = (19.0, 22.5)
 
 
@@ -122,7 +125,7 @@ def compile_all(compiler: Worker) -> Compiled:
         },
         whole={
             "resnet_18": stages("resnet_18", resnet_18()[0]),
-            **{name: stages(name, zoo_model(name)) for name in POSTER_MS},
+            **{name: stages(name, zoo_model(name)) for name in PUBLISHED_MS},
         },
     )
 
@@ -144,20 +147,73 @@ def timed_networks(public: dict[str, list[Stage]]) -> dict[str, Timed]:
     }
 
 
-def calibrate(networks: dict[str, Timed], without: dict[str, Calibration]) -> Calibration:
-    """Returns the fit to all networks, with an error interval from the leave-one-out fits.
+def calibrate(
+    compiled: Compiled, networks: dict[str, Timed], without: dict[str, Calibration]
+) -> Calibration:
+    """Returns the fit to all networks, with errors by kind from the leave-one-out fits.
 
     Args:
       networks: timed networks by name.
       without: for each network, the fit to all the others.
     """
-    ratios = [
-        sum(network.measured_ms.values()) / sum(network.estimated_ms(without[name]).values()) - 1
-        for name, network in networks.items()
+    fitted = fit(list(networks.values()))
+    errors: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    errors["depthwise"] = [
+        measured / estimated - 1
+        for _, kernel, measured, estimated in depthwise_ms(compiled, fitted)
+        if kernel > 1  # a depthwise 1x1 is a scaling of channels
     ]
-    spread = float(np.sqrt(np.mean(np.square(ratios))))
-    percent = 100 * spread * float(stats.t.ppf(0.9, len(ratios)))
-    return Calibration(fit(list(networks.values())).coefficients, HOST_MS, (-percent, percent))
+    for name, network in networks.items():
+        kinds = layer_kinds(network.stages, ())
+        estimated_ms = network.estimated_ms(without[name])
+        for kind in set(KINDS) - {"depthwise"}:
+            layers = [
+                layer
+                for layer in estimated_ms
+                if kinds.get(layer, "other") == kind and layer not in network.held_out
+            ]
+            measured = sum(network.measured_ms[layer] for layer in layers)
+            errors[kind].append(measured / sum(estimated_ms[layer] for layer in layers) - 1)
+    percent = {
+        kind: 100 * float(np.sqrt(np.mean(np.square(some))) * stats.t.ppf(0.9, len(some)))
+        for kind, some in errors.items()
+    }
+    return Calibration(fitted.coefficients, HOST_MS, percent)
+
+
+def depthwise_ms(
+    compiled: Compiled, calibration: Calibration
+) -> list[tuple[tuple[int, int, int], int, float, float]]:
+    """Returns (width, height, channels), kernel, measured and estimated ms of each single layer."""
+    return [
+        (
+            size,
+            kernel,
+            DEPTHWISE_MS[size][kernel],
+            next(
+                layer.ms
+                for layer in estimate_stages(stages, calibration).layers
+                if layer.name == "depthwise"
+            ),
+        )
+        for (size, kernel), stages in compiled.depthwise.items()
+    ]
+
+
+def convolution_sizes(model: onnx.ModelProto) -> dict[str, tuple[str, int]]:
+    """Returns each convolution's kernel, as text, and the height of its output in px, by name."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    heights = {
+        value.name: value.type.tensor_type.shape.dim[2].dim_value
+        for value in (*graph.value_info, *graph.output)
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
+    kernels = {tensor.name: tensor.dims[2:] for tensor in graph.initializer}
+    return {
+        node.name: ("×".join(map(str, kernels[node.input[1]])), heights[node.output[0]])
+        for node in graph.node
+        if node.op_type == "Conv"
+    }
 
 
 def report(
@@ -168,6 +224,7 @@ def report(
 ) -> calibration_report.Report:
     """Returns the numbers of the document."""
     types = {(c.network, c.layer): c for c in counters()}
+    sizes = {name: convolution_sizes(make()[0]) for name, make in PUBLIC_NETWORKS.items()}
     layers = []
     for name, network in networks.items():
         fitted, unseen = network.estimated_ms(calibration), network.estimated_ms(without[name])
@@ -180,20 +237,19 @@ def report(
                 fitted[layer],
                 unseen[layer],
                 layer in network.held_out,
+                sizes[name].get(layer),
             )
             for layer, measured in network.measured_ms.items()
         ]
     points = [
         calibration_report.Point(
             f"depthwise {kernel}×{kernel}, {width}×{height}, {channels} channels",
-            DEPTHWISE_MS[(width, height, channels)][kernel],
-            next(
-                layer.ms
-                for layer in estimate_stages(stages, calibration).layers
-                if layer.name == "depthwise"
-            ),
+            measured,
+            estimated,
         )
-        for ((width, height, channels), kernel), stages in compiled.depthwise.items()
+        for (width, height, channels), kernel, measured, estimated in depthwise_ms(
+            compiled, calibration
+        )
     ]
     points += [
         calibration_report.Point(
@@ -202,8 +258,15 @@ def report(
         for layer in layers
         if layer.held_out
     ]
-    whole = {name: estimate_stages(stages, calibration) for name, stages in compiled.whole.items()}
-    return calibration_report.Report(layers, points, whole, POSTER_MS, RESNET_18_MS, calibration)
+    whole = {
+        name: estimate_stages(
+            stages,
+            calibration,
+            {s.layer for s in stages if s.layer is not None and s.layer.endswith("/depthwise")},
+        )
+        for name, stages in compiled.whole.items()
+    }
+    return calibration_report.Report(layers, points, whole, PUBLISHED_MS, RESNET_18_MS, calibration)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -217,7 +280,7 @@ def main(argv: Sequence[str]) -> int:
         compiled = compile_all(compiler)
     networks = timed_networks(compiled.public)
     without = left_out(networks)
-    calibration = calibrate(networks, without)
+    calibration = calibrate(compiled, networks, without)
     result = report(compiled, networks, without, calibration)
     calibration.save(pathlib.Path(flags.FLAGS.calibration), SOURCES)
     text = calibration_report.markdown(result, SOURCES)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 
 CALIBRATION = pathlib.Path(__file__).with_name("calibration.json")
-SCHEMA = 2
+SCHEMA = 3
 
 # Unit and meaning of each coefficient. Clocks are those of the convolution engine, 700 MHz.
 COEFFICIENTS = {
@@ -36,6 +36,10 @@ COEFFICIENTS = {
 }
 
 
+# Kinds of layers, whose errors differ; `depthwise` are all grouped convolutions.
+KINDS = ("convolution", "depthwise", "pooling", "other")
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Parameters of the cost model.
@@ -43,12 +47,15 @@ class Calibration:
     Attributes:
       coefficients: non-negative values under the names of COEFFICIENTS.
       host_ms: time that host and USB add to the device's time.
-      error_percent: p10 and p90 of (measured / estimated - 1) for a whole network, in percent.
+      error_percent: by kind of layer, half the width of the interval from p10 to p90 of
+        (measured / estimated - 1) for all such layers of a network, in percent.
     """
 
     coefficients: Mapping[str, float]
     host_ms: float = 0.0
-    error_percent: tuple[float, float] = (0.0, 0.0)
+    error_percent: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(KINDS, 0.0)
+    )
 
     @classmethod
     def load(cls, path: pathlib.Path = CALIBRATION) -> "Calibration":
@@ -67,7 +74,7 @@ class Calibration:
             raise ValueError(
                 f"{path} has the coefficients {sorted(values)}; required: {sorted(COEFFICIENTS)}"
             )
-        return cls(values, content["host_ms"]["value"], tuple(content["error_percent"]["value"]))
+        return cls(values, content["host_ms"]["value"], content["error_percent"]["value"])
 
     def save(self, path: pathlib.Path, sources: Mapping[str, str]) -> None:
         """Writes the file that `load` reads.
@@ -87,7 +94,9 @@ class Calibration:
                         for name, what in COEFFICIENTS.items()
                     },
                     "host_ms": {"value": self.host_ms},
-                    "error_percent": {"value": [round(value, 2) for value in self.error_percent]},
+                    "error_percent": {
+                        "value": {kind: round(self.error_percent[kind], 2) for kind in KINDS}
+                    },
                 },
                 indent=1,
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from profiling.myriad.calibration import COEFFICIENTS, Calibration
+from profiling.myriad.calibration import COEFFICIENTS, KINDS, Calibration
 from profiling.myriad.cost import Estimate
 
 DOCUMENT = "myriadx_calibration.md"
@@ -16,7 +16,10 @@ FIGURE = "myriadx_calibration.png"
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A timed layer, its estimate by the fit to all networks and by the fit to the others."""
+    """A timed layer, its estimate by the fit to all networks and by the fit to the others.
+
+    `size` is a convolution's kernel, such as 3×3, and the height of its output in px.
+    """
 
     network: str
     name: str
@@ -25,6 +28,7 @@ class Layer:
     fitted_ms: float
     unseen_ms: float
     held_out: bool
+    size: tuple[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Report:
       layers: timed layers of the four public networks.
       points: single layers that no fit uses.
       whole: estimates of the networks with a known total latency, including the host.
-      published_ms: published latency of those networks, except ResNet-18's.
+      published_ms: published latency of those networks, without ResNet-18's.
       resnet_18_ms: lowest and highest published latency of ResNet-18.
       calibration: the fit to all networks.
     """
@@ -83,7 +87,6 @@ def _errors(layers: Iterable[Layer], which: str) -> np.ndarray:
 
 def markdown(report: Report, sources: Mapping[str, str]) -> str:
     """Returns the document as Markdown."""
-    low, high = report.calibration.error_percent
     lines = [
         "# Calibration of the MyriadX cost model",
         "",
@@ -111,8 +114,10 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
         )
     lines += [
         "",
-        f"The interval of an estimate (p10 to p90 of the device's time) is {low:+.1f} % to "
-        f"{high:+.1f} %, from these four errors.",
+        "The interval of an estimate is p10 to p90. Half of it is the root of the sum of squares, "
+        "over kinds of layers, of the time of each kind in the network times this error: "
+        + ", ".join(f"{kind} {report.calibration.error_percent[kind]:.1f} %" for kind in KINDS)
+        + ".",
         "",
         "## By kind of layer",
         "",
@@ -137,6 +142,8 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
         "",
         f"Kinds with fewer than ten layers: {', '.join(few)}. Their errors, and those of other "
         "kinds of vector stages, are based on little data.",
+        "",
+        *_by_size(report.layers),
         "",
         "## Layers held out of all fits",
         "",
@@ -177,6 +184,36 @@ def markdown(report: Report, sources: Mapping[str, str]) -> str:
     ]
     lines += ["", "## Sources", "", *(f"- {name}: {text}" for name, text in sources.items()), ""]
     return "\n".join(lines)
+
+
+def _by_size(layers: Iterable[Layer]) -> list[str]:
+    """Returns the lines of a table of dense convolutions by kernel and height of the output."""
+    heights = {"56 or more": 56, "28 to 55": 28, "14 to 27": 14, "below 14": 0}
+    groups: dict[tuple[str, str], list[Layer]] = collections.defaultdict(list)
+    for layer in layers:
+        if layer.size is not None and not layer.held_out:
+            kernel = layer.size[0] if layer.size[0] in ("1×1", "3×3") else "others"
+            height = next(name for name, least in heights.items() if layer.size[1] >= least)
+            groups[kernel, height].append(layer)
+    lines = [
+        "## Dense convolutions by size, unseen",
+        "",
+        "| kernel | output, px | layers | total ms | error of the total % | median error % | "
+        "90th percentile error % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kernel in ("1×1", "3×3", "others"):
+        for height in heights:
+            some = groups.get((kernel, height))
+            if some:
+                measured = sum(layer.measured_ms for layer in some)
+                total = sum(layer.unseen_ms for layer in some) / measured - 1
+                errors = _errors(some, "unseen_ms")
+                lines.append(
+                    f"| {kernel} | {height} | {len(some)} | {measured:.1f} | {100 * total:+.1f} | "
+                    f"{100 * np.median(errors):.1f} | {100 * np.quantile(errors, 0.9):.1f} |"
+                )
+    return lines
 
 
 def figure(report: Report) -> Figure:

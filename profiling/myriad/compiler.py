@@ -10,6 +10,7 @@ from profiling.measurement import Measurement, Setup
 from profiling.myriad.calibration import CALIBRATION
 from profiling.myriad.client import Worker
 from profiling.myriad.cost import estimate
+from profiling.myriad.model_check import depthwise_layers
 
 NAME = "MYRIADX_COMPILER"
 PRECISION = "FP16"
@@ -48,7 +49,7 @@ class MyriadXCompiler:
     def measure(self, model: bytes) -> Measurement:
         compiled = self._compiler.compile(model, shaves=self._shaves)
         try:
-            result = estimate(compiled.graph)
+            result = estimate(compiled.graph, depthwise_layers(model))
         except ValueError as error:
             raise CompileError(
                 f"the cost model cannot read the compiler's stage graph of this network: {error}"

@@ -14,7 +14,8 @@ Which alternative is the longer depends on the coefficients, so coefficient_fit.
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from profiling.measurement import LayerTime
 from profiling.myriad.calibration import Calibration
@@ -31,7 +32,8 @@ class Estimate:
 
     Attributes:
       latency_ms: time of the device plus host_ms.
-      interval_ms: p10 and p90, from the errors on networks that were left out of the fit.
+      interval_ms: p10 and p90, from the errors of each kind of layer on networks and layers that
+        were left out of the fit. A kind errs in one direction, different kinds independently.
       layers: device time of each layer, in order of first execution. Their sum plus host_ms is
         latency_ms.
       host_ms: time that host and bus add.
@@ -43,29 +45,58 @@ class Estimate:
     host_ms: float
 
 
-def estimate(graph_text: str, calibration: Calibration | None = None) -> Estimate:
+def estimate(
+    graph_text: str,
+    depthwise: Collection[str] = (),
+    calibration: Calibration | None = None,
+) -> Estimate:
     """Estimates a compiled network's latency from its stage graph.
 
     Args:
       graph_text: the compiler's stage graph in DOT.
+      depthwise: names of the depthwise convolutions, which the graph does not tell from dense ones.
       calibration: coefficients; None reads calibration.json.
 
     Raises:
       ValueError: the text is not a stage graph.
     """
-    return estimate_stages(parse(graph_text), calibration or Calibration.load())
+    return estimate_stages(parse(graph_text), calibration or Calibration.load(), depthwise)
 
 
-def estimate_stages(stages: Sequence[Stage], calibration: Calibration) -> Estimate:
-    """Estimates the latency of parsed stages."""
+def estimate_stages(
+    stages: Sequence[Stage], calibration: Calibration, depthwise: Collection[str] = ()
+) -> Estimate:
+    """Estimates the latency of parsed stages; the other arguments are those of `estimate`."""
     layers = tuple(
         LayerTime(name, total(amounts, calibration))
         for name, amounts in layer_amounts(stages, calibration).items()
     )
     device_ms = sum(layer.ms for layer in layers)
-    low, high = (device_ms * (1 + percent / 100) for percent in calibration.error_percent)
-    host_ms = calibration.host_ms
-    return Estimate(device_ms + host_ms, (low + host_ms, high + host_ms), layers, host_ms)
+    kinds = layer_kinds(stages, depthwise)
+    by_kind: dict[str, float] = collections.defaultdict(float)
+    for layer in layers:
+        by_kind[kinds[layer.name]] += layer.ms
+    half_ms = math.hypot(
+        *(calibration.error_percent[kind] / 100 * ms for kind, ms in by_kind.items())
+    )
+    whole_ms = device_ms + calibration.host_ms
+    return Estimate(whole_ms, (whole_ms - half_ms, whole_ms + half_ms), layers, calibration.host_ms)
+
+
+def layer_kinds(stages: Sequence[Stage], depthwise: Collection[str]) -> dict[str, str]:
+    """Returns the kind of each layer, one of `KINDS`, by the stages that it executes."""
+    kinds: dict[str, str] = {}
+    for stage in stages:
+        name = stage.layer or stage.name
+        if not stage.executed or kinds.get(name, "other") != "other":
+            continue
+        if name in depthwise:
+            kinds[name] = "depthwise"
+        elif stage.hardware is None:
+            kinds[name] = "other"
+        else:
+            kinds[name] = "pooling" if stage.hardware.operation == "POOL" else "convolution"
+    return kinds
 
 
 def total(amounts: Mapping[str, float], calibration: Calibration) -> float:

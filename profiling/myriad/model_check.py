@@ -108,6 +108,16 @@ def check(sent: Sent, read: Mapping[str, Sequence[Sequence[int]]], graph_text: s
             )
 
 
+def depthwise_layers(model: bytes) -> frozenset[str]:
+    """Returns the names of an ONNX network's grouped convolutions, and of their outputs."""
+    return frozenset(
+        name
+        for node in onnx.load_model_from_string(model).graph.node
+        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+        for name in (node.name, *node.output)
+    )
+
+
 _REMEDY = (
     "export the network with torch.onnx.export(..., dynamo=False, opset_version=13), or "
     "without this layer"
