@@ -174,6 +174,12 @@ def files(tmp_path_factory) -> dict[str, pathlib.Path]:
     random_table(PROXYLESS_TINY, 0).save(folder / "table.json", PROXYLESS_TINY)
     documents = {
         "space.json": MICRO,
+        "mixed.json": {
+            **{name: MICRO[name] for name in ("stem", "first", "head", "widths", "counts")},
+            "strides": [2],
+            "candidates": [["f3e1", "f3e4", "k5e6"]],
+            "first_block": "f3e1",
+        },
         "result.json": RESULT,
         "config.json": {"schema": 1, "device": "CPU"},
         "architecture.json": {"schema": 1, "architecture": TEXT, "space": "proxyless_tiny"},
@@ -207,6 +213,7 @@ READERS = {
     "config.json": resume,
     "table.json": lambda file: LatencyTable.load(file, PROXYLESS_TINY),
     "space.json": lambda file: find_space(str(file)),
+    "mixed.json": lambda file: find_space(str(file)),
     "architecture.json": lambda file: read_architecture(file.parent),
     "result.json": lambda file: (read_accuracy(file.parent), _read_run(file.parent)),
     "shown": lambda file: show(file.parent),

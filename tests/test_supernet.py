@@ -1,3 +1,5 @@
+"""The supernet, with MBConv candidates, fused ones, and both in one block."""
+
 import dataclasses
 
 import jax
@@ -6,163 +8,204 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import loss, sampling, search_steps, supernet
+from jaxnas import loss, sampling, search_steps, supernet, supernet_block
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
-from tests.conftest import NUM_CLASSES, SMALL, make_table, same_bits
-
-SKIP_INDEX = len(SMALL.candidates) - 1
-PATHS = [[0, 1, 2, 3, 0], [3, 3, SKIP_INDEX, 1, 2], [1, 0, SKIP_INDEX, SKIP_INDEX, SKIP_INDEX]]
-
-
-def copy(state):
-    """The steps consume the state they are given."""
-    return jax.tree.map(jnp.array, state)
+from tests.conftest import NUM_CLASSES, random_table, same_bits
+from tests.kinds import KINDS, Kind, copy, hyperparameters, state_of, steps_of
+from tests.test_steps import naive_gate_gradients
 
 
-def step(small_steps, state, batch, path, rate=0.05, momentum=0.9):
-    return small_steps.weight(
+@pytest.fixture(scope="module", params=KINDS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kind(name) -> Kind:
+    return KINDS[name]
+
+
+@pytest.fixture(scope="module")
+def steps(name) -> search_steps.Steps:
+    return steps_of(name)
+
+
+@pytest.fixture
+def state(name) -> search_steps.SearchState:
+    return state_of(name)
+
+
+def gathered(space, state, path):
+    return [supernet.gather(space, tree, path) for tree in (state.params, state.stats)]
+
+
+def step(steps, state, batch, path, rate=0.05, momentum=0.9):
+    return steps.weight(
         copy(state), batch, jnp.asarray(path, jnp.int32), jnp.float32(rate), jnp.float32(momentum)
     )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("train", [True, False])
-def test_a_path_computes_what_its_network_computes(small_state, images, path, train):
-    path = np.array(path, np.int32)
-    network = supernet.extract(SMALL, small_state.params, small_state.stats, path, NUM_CLASSES)
-    (network.train if train else network.eval)()
-    params, stats = (
-        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
-    )
-    logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=train)
-    np.testing.assert_allclose(logits, network(images), atol=2e-5)
+def passes_of(kind, images, batch):
+    """Logits in evaluation, and a loss's gradients with logits: one program each for all paths."""
+
+    def logits(params, stats, path, train=False):
+        active = (supernet.gather(kind.space, tree, path) for tree in (params, stats))
+        return supernet.apply(kind.space, *active, path, images, train=train)[0]
+
+    def ce(params, stats, path):
+        out = logits(params, stats, path, train=True)
+        return loss.cross_entropy(out, batch["label"], 0.1), out
+
+    return jax.jit(logits), jax.jit(jax.grad(ce, has_aux=True))
 
 
-def test_gradients_of_a_path_are_its_networks(small_state, batch, images):
-    """The custom backward pass, against plain differentiation of the network on its own."""
-    path = np.array(PATHS[1], np.int32)
-    params, stats = (
-        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
-    )
+@pytest.fixture(scope="module")
+def passes(kind, images, batch):
+    return passes_of(kind, images, batch)
 
-    def supernet_loss(params):
-        logits, _ = supernet.apply(SMALL, params, stats, jnp.asarray(path), images, train=True)
-        return loss.cross_entropy(logits, batch["label"], 0.1)
 
-    mine = jax.jit(jax.grad(supernet_loss))(params)
-    network = supernet.extract(SMALL, small_state.params, small_state.stats, path, NUM_CLASSES)
+@pytest.mark.parametrize("index", range(3))
+def test_a_path_computes_and_learns_what_its_network_does(
+    index, kind, passes, state, batch, images
+):
+    """Logits in both modes; every weight's gradient, against plain differentiation."""
+    evaluated, gradients = passes
+    path = kind.paths[index]
+    network = supernet.extract(kind.space, state.params, state.stats, path, NUM_CLASSES)
+    network.eval()
+    mine = evaluated(state.params, state.stats, jnp.asarray(path))
+    np.testing.assert_allclose(mine, network(images), atol=2e-5)
+    network.train()
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def network_loss(weights):
         logits = nnx.merge(graph, weights, rest, copy=True)(images)
-        return loss.cross_entropy(logits, batch["label"], 0.1)
+        return loss.cross_entropy(logits, batch["label"], 0.1), logits
 
-    expected = nnx.to_pure_dict(jax.grad(network_loss)(weights))
-    np.testing.assert_allclose(mine["stem"]["kernel"], expected["stem"]["kernel"], atol=1e-5)
-    # Block 1 is the first of the second run, candidate k5e3: full size but for the kernel's.
-    for part in ("expand", "depthwise", "project"):
-        got, want = (
-            mine["runs"][1]["mbconv"][part]["kernel"][0],
-            expected["blocks"][2][part]["kernel"],
-        )
-        np.testing.assert_allclose(got[tuple(map(slice, want.shape))], want, atol=1e-5)
-
-
-def slices(tree, run, block, candidate):
-    return jax.tree.map(lambda leaf: leaf[block, candidate], tree["runs"][run]["mbconv"])
+    expected, logits = jax.jit(jax.grad(network_loss, has_aux=True))(weights)
+    mine, my_logits = gradients(state.params, state.stats, jnp.asarray(path))
+    np.testing.assert_allclose(my_logits, logits, atol=2e-5)
+    # As a network of gradients: every leaf of the path, at its own size.
+    got = supernet.extract(kind.space, mine, state.stats, path, NUM_CLASSES)
+    leaves, expected = jax.tree.leaves(nnx.state(got, nnx.Param)), jax.tree.leaves(expected)
+    assert len(leaves) == len(expected) > 15
+    for a, b in zip(leaves, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    total = sum(float(jnp.sum(abs(leaf))) for leaf in jax.tree.leaves(mine))
+    assert total == pytest.approx(sum(float(jnp.sum(abs(b))) for b in expected), rel=1e-4)
 
 
-def test_what_is_not_sampled_keeps_its_bits(small_steps, small_state, batch):
+def test_what_is_not_sampled_keeps_its_bits_and_one_program_serves_all_paths(
+    kind, steps, state, batch
+):
     # Momentum everywhere, so that decay or momentum of an unsampled candidate would show.
-    trace = small_state.momentum[1]._replace(
-        trace=jax.tree.map(lambda p: jnp.full_like(p, 0.01), small_state.params)
+    space = kind.space
+    trace = jax.tree.map(lambda p: jnp.full_like(p, 0.01), state.params)
+    momentum = state.momentum[1]._replace(trace=trace)
+    state = dataclasses.replace(state, momentum=(state.momentum[0], momentum))
+    latency = LatencyModel.of(random_table(space, 0))
+    for path in kind.paths:
+        before = jax.tree.map(jnp.array, (state.params, state.stats, state.momentum[1].trace))
+        state, _ = step(steps, state, batch, path)
+        changes, _ = steps.arch(state, batch, latency, jnp.float32(4.0), jnp.float32(0.1))
+        state = dataclasses.replace(state, **changes)
+        after = (state.params, state.stats, state.momentum[1].trace)
+        for tree, new in zip(before, after, strict=True):
+            # What the path's slices do not cover is as it was, to the bit; what they do is not.
+            old = supernet.gather(space, tree, path)
+            assert same_bits(supernet.scatter(space, new, old, path), tree)
+            for block, candidate in enumerate(path):
+                if not space.candidates[candidate].is_skip:
+                    one, other = (slices_of(space, t, block, candidate) for t in (tree, new))
+                    assert not same_bits(one, other)
+    assert steps.weight._cache_size() == 1 and steps.arch._cache_size() == 1
+
+
+def slices_of(space, tree, block, candidate):
+    """A candidate's own slices, found without `gather`."""
+    run, start = next(
+        (i, start)
+        for i, (start, length) in enumerate(space.runs())
+        if start <= block < start + length
     )
-    state = dataclasses.replace(small_state, momentum=(small_state.momentum[0], trace))
-    path = PATHS[1]
-    new, _ = step(small_steps, state, batch, path)
-    before = (state.params, state.stats, state.momentum[1].trace)
-    after = (new.params, new.stats, new.momentum[1].trace)
-    changed, kept = 0, 0
-    for run, (start, length) in enumerate(SMALL.runs()):
-        for block in range(length):
-            for candidate in range(SKIP_INDEX):
-                at = (run, block, candidate)
-                same = [
-                    same_bits(slices(a, *at), slices(b, *at))
-                    for a, b in zip(before, after, strict=True)
-                ]
-                if path[start + block] == candidate:
-                    assert not any(same)
-                    changed += 1
-                else:
-                    assert all(same)
-                    kept += 1
-    assert (changed, kept) == (4, 16)
+    shape = dataclasses.replace(space.blocks[block], name="")
+    stack = supernet_block.stack_of(space.candidates[candidate])
+    place = supernet_block.stacks(shape)[stack].index(space.candidates[candidate])
+    return jax.tree.map(lambda leaf: leaf[block - start, place], tree["runs"][run][stack])
 
 
-def test_padding_stays_zero(small_steps, small_state, batch):
-    state, _ = step(small_steps, small_state, batch, [0, 0, 0, 0, 0])
-    kernel = np.asarray(state.params["runs"][1]["mbconv"]["depthwise"]["kernel"][:, 0])
-    assert kernel[:, :3, :3, :16].any()
-    assert not kernel[:, 3:].any() and not kernel[..., 16:].any()
+def test_padding_stays_zero(kind, steps, state, batch):
+    space, padded = kind.space, 0
+    for path in kind.paths:
+        state, _ = step(steps, state, batch, path)
+    for block, shape in enumerate(space.blocks):
+        for index in np.flatnonzero(space.allowed[block]):
+            candidate = space.candidates[index]
+            if candidate.is_skip:
+                continue
+            slices = slices_of(space, state.params, block, index)
+            true = supernet_block.split_of(dataclasses.replace(shape, name=""), candidate)[1]
+            for leaf, like in zip(jax.tree.leaves(slices), jax.tree.leaves(true), strict=True):
+                inside = np.zeros(leaf.shape, bool)
+                inside[tuple(map(slice, like.shape))] = True
+                assert not np.asarray(leaf)[~inside].any()
+                padded += (~inside).sum()
+    assert padded > 100
 
 
-def test_each_step_compiles_once_for_all_paths(small_steps, small_state, batch):
-    rng = np.random.default_rng(0)
-    state, latency = copy(small_state), LatencyModel.of(make_table(SMALL, np.ones((5, 5))))
-    for _ in range(6):
-        state, _ = step(small_steps, state, batch, SMALL.random_path(rng))
-        small_steps.arch(state, batch, latency, jnp.float32(4), jnp.float32(0.1))
-    # All tests give these shapes, so one program each is all there may be.
-    assert small_steps.weight._cache_size() == 1 and small_steps.arch._cache_size() == 1
-
-
-def test_training_one_path_lowers_its_loss(small_steps, small_state, batch):
-    state = small_state
-    state, first = step(small_steps, state, batch, PATHS[0])
+def test_training_one_path_lowers_its_loss(kind, steps, state, batch):
+    path = kind.paths[0]
+    state, first = step(steps, state, batch, path)
     for _ in range(40):
-        state, last = step(small_steps, state, batch, PATHS[0])
-    assert float(last["ce"]) < 0.75 * float(first["ce"])
+        state, last = step(steps, state, batch, path)
+    assert float(last["ce"]) < 0.85 * float(first["ce"])
 
 
-def test_recalibration_gives_the_mean_of_the_batches_statistics(small_steps, small_state, batch):
-    path = jnp.asarray(PATHS[0], jnp.int32)
+def test_recalibration_gives_the_mean_of_the_batches_statistics(kind, steps, state, batch):
+    space, path = kind.space, jnp.asarray(kind.paths[0])
     rng = np.random.default_rng(8)
     batches = [
         batch | {"image": rng.integers(0, 80 * (1 + i), (8, 16, 16, 3), np.uint8)} for i in range(3)
     ]
-    state = copy(small_state)
+    new = state
     for i, one in enumerate(batches):
-        state, _ = step(small_steps, state, one, path, rate=0.0, momentum=i / (i + 1))
-    params, stats = (
-        supernet.gather(SMALL, tree, path) for tree in (small_state.params, small_state.stats)
+        new, _ = step(steps, new, one, path, rate=0.0, momentum=i / (i + 1))
+    params, stats = gathered(space, state, path)
+
+    @jax.jit
+    def statistics(images):
+        return supernet.apply(space, params, stats, path, images, train=True)[1]
+
+    seen = [statistics(from_pixels(one["image"])) for one in batches]
+    places = supernet.gather(space, new.stats, path)
+    # Of the stacks that the path's candidates are in: what else was gathered, nothing reads.
+    got, expected = (
+        supernet.extract(space, new.params, supernet.scatter(space, new.stats, t, path), path, 5)
+        for t in (places, jax.tree.map(lambda *s: jnp.mean(jnp.stack(s), 0), *seen))
     )
-    seen = [
-        supernet.apply(SMALL, params, stats, path, from_pixels(one["image"]), train=True)[1]
-        for one in batches
-    ]
-    expected = jax.tree.map(lambda *s: np.mean(s, 0), *seen)
-    got = supernet.gather(SMALL, state.stats, path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), got, expected)
-    assert same_bits(state.params, small_state.params)
+    for a, b in zip(
+        *(jax.tree.leaves(nnx.state(n, nnx.BatchStat)) for n in (got, expected)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+    assert same_bits(new.params, state.params)
 
 
-def test_memory_is_of_one_candidate_and_not_of_all(batch):
+def test_memory_is_of_one_candidate_and_not_of_all(name, kind):
     """XLA's own count of temporaries: a path through the switch against the largest network."""
+    space, path = kind.space, kind.path(kind.largest)
     images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
-    params, stats = supernet.init(SMALL, NUM_CLASSES, 0)
-    largest = np.full(5, SKIP_INDEX - 1, np.int32)
-    network = supernet.extract(SMALL, params, stats, largest, NUM_CLASSES)
+    params, stats = supernet.init(space, NUM_CLASSES, 0)
+    network = supernet.extract(space, params, stats, path, NUM_CLASSES)
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def through_the_switch(params, stats, path, images):
-        return jnp.sum(supernet.apply(SMALL, params, stats, path, images, train=True)[0] ** 2)
+        return jnp.sum(supernet.apply(space, params, stats, path, images, train=True)[0] ** 2)
 
     def alone(weights, rest, images):
         return jnp.sum(nnx.merge(graph, weights, rest, copy=True)(images) ** 2)
 
-    active = supernet.gather(SMALL, params, largest), supernet.gather(SMALL, stats, largest)
+    active = [supernet.gather(space, tree, path) for tree in (params, stats)]
     switch, plain = (
         jax.jit(jax.grad(function))
         .lower(*arguments, images)
@@ -170,46 +213,95 @@ def test_memory_is_of_one_candidate_and_not_of_all(batch):
         .memory_analysis()
         .temp_size_in_bytes
         for function, arguments in (
-            (through_the_switch, (*active, jnp.asarray(largest))),
+            (through_the_switch, (*active, jnp.asarray(path))),
             (alone, (weights, rest)),
         )
     )
-    assert switch < 1.25 * plain, (switch, plain)
+    assert switch < (1.25 if name == "mbconv" else 1.5) * plain, (switch, plain)
 
 
-def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(small_steps, small_state, batch):
-    latency = LatencyModel.of(make_table(SMALL, np.arange(25.0).reshape(5, 5)))
-    changes, metrics = small_steps.arch(
-        small_state, batch, latency, jnp.float32(4), jnp.float32(0.1)
-    )
+def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(kind, steps, state, batch):
+    table = random_table(kind.space, 1)
+    latency = LatencyModel.of(table)
+    changes, metrics = steps.arch(state, batch, latency, jnp.float32(4), jnp.float32(0.1))
     assert set(changes) == {"alpha", "alpha_adam", "multiplier", "baseline"}
     alpha = changes["alpha"]
-    moved = np.asarray(alpha != small_state.alpha)
-    assert (moved.sum(1) <= 2).all() and moved.any()
-    p = sampling.probabilities(alpha, SMALL.allowed)
+    moved = np.asarray(alpha != state.alpha)
+    assert (moved.sum(1) <= 2).all() and moved.any() and kind.space.allowed[moved].all()
+    p = sampling.probabilities(alpha, kind.space.allowed)
     assert float(metrics["expected_ms"]) == pytest.approx(float(latency.expected_ms(p)), rel=1e-6)
     assert float(metrics["latency_term"]) == pytest.approx(
         0.1 * (float(metrics["expected_ms"]) - 4) / 4, rel=1e-5
     )
 
 
-def test_shared_initialisation_makes_all_candidates_one_function(images):
-    params, stats = supernet.init(SMALL, NUM_CLASSES, 0, "shared")
+@pytest.mark.parametrize("name", ["fused", "mixed"])  # MBConv's are in test_steps.py
+@pytest.mark.parametrize("all_candidates", [False, True])
+def test_gates_have_the_gradients_of_networks_written_out(
+    all_candidates, name, state, batch, images
+):
+    kind = KINDS[name]
+    space, count = kind.space, len(kind.space.candidates)
+    chosen = np.array(kind.paths[1:])
+    if all_candidates:  # the active one first, then the others in order; skip is last
+        others = [[i for i in range(count) if i != active] for active in chosen[0]]
+        chosen = np.vstack([chosen[0], np.array(others).T]).astype(np.int32)
+    params, stats = gathered(space, state, chosen)
 
     @jax.jit
-    def logits(path):
-        active = supernet.gather(SMALL, params, path), supernet.gather(SMALL, stats, path)
-        return supernet.apply(SMALL, *active, path, images, train=True)[0]
+    def ce(gates):
+        logits = supernet.apply_gated(space, params, stats, jnp.asarray(chosen), gates, images)
+        return loss.cross_entropy(logits, batch["label"])
 
-    reference = logits(jnp.zeros(5, jnp.int32))
-    for path in [[3, 3, 3, 3, 3], [1, 2, 0, 3, 1], [2, 1, SKIP_INDEX, 2, SKIP_INDEX]]:
-        np.testing.assert_allclose(logits(jnp.asarray(path, jnp.int32)), reference, atol=1e-4)
+    value, gradient = jax.value_and_grad(ce)(jnp.zeros(chosen.shape))
+    expected, gates = naive_gate_gradients(space, state, chosen, batch)
+    assert float(value) == pytest.approx(expected, abs=1e-5)
+    # Of the others the gradient is not used.
+    allowed = space.allowed[np.arange(len(space.blocks)), chosen]
+    np.testing.assert_allclose(np.where(allowed, gradient, 0), gates, atol=2e-5)
+
+
+def test_shared_initialisation_makes_all_mbconvs_one_function(images, batch):
+    kind = KINDS["mbconv"]
+    params, stats = supernet.init(kind.space, NUM_CLASSES, 0, "shared")
+    _, passes = passes_of(kind, images, batch)
+    reference, *others = (
+        passes(params, stats, jnp.asarray(kind.path(text)))[1]
+        for text in (
+            "k3e2 k3e2 k3e2",
+            "k5e3 k5e3 k5e3",
+            "k3e3 k5e2 k5e3",
+            "k5e2 - k3e3",
+        )
+    )
+    for other in others:
+        np.testing.assert_allclose(other, reference, atol=1e-4)
     assert float(jnp.std(reference)) > 1e-3
 
 
-def test_the_same_seed_gives_the_same_supernet():
-    hyper = search_steps.Hyperparameters()
-    first, second = (search_steps.init_state(SMALL, NUM_CLASSES, hyper, 7) for _ in range(2))
-    other = search_steps.init_state(SMALL, NUM_CLASSES, hyper, 8)
+def test_shared_initialisation_makes_the_candidates_of_a_kind_one_function(images, batch):
+    kind = KINDS["mixed"]
+    params, stats = supernet.init(kind.space, NUM_CLASSES, 0, "shared")
+    _, passes = passes_of(kind, images, batch)
+
+    def of(text):
+        return passes(params, stats, jnp.asarray(kind.path(text)))[1]
+
+    # Blocks 1 and 2 have shortcuts: all their candidates, of any kind, start as the identity.
+    for stem in ("k3e2", "f3e1"):
+        for one in ("f3e1 k5e3", "f5e1 f3e3", "k3e2 -"):
+            np.testing.assert_allclose(of(f"{stem} - -"), of(f"{stem} {one}"), atol=1e-4)
+    assert float(jnp.abs(of("f3e1 - -") - of("f5e2 - -")).max()) > 1e-4
+    drawn = params["runs"][1]["mbconv"]
+    assert float(jnp.abs(drawn["project"]["kernel"]).max()) > 0.1
+    drawn["project"]["scale"] = jnp.ones_like(drawn["project"]["scale"])
+    np.testing.assert_allclose(of("k3e2 k3e2 -"), of("k3e2 k5e3 -"), atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_supernet(kind):
+    first, second, other = (
+        search_steps.init_state(kind.space, NUM_CLASSES, hyperparameters(), seed)
+        for seed in (7, 7, 8)
+    )
     assert same_bits(first, second)
     assert not same_bits(first.params, other.params)
