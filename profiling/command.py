@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,19 @@ def usage_errors() -> Iterator[None]:
             message = f"{error.filename}: {error.strerror}"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
+
+
+def output_folder(flag: str, name: str) -> pathlib.Path:
+    """Returns the folder that a flag names, created; raises ValueError if none can be written."""
+    folder = pathlib.Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"--{flag}={folder} cannot be written ({error.strerror}); name another folder"
+        ) from error
+    return folder
 
 
 def check_output(flag: str, file: pathlib.Path) -> None:

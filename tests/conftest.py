@@ -52,11 +52,8 @@ MICRO = {
 
 
 def pytest_configure() -> None:
-    # What is compiled here runs for a few steps: least time goes into making it fast.
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    )
+    # What is compiled here runs for a few steps: less time goes into making it fast.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,8 @@ def test_what_was_estimated_is_not_estimated_again(compared, command):
     [
         (["--devices=CPU,TOASTER"], "unknown device 'TOASTER', allowed are MYRIADX_COMPILER"),
         (["--device=CPU"], "Unknown command line flag 'device'. Did you mean: devices"),
-        (["--output=README.md"], "--output=README.md cannot be created"),
+        (["--output=README.md"], "--output=README.md cannot be written"),
+        (["--output=/proc"], "--output=/proc cannot be written"),
     ],
 )
 def test_refuses_bad_input_with_one_line(arguments, message, tmp_path):

@@ -18,7 +18,6 @@ import pathlib
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,9 +72,7 @@ def main(argv: Sequence[str]) -> None:
             args.space, args.batch_size, args.train_image_size, args.num_classes, args.precision
         )
         workload.check()
-        output = pathlib.Path(args.output)
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
+        output = command.output_folder("output", args.output)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),

@@ -46,13 +46,7 @@ def main(argv: Sequence[str]) -> int:
             rows, [pathlib.Path(folder) for folder in args.found or ()], args.num_classes
         )
         check_size(rows, args.image_size)
-        output = pathlib.Path(args.output)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"--output={output} cannot be created ({error.strerror}); name another folder"
-            ) from error
+        output = command.output_folder("output", args.output)
     with command.device_errors(), command.open_store(args.store) as store, Progress() as progress:
         columns, left_out = measure(rows, devices, options, args.image_size, store, progress)
     result = Comparison(rows, columns, left_out, args.image_size, args.num_classes)

@@ -11,7 +11,7 @@ from experiments.search.config import Config, check, config_from_flags
 from experiments.search.config import define_flags as define_search_flags
 from experiments.study import device_preferences, rivals
 from experiments.study.rivals import Rival
-from profiling import tables
+from profiling import command, tables
 
 PARTS = ("affinities", "worth")
 # The blocks of the published ProxylessNAS mobile. Each budget is a fraction of their latency.
@@ -121,13 +121,7 @@ def study_from_flags() -> Study:
             reference = space.path(space.parse(args.reference))
         except ValueError as error:
             raise ValueError(f"--reference: {error}") from None
-    output = pathlib.Path(args.output or config.workdir)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"--output={output} cannot be created ({error.strerror}); name another folder"
-        ) from error
+    output = command.output_folder("output", args.output or config.workdir)
     return Study(
         config,
         seeds,
