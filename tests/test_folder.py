@@ -1,6 +1,9 @@
 """A folder of pictures as a data set: labels, parts, batches, refusals."""
 
+import collections
+import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +50,46 @@ def test_batches_are_squares_of_pixels(pictures):
     iterator = data.batches(parts.weights, batch_size=4, image_size=16, seed=0)
     assert next(iterator)["image"].shape == (4, 16, 16, 3)
     iterator.close()
+
+
+def test_listing_is_linear_in_pictures_and_classes(tmp_path, monkeypatch):
+    """Every folder of a class is read once, no picture is opened, and calls grow with the files."""
+    scanned: collections.Counter[str] = collections.Counter()
+    scandir = os.scandir
+
+    def counted(folder):
+        scanned[os.fspath(folder)] += 1
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    calls = []
+    for classes in (40, 80):
+        root = tmp_path / str(classes)
+        for split in ("train", "test"):
+            for name in range(classes):
+                folder = root / split / f"{name:03d}"
+                folder.mkdir(parents=True)
+                for i in range(3):
+                    (folder / f"{i}.jpg").touch()
+        count = 0
+
+        def count_call(frame, event, argument):
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(count_call)
+        try:
+            spec = folder_spec(str(root))
+        finally:
+            sys.setprofile(None)
+        assert (spec.num_classes, len(list_split(str(root), "train").pictures)) == (
+            classes,
+            3 * classes,
+        )
+        of_classes = {f: n for f, n in scanned.items() if f.startswith(f"{root}/t") and "0" in f}
+        assert len(of_classes) == 2 * classes and set(of_classes.values()) == {1}
+        calls.append(count)
+    assert calls[1] < 2.2 * calls[0]
 
 
 def test_refuses_folders_that_are_laid_out_otherwise(pictures):
