@@ -53,6 +53,15 @@ def side(interval: Interval, value: float) -> str | None:
     return "above" if low > value else "below"
 
 
+def text(value: Interval, *, percent: bool = False, sign: bool = False) -> str:
+    """Returns `12.3 ± 1.2`, or `12.3 (±?)` without an interval; `percent` scales by 100."""
+    scale, digits = (100, 1) if percent else (1, 2)
+    mean = f"{scale * value['mean']:{'+' if sign else ''}.{digits}f}"
+    if value["low"] is None or value["high"] is None:
+        return f"{mean} (±?)"
+    return f"{mean} ± {scale * (value['high'] - value['low']) / 2:.{digits}f}"
+
+
 def _interval(test: Callable[..., Any], *groups: Sequence[float], **options: object) -> Interval:
     sizes = [len(group) for group in groups]
     if not all(sizes):

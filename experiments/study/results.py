@@ -1,16 +1,15 @@
 """results.md: the results of a study as a document, written from study.json alone."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from experiments.runs.markdown import table
-from experiments.study import figures
+from experiments.study import comparison_report, figures, intervals
 from experiments.study.device_preferences import ALMOST_ALWAYS, DOES_NOT, UNDECIDED
 from experiments.study.figures import title
-from experiments.study.intervals import Interval
 from jaxnas import network_figure
 from jaxnas.json_file import write_object
 
@@ -54,29 +53,11 @@ def markdown(document: Mapping[str, Any]) -> str:
             _networks(document["affinities"]),
         ]
     if document["worth"] is not None:
-        parts += [_comparison(document), _every_network(document["worth"])]
+        parts += [
+            comparison_report.comparison(document["worth"]),
+            comparison_report.every_network(document["worth"]),
+        ]
     return "\n".join([*parts, _limits(document)])
-
-
-def interval(value: Interval, *, percent: bool = False, sign: bool = False) -> str:
-    """Returns `12.3 ± 1.2`, or `12.3 (±?)` without an interval; `percent` scales by 100."""
-    scale, digits = (100, 1) if percent else (1, 2)
-    mean = f"{scale * value['mean']:{'+' if sign else ''}.{digits}f}"
-    if value["low"] is None or value["high"] is None:
-        return f"{mean} (±?)"
-    return f"{mean} ± {scale * (value['high'] - value['low']) / 2:.{digits}f}"
-
-
-def verdicts(worth: Mapping[str, Any]) -> list[str]:
-    """Returns a verdict, by the interval, on each group that the first one is compared with."""
-    first, *others = worth["groups"]
-    sides = {"above": "better", "below": "worse", None: "undecided"}
-    return [
-        f"{first['name'].capitalize()} − {other['name']} is "
-        f"{interval(other['difference'], percent=True, sign=True)} percentage points of top-1: "
-        f"{sides[other['first_is']]}"
-        for other in others
-    ]
 
 
 def _head(document: Mapping[str, Any]) -> str:
@@ -95,7 +76,7 @@ def _head(document: Mapping[str, Any]) -> str:
             for s in document["affinities"]["statements"]
         ]
     if document["worth"] is not None:
-        lines += [f"- **{text}.**" for text in verdicts(document["worth"])]
+        lines += [f"- **{text}.**" for text in comparison_report.verdicts(document["worth"])]
     return "\n".join(
         [
             *lines,
@@ -150,7 +131,7 @@ def _preferences(part: Mapping[str, Any]) -> str:
         share = name != "blocks"
         label += ", %" if share else ""
         cells = [
-            interval(value, percent=share, sign=sign)
+            intervals.text(value, percent=share, sign=sign)
             for device in devices
             for value, sign in (
                 (device["found"][name], False),
@@ -158,15 +139,17 @@ def _preferences(part: Mapping[str, Any]) -> str:
                 (device["over_chance"][name], True),
             )
         ]
-        difference = interval(part["differences"][name], percent=share, sign=True)
+        difference = intervals.text(part["differences"][name], percent=share, sign=True)
         compared.append((label, *cells, difference))
-        expected.append((label, *(interval(d["expected"][name], percent=share) for d in devices)))
+        expected.append(
+            (label, *(intervals.text(d["expected"][name], percent=share) for d in devices))
+        )
     statements = []
     for statement in part["statements"]:
         name = statement["statistic"]
         of_difference = statement["of"] == "difference"
         value = (part["differences"] if of_difference else devices[0]["found"])[name]
-        text = interval(value, percent=name != "blocks", sign=of_difference)
+        text = intervals.text(value, percent=name != "blocks", sign=of_difference)
         text += "" if name == "blocks" else " %"
         verdict = f"**{statement['verdict']}**"
         statements.append((statement["statement"], text, statement["rule"], verdict))
@@ -183,7 +166,10 @@ def _preferences(part: Mapping[str, Any]) -> str:
                     ("latency", *(f"{d['kind']}, {d['precision']}" for d in devices)),
                     ("reference, ms", *(f"{d['reference_ms']:.2f}" for d in devices)),
                     ("budget, ms", *(f"{d['target_ms']:.2f}" for d in devices)),
-                    ("random paths that use it, per million", *map(_per_million, baselines)),
+                    (
+                        "random paths that use it, per million",
+                        *map(comparison_report.per_million, baselines),
+                    ),
                 ],
                 "l" + "r" * len(devices),
             ),
@@ -280,98 +266,6 @@ def _networks(part: Mapping[str, Any]) -> str:
     )
 
 
-def _comparison(document: Mapping[str, Any]) -> str:
-    worth = document["worth"]
-    scales = {"latency_ms": 1, "blocks": 1, "parameters": 1e6, "macs": 1e6}
-    rows = []
-    for group in worth["groups"]:
-        of_group = [n for n in worth["networks"] if n["group"] == group["name"]]
-        spans = [_span([n[name] / scale for n in of_group]) for name, scale in scales.items()]
-        trainings = sum(len(n["runs"]) for n in of_group)
-        difference = (
-            interval(group["difference"], percent=True, sign=True) if "difference" in group else ""
-        )
-        ranks = ", ".join(map(str, group.get("ranks", ())))
-        rows.append(
-            (
-                group["name"],
-                len(of_group),
-                trainings,
-                *spans,
-                interval(group["top1"], percent=True),
-                difference,
-                ranks,
-            )
-        )
-    first = worth["groups"][0]["name"]
-    return "\n".join(
-        [
-            "## Found networks versus others",
-            "",
-            *(f"- **{text}.**" for text in verdicts(worth)),
-            "",
-            *table(
-                [
-                    "group",
-                    "networks",
-                    "trainings",
-                    "latency, ms",
-                    "blocks",
-                    "parameters, M",
-                    "MACs, M",
-                    "top-1, %",
-                    f"{first} − group",
-                    f"ranks of {first}",
-                ],
-                rows,
-                "lrrrrrrrrr",
-            ),
-            "",
-            f"All networks take at most {worth['target_ms']:.2f} ms. The top-1 of a network is the "
-            f"mean of its trainings. The interval of a group is over its networks, or over the "
-            f"trainings of a single one; a difference has Welch's interval. Ranks of the networks "
-            f"{first} are among those of the group (1 is best; ties take the better rank).",
-            "",
-            *_drawn(worth),
-            f"A published network has the greatest width within the budget, by the device and not "
-            f"by the table; RepVGG and MobileOne are trained as deployed, without the branches of "
-            f"their published training. Latency, parameters and MACs are of networks with "
-            f"{worth['num_classes']} classes at {worth['image_size']} px. Blocks include the fixed "
-            f"first block.",
-            "",
-            "![top-1 against MACs](study_worth.png)",
-            "",
-        ]
-    )
-
-
-def _drawn(worth: Mapping[str, Any]) -> list[str]:
-    if not worth["chance"]["drawn"]:
-        return []
-    return [
-        f"Random networks are drawn uniformly from the paths of the space that use the budget, "
-        f"{_per_million(worth['chance'])} per million.",
-        "",
-    ]
-
-
-def _every_network(worth: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            n["name"],
-            f"{n['latency_ms']:.2f}",
-            f"{n['parameters'] / 1e6:.2f}",
-            f"{n['macs'] / 1e6:.1f}",
-            f"{100 * n['top1']:.2f}",
-            ", ".join(f"{100 * run['top1']:.1f}" for run in n["runs"]),
-            f"`{n['architecture']}`",
-        )
-        for n in sorted(worth["networks"], key=lambda n: -n["top1"])
-    ]
-    head = ["network", "ms", "parameters, M", "MACs, M", "top-1, %", "of each seed", "architecture"]
-    return "\n".join(["### Every network", "", *table(head, rows, "lrrrrll"), ""])
-
-
 def _limits(document: Mapping[str, Any]) -> str:
     limits = [
         f"{document['dataset']} at {document['train_image_size']} px is not ImageNet at 224 px, on "
@@ -407,12 +301,3 @@ def _limits(document: Mapping[str, Any]) -> str:
             f"depth alone was not studied."
         )
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits), ""])
-
-
-def _per_million(draw: Mapping[str, Any]) -> str:
-    return f"{1e6 * draw['accepted'] / draw['drawn']:.1f}"
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
-    return low if low == high else f"{low} to {high}"
