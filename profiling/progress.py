@@ -17,13 +17,15 @@ class Phase:
         self._progress, self._name, self._total = progress, name, total
         self._done = done
         self._first: tuple[float, float] | None = None  # time and done of the first update
-        self._start = time.monotonic()
+        self._start = self._advanced = time.monotonic()
         self._next_line_s = self._start + FIRST_LINE_S
         # rich counts in floats, though it annotates this argument as an int.
         self._task = progress.bars.add_task(name, total=total, completed=done, note="")  # type: ignore[arg-type]
 
     def update(self, done: float, note: str = "") -> None:
         """Shows how much of the phase's total is done, and a note."""
+        if done > self._done:
+            self._advanced = time.monotonic()
         self._done = done
         # The first unit often includes one-time work, so the time left is estimated without it.
         self._first = self._first or (time.monotonic(), done)
@@ -44,14 +46,18 @@ class Phase:
             self._progress.bars.remove_task(self._task)
 
     def _left(self) -> str:
-        """Returns the time left as text, empty until a second update shows progress."""
+        """Returns the time left as text: empty without progress since the first update.
+
+        While a long unit is in progress, the time counts down; it is empty when that took longer.
+        """
         assert self._first is not None
         start, first = self._first
         gained = self._done - first
         if gained <= 0:
             return ""
-        seconds = (time.monotonic() - start) / gained * (self._total - self._done)
-        return f"  about {_clock(seconds)} left"
+        seconds = (self._advanced - start) / gained * (self._total - self._done)
+        seconds -= time.monotonic() - self._advanced
+        return f"  about {_clock(seconds)} left" if seconds > 0 else ""
 
 
 class Progress:
