@@ -185,9 +185,11 @@ def test_rivals_are_published_networks_of_any_width():
         ("mobileone_s0:x:nan", "give NAME, or NAME:WIDTH:MS"),
     ):
         with pytest.raises(ValueError, match=message):
-            rivals.parse_all([text])
+            rivals.parse_all([text], 17.2)
     with pytest.raises(ValueError, match="names a network twice"):
-        rivals.parse_all(["resnet_18", "resnet_18:1:20"])
+        rivals.parse_all(["resnet_18", "resnet_18:0.9:17"], 17.2)
+    with pytest.raises(ValueError, match="resnet_18:1:20.000 takes more than --target_ms=17.2"):
+        rivals.parse_all(["resnet_18:1:20"], 17.2)
 
 
 def test_the_document_is_made_from_study_json_alone(finished, tmp_path):

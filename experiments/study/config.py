@@ -128,7 +128,7 @@ def study_from_flags() -> Study:
         args.trainings or len(seeds),
         parts,
         _other_spaces(config, args.other_spaces),
-        rivals.parse_all(args.rivals),
+        rivals.parse_all(args.rivals, config.target_ms),
         args.random_networks,
         reference,
         pathlib.Path(args.mobile_table or MOBILE_TABLE),

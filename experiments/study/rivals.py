@@ -99,8 +99,8 @@ def fit(device: Recording, name: str, target_ms: float, image_size: int, classes
     return Rival(name, low / 100, low_ms)
 
 
-def parse_all(texts: Sequence[str]) -> tuple[Rival, ...]:
-    """Returns the rivals of --rivals; raises ValueError for an unknown or repeated one."""
+def parse_all(texts: Sequence[str], target_ms: float) -> tuple[Rival, ...]:
+    """Returns the rivals of --rivals; raises ValueError for an unknown, repeated or slow one."""
     try:
         rivals = tuple(parse(text.strip()) for text in texts)
     except ValueError as error:
@@ -108,6 +108,12 @@ def parse_all(texts: Sequence[str]) -> tuple[Rival, ...]:
     names = [rival.network for rival in rivals]
     if len(set(names)) < len(names):
         raise ValueError(f"--rivals={','.join(texts)} names a network twice; give each once")
+    for rival in rivals:
+        if rival.latency_ms is not None and rival.latency_ms > target_ms:
+            raise ValueError(
+                f"--rivals: {rival} takes more than --target_ms={target_ms:g}; give a width within "
+                f"the budget, or the name alone"
+            )
     return rivals
 
 
