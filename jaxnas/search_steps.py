@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas import estimators, loss, sampling, supernet
+from jaxnas import estimators, loss, sampling, supernet, supernet_initialization
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.space import Space
@@ -136,7 +136,7 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
     """Returns the state of a new search."""
     key = jax.random.key(seed)
-    params, stats = supernet.init(space, num_classes, seed, hyper.initialisation)
+    params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
     alpha = sampling.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0),

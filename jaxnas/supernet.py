@@ -16,7 +16,7 @@ bit-identical. `jaxnas.supernet_block` computes a block.
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,60 +28,9 @@ from jaxnas import supernet_block
 from jaxnas.block import ConvBlock
 from jaxnas.layers import Classifier, ConvBatchNorm
 from jaxnas.network import Network, first_block_of, network_of
-from jaxnas.space import Block, Candidate, Space
+from jaxnas.space import Block, Space
 
 Tree = Any  # nested dicts of arrays
-INITIALISATIONS = ("shared", "independent")
-
-
-def init(
-    space: Space,
-    num_classes: int,
-    seed: int,
-    initialisation: Literal["shared", "independent"] = "shared",
-) -> tuple[Tree, Tree]:
-    """Returns newly initialized weights and batch statistics.
-
-    Args:
-      initialisation: `independent` draws every candidate separately, as the official search does.
-        It takes thousands of steps until the layers after a block work with all its candidates.
-        With `shared` the candidates of a block start as one function: the smallest one's weights,
-        in the middle of larger kernels and beside wider expansions' own channels, whose projections
-        start at zero. Candidates of different stacks differ, except that blocks with a shortcut
-        start as the identity (the last scale is 0: Goyal et al. 2017, §5.1). Hundreds of steps
-        suffice.
-
-    Returns:
-      params, stats: {"stem": ..., "first": ..., "runs": [...], "classifier": ...}, float32.
-    """
-    rng = np.random.default_rng(seed)
-    params: dict[str, Any] = {"runs": []}
-    stats: dict[str, Any] = {"runs": []}
-    for name, module in _fixed_modules(space, num_classes, rng).items():
-        _, params[name], stats[name] = supernet_block.split(module)
-    for start, length in space.runs():
-        shape = _shape(space, start)
-        drawn: dict[str, list[tuple[Tree, Tree]]] = {}
-        for _ in range(length):
-            for candidate in shape.convolutions:
-                _, *pair = supernet_block.split(supernet_block.module(shape, candidate, rng))
-                drawn.setdefault(supernet_block.stack_of(candidate), []).append(tuple(pair))
-        run: tuple[dict[str, Tree], dict[str, Tree]] = ({}, {})
-        for stack, candidates in supernet_block.stacks(shape).items():
-            _, *full = supernet_block.split_of(shape, supernet_block.largest(candidates))
-            stacked = jax.tree.map(
-                lambda like, *leaves, length=length: np.stack(
-                    [supernet_block.pad(leaf, like.shape) for leaf in leaves]
-                ).reshape(length, -1, *like.shape),
-                tuple(full),
-                *drawn[stack],
-            )
-            run[0][stack], run[1][stack] = stacked
-            if initialisation == "shared":
-                _share(shape, candidates, run[0][stack])
-        params["runs"].append(run[0])
-        stats["runs"].append(run[1])
-    return jax.device_put((params, stats))  # in one call: leaf by leaf takes a second
 
 
 def gather(space: Space, tree: Tree, path: jax.Array) -> Tree:
@@ -156,7 +105,7 @@ def apply(
     for (start, length), run_params, run_stats in zip(
         space.runs(), params["runs"], stats["runs"], strict=True
     ):
-        block = functools.partial(supernet_block.block, space, _shape(space, start), train)
+        block = functools.partial(supernet_block.block, space, shape_of(space, start), train)
 
         def step(x, inputs, block=block):
             block_params, block_stats, choice = inputs
@@ -192,7 +141,7 @@ def apply_gated(
     """
     x, _ = _stem(space, params, stats, images, train=True)
     for index, (start, length) in enumerate(space.runs()):
-        shape = _shape(space, start)
+        shape = shape_of(space, start)
         count = len(space.candidates) if shape.allows_skip else len(space.convolutions)
         block = functools.partial(supernet_block.gated_block, space, shape)
         inputs = jax.tree.map(
@@ -230,7 +179,7 @@ def extract(
             if candidate.is_skip:
                 continue
             module = next(modules)
-            shape = _shape(space, start)
+            shape = shape_of(space, start)
             stack = supernet_block.stack_of(candidate)
             at = supernet_block.places(space, shape)[stack][path[start + i]]
             _, *true_size = supernet_block.split_of(shape, candidate)
@@ -242,7 +191,7 @@ def extract(
     return network
 
 
-def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
+def fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
     return {
         "stem": ConvBatchNorm("dense", 3, space.stem_channels, kernel=3, stride=2, rng=rng),
         "first": ConvBlock(first_block_of(space), rng=rng),
@@ -254,7 +203,7 @@ def _fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> 
 
 @functools.cache
 def _fixed_graphs(space: Space, train: bool) -> dict[str, nnx.GraphDef]:
-    modules = _fixed_modules(space, 2, np.random.default_rng(0))
+    modules = fixed_modules(space, 2, np.random.default_rng(0))
     return {name: supernet_block.split(module, train)[0] for name, module in modules.items()}
 
 
@@ -269,7 +218,7 @@ def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: boo
     return x, new_stats
 
 
-def _shape(space: Space, index: int) -> Block:
+def shape_of(space: Space, index: int) -> Block:
     """Returns the block without its name: what stacked blocks share, and the key of caches."""
     return dataclasses.replace(space.blocks[index], name="")
 
@@ -282,43 +231,8 @@ def _choices(space: Space, path: jax.Array) -> Iterator[tuple[int, jax.Array]]:
 
 def _places(space: Space, start: int, choices: jax.Array) -> dict[str, jax.Array]:
     """Returns where in each stack of a run the chosen candidates are, shaped as the choices."""
-    places = supernet_block.places(space, _shape(space, start))
+    places = supernet_block.places(space, shape_of(space, start))
     return {stack: jnp.asarray(at)[choices] for stack, at in places.items()}
-
-
-def _share(shape: Block, candidates: list[Candidate], stack: Tree) -> None:
-    """Makes the candidates of a stack one function, in place; see `init`."""
-    smallest = min(c.kernel for c in candidates)
-    narrowest = min(c.expansion for c in candidates)
-    width = shape.in_channels * narrowest
-    donor, like = min(
-        (pair for pair in enumerate(candidates) if pair[1].expansion == narrowest),
-        key=lambda pair: pair[1].kernel,
-    )
-    spatial = stack["dense" if like.fused else "depthwise"]["kernel"]
-    taps = spatial[:, donor, _middle(like.kernel, smallest)][:, :, _middle(like.kernel, smallest)]
-    taps = taps.copy()
-    for index, candidate in enumerate(candidates):
-        middle = _middle(candidate.kernel, smallest)
-        if supernet_block.stack_of(candidate) == "dense":
-            spatial[:, index] = 0
-            spatial[:, index, middle, middle] = taps
-            continue
-        if "expand" in stack:
-            expand = stack["expand"]["kernel"]
-            expand[:, index, :, :width] = expand[:, donor, :, :width]
-        spatial[:, index, ..., :width] = 0
-        spatial[:, index, middle, middle, ..., :width] = taps[..., :width]
-        project = stack["project"]["kernel"]
-        project[:, index, :width] = project[:, donor, :width]
-        project[:, index, width:] = 0
-    if shape.allows_skip:
-        stack["dense" if "project" not in stack else "project"]["scale"][:] = 0
-
-
-def _middle(size: int, smallest: int) -> slice:
-    border = (size - smallest) // 2
-    return slice(border, border + smallest)
 
 
 def _over_run(step, x: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import export, search_steps, supernet, supernet_block, train_steps
+from jaxnas import export, search_steps, supernet_block, supernet_initialization, train_steps
 from jaxnas.network import Network, network_of
 from tests.conftest import NUM_CLASSES, SMALL
 
@@ -45,7 +45,11 @@ def test_evaluation_and_parity_are_float32(network, platform):
     programs = {
         "network": products(trained.evaluate, platform, params, stats, BATCH),
         "supernet": products(
-            searched.evaluate, platform, *supernet.init(SMALL, NUM_CLASSES, 0), PATH, BATCH
+            searched.evaluate,
+            platform,
+            *supernet_initialization.init(SMALL, NUM_CLASSES, 0),
+            PATH,
+            BATCH,
         ),
         "parity": products(export._float32_logits, platform, graph, state, IMAGES),
     }

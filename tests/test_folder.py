@@ -1,6 +1,7 @@
 """A folder of pictures as a data set: labels, parts, batches, refusals."""
 
 import collections
+import io
 import os
 import pathlib
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxnas import data
 from jaxnas.data.folder import folder_spec, list_split
+from jaxnas.data.pictures import open_picture
 
 COLORS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}
 
@@ -50,6 +52,39 @@ def test_batches_are_squares_of_pixels(pictures):
     iterator = data.batches(parts.weights, batch_size=4, image_size=16, seed=0)
     assert next(iterator)["image"].shape == (4, 16, 16, 3)
     iterator.close()
+
+
+def test_small_pictures_are_decoded_once_and_large_ones_each_time(tmp_path, monkeypatch):
+    """Batches of kept pictures are those of pictures decoded anew, also at half their size."""
+    rng = np.random.default_rng(0)
+    for split, side in (("train", 64), ("test", 65)):
+        for name in COLORS:
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    opened: collections.Counter[str] = collections.Counter()
+
+    def counted(content):
+        opened[Image.open(io.BytesIO(content)).size] += 1
+        return open_picture(content)
+
+    monkeypatch.setattr("jaxnas.data.folder.open_picture", counted)
+
+    def passes():
+        parts = data.load(str(tmp_path), seed=0, held_out=0)
+        trained = data.batches(parts.weights, batch_size=6, image_size=32, seed=0, threads=0)
+        tested = [
+            list(data.evaluation_batches(parts.test, batch_size=6, image_size=32)) for _ in range(3)
+        ]
+        return [next(trained)["image"] for _ in range(3)], [b["image"] for (b,) in tested]
+
+    kept = passes()
+    assert opened == {(64, 64): 6, (65, 65): 18}
+    monkeypatch.setattr("jaxnas.data.folder._KEPT_PIXELS", 64 * 64 + 5)
+    np.testing.assert_array_equal(kept, passes())
+    assert opened == {(64, 64): 6 + 1 + 5 * 3, (65, 65): 36}
 
 
 def test_listing_is_linear_in_pictures_and_classes(tmp_path, monkeypatch):

@@ -258,6 +258,19 @@ def test_resized_crop_mirrors_half_and_jitters_mildly():
     assert (levels == levels[:, :1, :1, :1]).all()
 
 
+def test_jitter_is_brightness_and_saturation_written_out():
+    image = photograph(3, 16, 16)
+    jittered = ResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0), brightness=0.2, saturation=0.5)
+    for seed in range(20):
+        drawn = np.random.default_rng(seed).random(7)
+        pixels = np.asarray(image, np.float64) * (1 + 0.2 * (2 * drawn[5] - 1))
+        gray = (pixels @ [0.299, 0.587, 0.114])[..., None]
+        expected = (gray + (1 + 0.5 * (2 * drawn[6] - 1)) * (pixels - gray)).clip(0, 255)
+        got = jittered(image, 16, np.random.default_rng(seed)).astype(float)
+        got = got[:, ::-1] if drawn[4] < 0.5 else got
+        np.testing.assert_allclose(got, expected, atol=0.51)
+
+
 def test_resized_crop_takes_the_area_asked_for():
     ramp = Image.fromarray(
         np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy()

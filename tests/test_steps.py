@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnas import estimators, loss, sampling, search_steps, supernet
+from jaxnas import estimators, loss, sampling, search_steps, supernet, supernet_initialization
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.pixels import from_pixels
 from jaxnas.space import PROXYLESS, Space, staged_space
@@ -257,7 +257,7 @@ def test_gates_of_more_candidates_keep_their_outputs_and_no_more():
         expansions=(5, 6),
     )
     images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
-    params, stats = supernet.init(space, NUM_CLASSES, 0)
+    params, stats = supernet_initialization.init(space, NUM_CLASSES, 0)
     temporaries = []
     for k in (2, 3):
         choices = sampling.all_candidates(jnp.zeros(2, jnp.int32), 3)[:k]
@@ -475,7 +475,7 @@ def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
     choices = np.array([[0, 1], [1, 0]], np.int32)
     slices = [
         supernet.gather(space, tree, choices)
-        for tree in supernet.init(space, NUM_CLASSES, 0, "independent")
+        for tree in supernet_initialization.init(space, NUM_CLASSES, 0, "independent")
     ]
 
     @jax.jit

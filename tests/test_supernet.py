@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import loss, sampling, search_steps, supernet, supernet_block
+from jaxnas import loss, sampling, search_steps, supernet, supernet_block, supernet_initialization
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
 from tests.conftest import NUM_CLASSES, random_table, same_bits
@@ -195,7 +195,7 @@ def test_memory_is_of_one_candidate_and_not_of_all(name, kind):
     """XLA's own count of temporaries: a path through the switch against the largest network."""
     space, path = kind.space, kind.path(kind.largest)
     images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
-    params, stats = supernet.init(space, NUM_CLASSES, 0)
+    params, stats = supernet_initialization.init(space, NUM_CLASSES, 0)
     network = supernet.extract(space, params, stats, path, NUM_CLASSES)
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
@@ -263,7 +263,7 @@ def test_gates_have_the_gradients_of_networks_written_out(
 
 def test_shared_initialisation_makes_all_mbconvs_one_function(images, batch):
     kind = KINDS["mbconv"]
-    params, stats = supernet.init(kind.space, NUM_CLASSES, 0, "shared")
+    params, stats = supernet_initialization.init(kind.space, NUM_CLASSES, 0, "shared")
     _, passes = passes_of(kind, images, batch)
     reference, *others = (
         passes(params, stats, jnp.asarray(kind.path(text)))[1]
@@ -281,7 +281,7 @@ def test_shared_initialisation_makes_all_mbconvs_one_function(images, batch):
 
 def test_shared_initialisation_makes_the_candidates_of_a_kind_one_function(images, batch):
     kind = KINDS["mixed"]
-    params, stats = supernet.init(kind.space, NUM_CLASSES, 0, "shared")
+    params, stats = supernet_initialization.init(kind.space, NUM_CLASSES, 0, "shared")
     _, passes = passes_of(kind, images, batch)
 
     def of(text):
@@ -296,6 +296,29 @@ def test_shared_initialisation_makes_the_candidates_of_a_kind_one_function(image
     assert float(jnp.abs(drawn["project"]["kernel"]).max()) > 0.1
     drawn["project"]["scale"] = jnp.ones_like(drawn["project"]["scale"])
     np.testing.assert_allclose(of("k3e2 k3e2 -"), of("k3e2 k5e3 -"), atol=1e-4)
+
+
+def test_shared_initialisation_makes_candidates_of_all_kinds_nearly_one_function(images, batch):
+    """Without it, the outputs of two kinds at a block that changes the shape are unrelated."""
+    kind = KINDS["mixed"]
+    _, passes = passes_of(kind, images, batch)
+
+    def correlations(initialisation, seed):
+        weights = supernet_initialization.init(kind.space, NUM_CLASSES, seed, initialisation)
+        logits = np.array(
+            [
+                passes(*weights, jnp.asarray(kind.path(f"{one} - -")))[1]
+                for one in ("f3e1", "f5e2", "k3e2")
+            ]
+        )
+        centered = (logits - logits.mean(1, keepdims=True)).reshape(3, -1)
+        return np.corrcoef(centered)[np.triu_indices(3, 1)]
+
+    shared, independent = (
+        np.mean([correlations(one, seed) for seed in range(6)], 0)
+        for one in ("shared", "independent")
+    )
+    assert shared.min() > 0.5 and abs(independent).max() < 0.3
 
 
 def test_the_same_seed_gives_the_same_supernet(kind):

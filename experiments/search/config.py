@@ -18,7 +18,7 @@ from experiments.runs.config import (
     option,
 )
 from experiments.train.fit import Training
-from jaxnas import estimators, loss, search_steps, supernet
+from jaxnas import estimators, loss, search_steps, supernet_initialization
 from jaxnas.space import SPACES, Space
 from jaxnas.space_file import find_space
 
@@ -107,7 +107,7 @@ class Config(RunConfig):
         "shared",
         "Initialization of the supernet. independent: as published, for long schedules. shared: "
         "the candidates of a block start as the same function, so that short schedules learn.",
-        choices=supernet.INITIALISATIONS,
+        choices=supernet_initialization.INITIALISATIONS,
     )
     alpha_learning_rate: float = option(0.05, "Learning rate of α's Adam.", 0)
     alpha_every: int = option(2, "Weight steps per α step.", 1)

@@ -230,7 +230,8 @@ class Trainer:
     ) -> Phase[search_steps.SearchState]:
         """Returns a phase of weight steps; with `latency` it has α steps after the first epoch."""
         schedule, every = self.schedule, self.config.alpha_every
-        learning_rate = optax.cosine_decay_schedule(peak, end - start)
+        # All at once: a rate computed on the device in each step would wait for the step before.
+        rates = np.asarray(optax.cosine_decay_schedule(peak, end - start)(jnp.arange(end - start)))
         feeds = [self._feed(self.parts.weights, self.step)]
         alpha_from = start + schedule.epoch_steps
         if latency is not None:
@@ -241,7 +242,7 @@ class Trainer:
         def take(
             state: search_steps.SearchState, done: int
         ) -> tuple[search_steps.SearchState, Metrics]:
-            rate, step = np.float32(learning_rate(done)), start + done + 1
+            rate, step = rates[done], start + done + 1
             takes_arch_step = latency is not None and step > alpha_from and step % every == 0
             # Before the weight step consumes the state: a picture may be unreadable.
             held_out = next(feeds[1]) if takes_arch_step else None

@@ -10,6 +10,8 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
+from PIL import Image
+
 from jaxnas.data.augment import ResizedCrop
 from jaxnas.data.pictures import SUFFIXES, Example, UnreadablePicture, decoding, open_picture
 from jaxnas.data.specs import DatasetSpec
@@ -18,6 +20,10 @@ TEST_SPLITS = ("test", "validation", "val")
 _HELD_OUT = 0.1  # fraction of the train split for α
 _NO_CLASS = "__MACOSX"  # folder that macOS adds to its archives
 _DECODED_AT_ONCE = 256
+_FEW_PIXELS = 64 * 64
+_KEPT_PIXELS = (
+    64_000_000  # of a split, in each process that makes batches; 256 MB as Pillow has them
+)
 _REMEDY = "replace or remove it"
 
 
@@ -174,19 +180,33 @@ def undecodable(name: str, tick: Callable[[int, int], None]) -> list[str]:
 
 
 class FolderRecords:
-    """Random access to one split of a folder of pictures."""
+    """Random access to one split of a folder of pictures.
+
+    Pictures of few pixels, whose decoding costs more than the rest of their way into a batch, are
+    kept once they are decoded.
+    """
 
     def __init__(self, spec: DatasetSpec, split: str):
         self.class_names = tuple(class_names(pathlib.Path(spec.name)))
         self._pictures = list_split(spec.name, split).pictures
+        self._kept: dict[int, Image.Image] = {}
+        self._room = _KEPT_PIXELS
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, record: int) -> Example:
         path, label = self._pictures[record]
-        with self.decoding(record):
-            image = open_picture(pathlib.Path(path).read_bytes())
+        image = self._kept.get(record)
+        if image is None:
+            with self.decoding(record):
+                image = open_picture(pathlib.Path(path).read_bytes())
+                pixels = image.width * image.height
+                if pixels <= _FEW_PIXELS:
+                    image.load()  # kept or not, since a JPEG decoded at less than its size differs
+                    if pixels <= self._room:
+                        self._room -= pixels
+                        self._kept[record] = image
         return {"image": image, "label": label, "record": record}
 
     def decoding(self, record: int) -> contextlib.AbstractContextManager[None]:
