@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnas import estimators, loss, sampling, supernet, supernet_initialization
@@ -108,6 +109,7 @@ class Steps:
 
     Attributes:
       sample: (state) → path int32 [blocks], drawn from softmax(α) for the state's step.
+      sample_smallest: (state) → path, drawn evenly from `supernet_initialization.smallest`.
       weight: (state, batch, path, learning_rate, statistics_momentum) → (state, metrics). Consumes
         the state. With learning_rate 0 and statistics_momentum i / (i + 1) for i = 0, 1, ... it
         recalibrates: the weights stay and the running statistics become the batches' mean.
@@ -118,6 +120,7 @@ class Steps:
     """
 
     sample: Callable[[SearchState], Array]
+    sample_smallest: Callable[[SearchState], Array]
     weight: Callable[..., tuple[SearchState, Metrics]]
     arch: Callable[..., tuple[dict[str, Any], Metrics]]
     evaluate: Callable[..., Metrics]
@@ -150,6 +153,16 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
         multiplier=jnp.float32(0),
         baseline=jnp.float32(jnp.nan),
     )
+
+
+def share(space: Space, state: SearchState) -> SearchState:
+    """Returns the state with all candidates computing what the smallest do, and without momentum.
+
+    See `supernet_initialization.share`. The arrays are NumPy's.
+    """
+    params, stats = supernet_initialization.share(space, state.params, state.stats)
+    momentum = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.momentum)
+    return dataclasses.replace(state, params=params, stats=stats, momentum=momentum)
 
 
 def _map_trace(function, *states):
@@ -194,6 +207,10 @@ def make_steps(
 
     def sample(state: SearchState) -> Array:
         return sampling.sample_path(_key(state, 0), state.alpha, allowed)
+
+    def sample_smallest(state: SearchState) -> Array:
+        smallest = supernet_initialization.smallest(space)
+        return sampling.sample_path(_key(state, 0), jnp.zeros_like(state.alpha), smallest)
 
     def weight(
         state: SearchState,
@@ -319,4 +336,10 @@ def make_steps(
         return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
 
     jit = functools.partial(jax.jit, out_shardings=replicated)
-    return Steps(jit(sample), jit(weight, donate_argnums=0), jit(arch), jit(evaluate))
+    return Steps(
+        jit(sample),
+        jit(sample_smallest),
+        jit(weight, donate_argnums=0),
+        jit(arch),
+        jit(evaluate),
+    )

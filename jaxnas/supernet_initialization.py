@@ -1,18 +1,20 @@
-"""Initial weights of the supernet.
+"""Initial weights of the supernet, and the function that candidates share.
 
 Candidates that start as unrelated functions slow a short search: the layers after a block see
-another input with each candidate. So the candidates of a block can start as one function.
+another input with each candidate. So the candidates of a block can start as one function, and this
+function can be trained before they part.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxnas import supernet, supernet_block
-from jaxnas.space import Block, Candidate, Space
+from jaxnas.space import SKIP, Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
+Weights = tuple[Tree, Tree]  # of one candidate in all blocks of a run: params and stats
 INITIALISATIONS = ("shared", "independent")
 
 
@@ -44,106 +46,153 @@ def init(
         _, params[name], stats[name] = supernet_block.split(module)
     for start, length in space.runs():
         shape = supernet.shape_of(space, start)
-        drawn: dict[Candidate, list[tuple[Tree, Tree]]] = {}
+        drawn: dict[Candidate, list[Weights]] = {}
         for _ in range(length):
             for candidate in shape.convolutions:
                 _, *pair = supernet_block.split(supernet_block.module(shape, candidate, rng))
                 drawn.setdefault(candidate, []).append(tuple(pair))
-        # Leaves [length, ...].
-        blocks = {
+        weights = {
             candidate: jax.tree.map(lambda *leaves: np.stack(leaves), *each)
             for candidate, each in drawn.items()
         }
         if initialisation == "shared":
-            _share(shape, {candidate: pair[0] for candidate, pair in blocks.items()})
-        run: tuple[dict[str, Tree], dict[str, Tree]] = ({}, {})
-        for name, candidates in supernet_block.stacks(shape).items():
-            _, *full = supernet_block.split_of(shape, supernet_block.largest(candidates))
-            run[0][name], run[1][name] = jax.tree.map(
-                lambda like, *leaves: np.stack(
-                    [supernet_block.pad(leaf, (len(leaf), *like.shape)) for leaf in leaves], 1
-                ),
-                tuple(full),
-                *(blocks[candidate] for candidate in candidates),
-            )
-        params["runs"].append(run[0])
-        stats["runs"].append(run[1])
+            _link(shape, weights)
+            _spread(shape, weights)
+            if shape.allows_skip:
+                for layers, _ in weights.values():
+                    layers["project" if "project" in layers else "dense"]["scale"][:] = 0
+        for tree, stacks in zip((params, stats), _stacked(shape, weights), strict=True):
+            tree["runs"].append(stacks)
     return jax.device_put((params, stats))  # in one call: leaf by leaf takes a second
 
 
-class _Function(NamedTuple):
-    """Kernels of the function that the candidates of a run's blocks share.
+def smallest(space: Space) -> np.ndarray:
+    """Returns the candidates that train the function that a block's candidates share.
 
-    Attributes:
-      expand: [blocks, in, width], of MBConvs.
-      spatial: [blocks, k, k, width] of MBConvs, [blocks, k, k, in, width] of fused ones,
-        [blocks, k, k, in, out] of single convolutions.
-      project: [blocks, width, out], of all but single convolutions.
+    They are skip where a block allows it, elsewhere the smallest candidate of each structure.
+
+    Returns:
+      bool [blocks, candidates], like `Space.allowed`.
     """
+    chosen = np.zeros_like(space.allowed)
+    for index, block in enumerate(space.blocks):
+        few = [SKIP] if block.allows_skip else map(_smallest, supernet_block.stacks(block).values())
+        chosen[index, [space.candidates.index(one) for one in few]] = True
+    return chosen
 
-    expand: np.ndarray | None
-    spatial: np.ndarray
-    project: np.ndarray | None
 
+def share(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+    """Returns weights and statistics in which all candidates compute what the `smallest` ones do.
 
-def _share(shape: Block, weights: dict[Candidate, Tree]) -> None:
-    """Makes the candidates of each block one function, in place; see `init`.
-
-    Each structure takes the function from the one before it. The first takes it from its smallest
-    candidate.
+    The smallest candidate's layers become the middle of the others' kernels and their first
+    channels; the projection of the other channels is 0 (function-preserving: Chen et al. 2016).
+    Blocks that may be skipped stay as they are.
     """
-    kernel = min(c.kernel for c in shape.convolutions)
+    params, stats = jax.tree.map(np.array, jax.device_get((params, stats)))
+    for (start, _), *run in zip(space.runs(), params["runs"], stats["runs"], strict=True):
+        shape = supernet.shape_of(space, start)
+        if not shape.allows_skip:
+            _spread(shape, _views(shape, *run))
+    return params, stats
+
+
+def _stacked(shape: Block, weights: dict[Candidate, Weights]) -> Weights:
+    """Returns weights and statistics of a run by stack: leaves [length, candidates, ...]."""
+    run: Weights = ({}, {})
+    for name, candidates in supernet_block.stacks(shape).items():
+        _, *full = supernet_block.split_of(shape, supernet_block.largest(candidates))
+        run[0][name], run[1][name] = jax.tree.map(
+            lambda like, *leaves: np.stack(
+                [supernet_block.pad(leaf, (len(leaf), *like.shape)) for leaf in leaves], 1
+            ),
+            tuple(full),
+            *(weights[candidate] for candidate in candidates),
+        )
+    return run
+
+
+def _views(shape: Block, params: Tree, stats: Tree) -> dict[Candidate, Weights]:
+    """Returns each candidate's weights and statistics at their true sizes, to be written to."""
+    views: dict[Candidate, Weights] = {}
+    for name, candidates in supernet_block.stacks(shape).items():
+        for index, candidate in enumerate(candidates):
+            _, *true_size = supernet_block.split_of(shape, candidate)
+            views[candidate] = jax.tree.map(
+                lambda like, leaf, index=index: leaf[:, index, *map(slice, like.shape)],
+                tuple(true_size),
+                (params[name], stats[name]),
+            )
+    return views
+
+
+def _smallest(candidates: list[Candidate]) -> Candidate:
+    return min(candidates, key=lambda c: (c.expansion, c.kernel))
+
+
+def _link(shape: Block, weights: dict[Candidate, Weights]) -> None:
+    """Makes the smallest candidates of a block's structures nearly one function, in place.
+
+    A fused convolution becomes the product of an MBConv's first two kernels, a single one also that
+    of the projection. They have the middle of their kernel and their first channels in common.
+    """
+    size = min(c.kernel for c in shape.convolutions)
     width = shape.in_channels * min(
         (c.expansion for c in shape.convolutions if c.expansion > 1), default=1
     )
     stacks = supernet_block.stacks(shape)
-    function = None
-    for candidates in (stacks[name] for name in ("mbconv", "fused", "dense") if name in stacks):
-        smallest = min(candidates, key=lambda c: (c.expansion, c.kernel))
-        function = _function_of(weights[smallest], kernel, width, function)
+    product = project = None
+    for name in ("mbconv", "fused", "dense"):
+        if name not in stacks:
+            continue
+        layers = weights[_smallest(stacks[name])][0]
+        kernel = layers["depthwise" if name == "mbconv" else "dense"]["kernel"]
+        kernel = kernel if name == "dense" else kernel[..., :width]
+        middle = _middle(kernel.shape[1], size)
+        taps = kernel[:, *middle].copy()
+        if product is not None:
+            if name == "dense":
+                assert project is not None  # as the product is another structure's
+                product = np.einsum("nijch,nho->nijco", product, project)
+            # At the scale of drawn weights: batch norm takes it out of the function, but not out of
+            # the gradient.
+            taps = product * (taps.std() / product.std())
+        kernel[:] = 0
+        kernel[:, *middle] = taps
+        if name == "dense":
+            continue
+        own = layers["project"]["kernel"]
+        own[:, :width] = own[:, :width] if project is None else project
+        own[:, width:] = 0
+        product, project = taps, own[:, :width].copy()
+        if name == "mbconv":
+            expand = layers["expand"]["kernel"][..., :width]
+            product = product[:, :, :, None] * expand[:, None, None]
+
+
+def _spread(shape: Block, weights: dict[Candidate, Weights]) -> None:
+    """Makes each structure's candidates compute what the smallest one does, in place."""
+    for candidates in supernet_block.stacks(shape).values():
+        donor = weights[_smallest(candidates)]
         for candidate in candidates:
-            _become(weights[candidate], function)
-            if shape.allows_skip:
-                last = "project" if "project" in weights[candidate] else "dense"
-                weights[candidate][last]["scale"][:] = 0
+            if weights[candidate] is not donor:
+                _become(weights[candidate], donor)
 
 
-def _function_of(drawn: Tree, size: int, width: int, before: _Function | None) -> _Function:
-    """Returns the function of a candidate, as drawn or as like `before` as its structure allows."""
-    kernels = {part: layer["kernel"] for part, layer in drawn.items()}
-    spatial = kernels["depthwise" if "depthwise" in kernels else "dense"]
-    spatial = spatial[:, *_middle(spatial.shape[1], size)]
-    project = expand = None
-    if "project" in kernels:
-        spatial, project = spatial[..., :width], kernels["project"][:, :width].copy()
-    if "expand" in kernels:
-        expand = kernels["expand"][..., :width].copy()
-    if before is None:
-        return _Function(expand, spatial.copy(), project)
-    assert before.project is not None  # the only structure without one is the last
-    product = before.spatial
-    if before.expand is not None:
-        product = product[:, :, :, None] * before.expand[:, None, None]
-    if project is None:
-        product = np.einsum("nijch,nho->nijco", product, before.project)
-    # At the scale of drawn weights: batch norm takes it out of the function, but not out of the
-    # gradient.
-    product = product * (spatial.std() / product.std())
-    return _Function(expand, product, None if project is None else before.project)
-
-
-def _become(tree: Tree, function: _Function) -> None:
-    """Makes a candidate compute a function, in place."""
-    width = function.spatial.shape[-1]
-    kernel = tree["depthwise" if "depthwise" in tree else "dense"]["kernel"]
-    kernel[..., :width] = 0
-    middle = _middle(kernel.shape[1], function.spatial.shape[1])
-    kernel[:, *middle, ..., :width] = function.spatial
-    if function.project is not None:
-        tree["project"]["kernel"][:, :width] = function.project
-        tree["project"]["kernel"][:, width:] = 0
-    if function.expand is not None:
-        tree["expand"]["kernel"][..., :width] = function.expand
+def _become(weights: Weights, donor: Weights) -> None:
+    """Makes a candidate compute what a smaller one of its structure does, in place."""
+    for part, layer in donor[0].items():
+        kernel, into = layer["kernel"], weights[0][part]["kernel"]
+        if part == "project":
+            into[:, : kernel.shape[1]] = kernel
+            into[:, kernel.shape[1] :] = 0
+        elif part == "expand":
+            into[..., : kernel.shape[-1]] = kernel
+        else:
+            into[..., : kernel.shape[-1]] = 0
+            into[:, *_middle(into.shape[1], kernel.shape[1]), ..., : kernel.shape[-1]] = kernel
+        for old, new in zip(donor, weights, strict=True):
+            for name in old[part].keys() - {"kernel"}:
+                new[part][name][:, : old[part][name].shape[1]] = old[part][name]
 
 
 def _middle(size: int, smallest: int) -> tuple[slice, slice]:

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxnas import loss, sampling, search_steps, supernet, supernet_block, supernet_initialization
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
+from jaxnas.space import staged_space
 from tests.conftest import NUM_CLASSES, random_table, same_bits
 from tests.kinds import KINDS, Kind, copy, hyperparameters, state_of, steps_of
 from tests.test_steps import naive_gate_gradients
@@ -328,3 +329,48 @@ def test_the_same_seed_gives_the_same_supernet(kind):
     )
     assert same_bits(first, second)
     assert not same_bits(first.params, other.params)
+
+
+def test_candidates_take_over_what_the_smallest_of_their_structure_has_learned(images):
+    space = staged_space(
+        "mixed",
+        stem=4,
+        first=4,
+        widths=(6,),
+        counts=(2,),
+        strides=(2,),
+        head=8,
+        candidates=[["f5e1", "f3e1", "f3e2", "f5e3", "k5e3", "k3e2", "k3e3"]],
+    )
+    smallest = supernet_initialization.smallest(space)
+    chosen = [[str(space.candidates[i]) for i in np.flatnonzero(row)] for row in smallest]
+    assert chosen == [["f3e1", "f3e2", "k3e2"], ["-"]]
+
+    rng = np.random.default_rng(0)
+    params, stats = supernet_initialization.init(space, NUM_CLASSES, 0, "independent")
+    # As if trained: statistics and biases as well. Padding is 0 and stays so.
+    params, stats = jax.tree.map(
+        lambda leaf: leaf * rng.uniform(0.5, 2, leaf.shape), (params, stats)
+    )
+    for stack in params["runs"][0]:
+        for part, layer in params["runs"][0][stack].items():
+            layer["bias"] = 0.3 * layer["scale"] * rng.standard_normal(layer["scale"].shape)
+            layer = stats["runs"][0][stack][part]
+            layer["mean"] = 0.3 * layer["variance"] * rng.standard_normal(layer["mean"].shape)
+    shared = supernet_initialization.share(space, params, stats)
+    assert same_bits(shared[0]["runs"][1], params["runs"][1])
+
+    def outputs(weights, text):
+        path = space.path(space.parse(text))
+        network = supernet.extract(space, *weights, path, NUM_CLASSES)
+        network.eval()
+        running = network(images)
+        network.train()
+        return running, network(images)
+
+    for donor, others in (("f3e1", ["f5e1"]), ("f3e2", ["f5e3"]), ("k3e2", ["k5e3", "k3e3"])):
+        learned = outputs((params, stats), f"{donor} -")
+        np.testing.assert_array_equal(outputs(shared, f"{donor} -"), learned)
+        for other in others:
+            assert not np.allclose(outputs((params, stats), f"{other} -"), learned, atol=0.01)
+            np.testing.assert_allclose(outputs(shared, f"{other} -"), learned, atol=1e-4)

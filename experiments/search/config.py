@@ -106,7 +106,8 @@ class Config(RunConfig):
     initialisation: Literal["shared", "independent"] = option(
         "shared",
         "Initialization of the supernet. independent: as published, for long schedules. shared: "
-        "the candidates of a block start as the same function, so that short schedules learn.",
+        "the candidates of a block start as the same function, which the first half of the "
+        "warm-up trains, so that short schedules learn.",
         choices=supernet_initialization.INITIALISATIONS,
     )
     alpha_learning_rate: float = option(0.05, "Learning rate of α's Adam.", 0)

@@ -1,7 +1,9 @@
 """Training of the supernet and α: warm-up and search, resumable at any step.
 
 Both are phases of one loop over the same compiled weight step. They differ in the cosine of the
-learning rate and in the α steps between the search's weight steps.
+learning rate and in the α steps between the search's weight steps. With shared initialization the
+first half of the warm-up trains the function that a block's candidates share, as the smallest
+ones; then all take it over and are trained apart.
 """
 
 import dataclasses
@@ -33,11 +35,13 @@ class Schedule:
 
     Attributes:
       epoch_steps: number of steps in an epoch.
+      shared_end: last step in which the candidates' shared function is trained; 0 for none.
       warmup_end: last step of the warm-up.
       end: last step of the search.
     """
 
     epoch_steps: int
+    shared_end: int
     warmup_end: int
     end: int
 
@@ -55,7 +59,8 @@ class Schedule:
             )
         epoch = examples // config.batch_size
         warmup = config.warmup_epochs * epoch
-        return cls(epoch, warmup, warmup + config.search_epochs * epoch)
+        shared = warmup // 2 if config.initialisation == "shared" else 0
+        return cls(epoch, shared, warmup, warmup + config.search_epochs * epoch)
 
 
 class Trainer:
@@ -246,10 +251,14 @@ class Trainer:
             takes_arch_step = latency is not None and step > alpha_from and step % every == 0
             # Before the weight step consumes the state: a picture may be unreadable.
             held_out = next(feeds[1]) if takes_arch_step else None
+            batch = next(feeds[0])
+            if step == schedule.shared_end + 1 > 1:
+                state = self._layout.replicate(search_steps.share(self.space, state))
+            shares = step <= schedule.shared_end
             state, metrics = self.steps.weight(
                 state,
-                next(feeds[0]),
-                self.steps.sample(state),
+                batch,
+                self.steps.sample_smallest(state) if shares else self.steps.sample(state),
                 rate,
                 np.float32(search_steps.BN_MOMENTUM),
             )
