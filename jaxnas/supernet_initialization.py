@@ -86,7 +86,8 @@ def share(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
 
     The smallest candidate's layers become the middle of the others' kernels and their first
     channels; the projection of the other channels is 0 (function-preserving: Chen et al. 2016).
-    Blocks that may be skipped stay as they are.
+    A kernel smaller than that of the candidate of fewest channels has its middle, and so computes
+    only nearly the same. Blocks that may be skipped stay as they are.
     """
     params, stats = jax.tree.map(np.array, jax.device_get((params, stats)))
     for (start, _), *run in zip(space.runs(), params["runs"], stats["runs"], strict=True):
@@ -179,7 +180,10 @@ def _spread(shape: Block, weights: dict[Candidate, Weights]) -> None:
 
 
 def _become(weights: Weights, donor: Weights) -> None:
-    """Makes a candidate compute what a smaller one of its structure does, in place."""
+    """Makes a candidate compute what one of its structure and of no more channels does, in place.
+
+    If its own kernel is smaller, it has the middle of the other's.
+    """
     for part, layer in donor[0].items():
         kernel, into = layer["kernel"], weights[0][part]["kernel"]
         if part == "project":
@@ -188,8 +192,10 @@ def _become(weights: Weights, donor: Weights) -> None:
         elif part == "expand":
             into[..., : kernel.shape[-1]] = kernel
         else:
+            size = min(kernel.shape[1], into.shape[1])
+            taps = kernel[:, *_middle(kernel.shape[1], size)]
             into[..., : kernel.shape[-1]] = 0
-            into[:, *_middle(into.shape[1], kernel.shape[1]), ..., : kernel.shape[-1]] = kernel
+            into[:, *_middle(into.shape[1], size), ..., : kernel.shape[-1]] = taps
         for old, new in zip(donor, weights, strict=True):
             for name in old[part].keys() - {"kernel"}:
                 new[part][name][:, : old[part][name].shape[1]] = old[part][name]

@@ -374,3 +374,27 @@ def test_candidates_take_over_what_the_smallest_of_their_structure_has_learned(i
         for other in others:
             assert not np.allclose(outputs((params, stats), f"{other} -"), learned, atol=0.01)
             np.testing.assert_allclose(outputs(shared, f"{other} -"), learned, atol=1e-4)
+
+
+def test_a_space_may_have_its_smallest_kernel_in_a_wide_candidate_alone(images):
+    space = staged_space(
+        "crossed",
+        stem=4,
+        first=4,
+        widths=(6,),
+        counts=(1,),
+        strides=(2,),
+        head=8,
+        candidates=[["k5e2", "k3e3", "f5e2", "f3e3", "f5e1"]],
+    )
+    weights = supernet_initialization.init(space, NUM_CLASSES, 0, "shared")
+
+    def logits(params, stats, text):
+        path = space.path(space.parse(text))
+        return supernet.extract(space, params, stats, path, NUM_CLASSES)(images)
+
+    assert np.asarray(logits(*weights, "k5e2")).std() > 1e-3
+    for one, other in (("k5e2", "k3e3"), ("f5e2", "f3e3")):
+        np.testing.assert_allclose(logits(*weights, one), logits(*weights, other), atol=1e-4)
+    shared = supernet_initialization.share(space, *weights)
+    np.testing.assert_allclose(logits(*shared, "k3e3"), logits(*weights, "k5e2"), atol=1e-4)
