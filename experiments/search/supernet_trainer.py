@@ -252,7 +252,7 @@ class Trainer:
             # Before the weight step consumes the state: a picture may be unreadable.
             held_out = next(feeds[1]) if takes_arch_step else None
             batch = next(feeds[0])
-            if step == schedule.shared_end + 1 > 1:
+            if schedule.shared_end and step == schedule.shared_end + 1:
                 state = self._layout.replicate(search_steps.share(self.space, state))
             shares = step <= schedule.shared_end
             state, metrics = self.steps.weight(

@@ -21,9 +21,8 @@ _HELD_OUT = 0.1  # fraction of the train split for α
 _NO_CLASS = "__MACOSX"  # folder that macOS adds to its archives
 _DECODED_AT_ONCE = 256
 _FEW_PIXELS = 64 * 64
-_KEPT_PIXELS = (
-    64_000_000  # of a split, in each process that makes batches; 256 MB as Pillow has them
-)
+# Of a split, in each process that makes batches; 256 MB as Pillow has them.
+_KEPT_PIXELS = 64_000_000
 _REMEDY = "replace or remove it"
 
 
