@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxnas.layers import Activation, ConvBatchNorm, ConvKind, KernelChoice, Tape, activate
+from jaxnas.layers import ConvBatchNorm, ConvKind, KernelChoice, Tape, activate
+from jaxnas.space import Activation
 
 BlockKind = Literal["mbconv", "fused", "plain", "separable", "residual"]
 
@@ -61,7 +62,8 @@ class BlockSpec:
         mbconv: inverted residual (Sandler et al. 2018): 1x1, depthwise and 1x1 convolution without
           activation; no first one with expansion 1. Shortcut where shapes stay.
         fused: the same with one dense convolution for the first two (Gupta and Akin 2020); with
-          expansion 1 it is the whole block, activated. Shortcut where shapes stay.
+          expansion 1 it is the whole block, activated unless its kernel is 1. Shortcut where
+          shapes stay.
         plain: one dense convolution: RepVGG (Ding et al. 2021), as deployed.
         separable: depthwise and 1x1 convolution, both activated: MobileOne (Vasu et al. 2023), as
           deployed.
@@ -100,8 +102,10 @@ class BlockSpec:
                 LayerSpec("depthwise", "depthwise", width, width, self.kernel, self.stride),
                 LayerSpec("project", "pointwise", width, self.out_channels, activated=False),
             )
-        if self.kind == "plain" or self.kind == "fused" and self.expansion == 1:
+        if self.kind == "plain":
             return (dense,)
+        if self.kind == "fused" and self.expansion == 1:
+            return (dataclasses.replace(dense, activated=self.kernel > 1),)
         if self.kind == "fused":
             return (
                 dataclasses.replace(dense, out_channels=width),

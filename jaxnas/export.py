@@ -25,10 +25,11 @@ from flax import nnx
 from jax2onnx.plugins import plugin_system
 from onnx import helper, numpy_helper
 
-from jaxnas.layers import BATCH_NORM_EPSILON, Activation, ConvBatchNorm, activate, max_pool
+from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, activate, max_pool
 from jaxnas.network import Network, NetworkSpec
 from jaxnas.openvino_package import openvino
 from jaxnas.pixels import PIXEL_SCALE, from_pixels
+from jaxnas.space import Activation
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
 IR_VERSION = 8

@@ -19,10 +19,10 @@ from jax import lax
 from jaxnas.batch_norm import batch_norm_known, batch_norm_train
 from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
+from jaxnas.space import Activation
 
 BATCH_NORM_EPSILON = 1e-3
 
-Activation = Literal["relu6", "relu"]
 ConvKind = Literal["dense", "depthwise", "pointwise"]
 
 

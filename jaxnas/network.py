@@ -8,17 +8,17 @@ import numpy as np
 from flax import nnx
 
 from jaxnas.block import BlockSpec, ConvBlock, LayerSpec
-from jaxnas.layers import Activation, Classifier, max_pool
-from jaxnas.space import Arch, Block, Candidate, Space
+from jaxnas.layers import Classifier, max_pool
+from jaxnas.space import Activation, Arch, Block, Candidate, Space
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-    """Specification of a network: stride-2 stem, blocks, optional 1x1 head, linear layer.
+    """Specification of a network: stem, blocks, optional 1x1 head, linear layer.
 
     Attributes:
       name: name of the network.
-      stem_channels, stem_kernel: output channels and kernel of the stem.
+      stem_channels, stem_kernel, stem_stride: output channels, kernel and stride of the stem.
       stem_pool: whether a 3x3 maximum at stride 2 follows the stem.
       blocks: the blocks, in order.
       head_channels: output channels of the last 1x1 convolution; None for no such layer.
@@ -34,10 +34,11 @@ class NetworkSpec:
     activation: Activation = "relu6"
     stem_kernel: int = 3
     stem_pool: bool = False
+    stem_stride: int = 2
 
     @property
     def stem(self) -> LayerSpec:
-        return LayerSpec("conv", "dense", 3, self.stem_channels, self.stem_kernel, 2)
+        return LayerSpec("conv", "dense", 3, self.stem_channels, self.stem_kernel, self.stem_stride)
 
     @property
     def head(self) -> LayerSpec | None:
@@ -53,7 +54,8 @@ class NetworkSpec:
     @property
     def downsampling(self) -> int:
         """Factor between the size of an image and that of the last blocks."""
-        return (4 if self.stem_pool else 2) * math.prod(block.stride for block in self.blocks)
+        stem = self.stem_stride * (2 if self.stem_pool else 1)
+        return stem * math.prod(block.stride for block in self.blocks)
 
 
 def block_of(block: Block, choice: Candidate) -> BlockSpec:
@@ -69,8 +71,10 @@ def block_of(block: Block, choice: Candidate) -> BlockSpec:
     )
 
 
-def first_block_of(space: Space) -> BlockSpec:
-    """Returns the fixed block after the stem."""
+def first_block_of(space: Space) -> BlockSpec | None:
+    """Returns the fixed block after the stem; None if the space has none."""
+    if space.first.is_skip:
+        return None
     fixed = Block("first", space.stem_channels, space.first_channels, 1, (space.first,))
     return block_of(fixed, space.first)
 
@@ -90,9 +94,11 @@ def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network"
     return NetworkSpec(
         name,
         space.stem_channels,
-        (first_block_of(space), *blocks),
+        (*filter(None, (first_block_of(space),)), *blocks),
         space.head_channels,
         num_classes,
+        space.activation,
+        stem_stride=space.stem_stride,
     )
 
 
@@ -104,18 +110,25 @@ def count_parameters(spec: NetworkSpec) -> int:
     return sum(layer.parameters for layer in layers) + (spec.features + 1) * spec.num_classes
 
 
+def count_block_macs(block: BlockSpec, size: int) -> int:
+    """Returns a block's multiply-accumulates on an input of `size` px."""
+    total, out = 0, size
+    for layer in block.layers:
+        out = -(-out // layer.stride)
+        total += out**2 * layer.weights
+    if block.shortcut_layer is not None:
+        total += out**2 * block.shortcut_layer.weights
+    return total
+
+
 def count_macs(spec: NetworkSpec, image_size: int) -> int:
     """Returns multiply-accumulates per square image of `image_size` px; biases are not counted."""
-    size = -(-image_size // 2)
+    size = -(-image_size // spec.stem_stride)
     total = size**2 * spec.stem.weights
     size = -(-size // 2) if spec.stem_pool else size
     for block in spec.blocks:
-        before = size
-        for layer in block.layers:
-            size = -(-size // layer.stride)
-            total += size**2 * layer.weights
-        if block.shortcut_layer is not None:
-            total += (-(-before // block.stride)) ** 2 * block.shortcut_layer.weights
+        total += count_block_macs(block, size)
+        size = -(-size // block.stride)
     if spec.head is not None:
         total += size**2 * spec.head.weights
     return total + spec.features * spec.num_classes

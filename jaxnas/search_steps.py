@@ -110,12 +110,12 @@ class Steps:
     Attributes:
       sample: (state) → path int32 [blocks], drawn from softmax(α) for the state's step.
       sample_smallest: (state) → path, drawn evenly from `supernet_initialization.smallest`.
-      weight: (state, batch, path, learning_rate, statistics_momentum) → (state, metrics). Consumes
-        the state. With learning_rate 0 and statistics_momentum i / (i + 1) for i = 0, 1, ... it
-        recalibrates: the weights stay and the running statistics become the batches' mean.
+      weight: (state, batch, path, learning_rate) → (state, metrics). Consumes the state.
       arch: α step, (state, batch, latency, target_ms, latency_weight) → (changed fields of the
         state by name, metrics). latency_weight is λ of `fixed`, the initial λ of `dual`, β of
         `mul_log`; with `reinforce` it is the exponent of latency in the reward.
+      recalibrate: (params, stats, path, batch, statistics_momentum) → stats. With momentum
+        i / (i + 1) for i = 0, 1, ... the path's statistics become the batches' mean.
       evaluate: (params, stats, path, batch) → sums over the batch, with running statistics.
     """
 
@@ -123,6 +123,7 @@ class Steps:
     sample_smallest: Callable[[SearchState], Array]
     weight: Callable[..., tuple[SearchState, Metrics]]
     arch: Callable[..., tuple[dict[str, Any], Metrics]]
+    recalibrate: Callable[..., Any]
     evaluate: Callable[..., Metrics]
 
 
@@ -163,6 +164,11 @@ def share(space: Space, state: SearchState) -> SearchState:
     params, stats = supernet_initialization.share(space, state.params, state.stats)
     momentum = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.momentum)
     return dataclasses.replace(state, params=params, stats=stats, momentum=momentum)
+
+
+def _moved(running: Any, new: Any, momentum: Array | float) -> Any:
+    """Returns running statistics moved towards those of a batch."""
+    return jax.tree.map(lambda old, batch: momentum * old + (1 - momentum) * batch, running, new)
 
 
 def _map_trace(function, *states):
@@ -217,7 +223,6 @@ def make_steps(
         batch: dict[str, Array],
         path: Array,
         learning_rate: Array,
-        statistics_momentum: Array,
     ) -> tuple[SearchState, Metrics]:
         check_batch(batch)
         params, stats = gather(state.params, path), gather(state.stats, path)
@@ -233,11 +238,7 @@ def make_steps(
         (ce, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, momentum = optimizer.update(gradient, momentum, params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
-        stats = jax.tree.map(
-            lambda running, new: statistics_momentum * running + (1 - statistics_momentum) * new,
-            stats,
-            batch_stats,
-        )
+        stats = _moved(stats, batch_stats, BN_MOMENTUM)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -321,6 +322,15 @@ def make_steps(
             metrics["latency_term"] = term(estimate.ce, expected_ms, target_ms, weight)
         return changes, metrics
 
+    def recalibrate(
+        params: Any, stats: Any, path: Array, batch: dict[str, Array], statistics_momentum: Array
+    ) -> Any:
+        check_batch(batch)
+        active = gather(stats, path)
+        images = from_pixels(batch["image"], dtype)
+        _, new = supernet.apply(space, gather(params, path), active, path, images, train=True)
+        return scatter(stats, _moved(active, new, statistics_momentum), path)
+
     def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Metrics:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
@@ -341,5 +351,6 @@ def make_steps(
         jit(sample_smallest),
         jit(weight, donate_argnums=0),
         jit(arch),
+        jit(recalibrate),
         jit(evaluate),
     )

@@ -11,9 +11,12 @@ import dataclasses
 import itertools
 import math
 import re
+import typing
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+Activation = typing.Literal["relu6", "relu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Candidate:
         skip.
       expansion: width inside the block over its input's.
       fused: whether one dense convolution replaces the MBConv's expansion and depthwise convolution
-        (Gupta and Akin 2020). With expansion 1 it is the whole block.
+        (Gupta and Akin 2020). With expansion 1 it is the whole block; with kernel 1 as well it is a
+        projection, without activation: the least that changes a shape.
     """
 
     kernel: int
@@ -81,6 +85,7 @@ class Block:
       name: name of the block in every file.
       in_channels, out_channels, stride: shape of the block.
       convolutions: candidates that the block allows besides skip, in the order of the space's.
+      activation: activation of its layers.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Block:
     out_channels: int
     stride: int
     convolutions: tuple[Candidate, ...]
+    activation: Activation = "relu6"
 
     @property
     def allows_skip(self) -> bool:
@@ -100,12 +106,13 @@ class Space:
 
     Attributes:
       name: name of the space, which latency tables and results record.
-      stem_channels: output channels of the 3x3 stride-2 stem convolution.
+      stem_channels: output channels of the 3x3 stem convolution.
       first_channels: output channels of the first block, which is fixed, after the stem.
-      first: choice of the first block: an MBConv k3 e1, or a fused one.
+      first: choice of the first block: an MBConv k3 e1, or a fused one; skip for no such block.
       blocks: searchable blocks, in order.
       head_channels: output channels of the last 1x1 convolution, before pooling.
       candidates: choices of every block, in the order of the columns of α and of tables.
+      stem_stride: stride of the stem.
     """
 
     name: str
@@ -115,11 +122,17 @@ class Space:
     head_channels: int
     candidates: tuple[Candidate, ...]
     first: Candidate = Candidate(3, 1)
+    stem_stride: int = 2
 
     @property
     def downsampling(self) -> int:
         """Factor between the size of an image and that of the last blocks."""
-        return 2 * math.prod(block.stride for block in self.blocks)
+        return self.stem_stride * math.prod(block.stride for block in self.blocks)
+
+    @property
+    def activation(self) -> Activation:
+        """Activation of all layers."""
+        return self.blocks[0].activation
 
     @property
     def convolutions(self) -> tuple[Candidate, ...]:
@@ -235,6 +248,8 @@ def staged_space(
     expansions: Sequence[int] = (3, 6),
     candidates: Sequence[Sequence[str]] | None = None,
     first_block: str = "k3e1",
+    stem_stride: int = 2,
+    activation: Activation = "relu6",
 ) -> Space:
     """Returns a space of stages; the first block of a stage has its stride and changes the width.
 
@@ -244,11 +259,14 @@ def staged_space(
       kernels, expansions: the MBConvs that every block allows, each kernel with each expansion.
       candidates: the candidates of each stage instead, such as [["f3e1", "f3e4"], ["k5e6"]]; one
         list for all stages may stand alone. Skip is added where shapes stay.
-      first_block: the first block, of expansion 1: k3e1, or fused as f3e1.
+      first_block: the first block, of expansion 1: k3e1, or fused as f3e1; or - for none.
+      stem_stride: stride of the stem, 1 or 2.
+      activation: activation of all layers, relu6 or relu.
 
     Raises:
       ValueError: `widths`, `counts` and `strides` (and `candidates`) differ in length, a kernel is
-        even, or an expansion is below 2; or a token is no candidate of a stage.
+        even, or an expansion is below 2; or a token is no candidate of a stage; or there is no
+        first block and its channels are not the stem's.
     """
     if not len(widths) == len(counts) == len(strides):
         raise ValueError(
@@ -260,11 +278,22 @@ def staged_space(
             f"{name}: kernels {tuple(kernels)} and expansions {tuple(expansions)}; "
             f"give odd kernels and expansions of 2 or more"
         )
-    first_choices = {str(c): c for k in (3, 5, 7) for c in (Candidate(k, 1), Candidate(k, 1, True))}
+    convolutions = [c for k in (3, 5, 7) for c in (Candidate(k, 1), Candidate(k, 1, True))]
+    first_choices = {str(c): c for c in (*convolutions, SKIP)}
     if first_block not in first_choices:
         raise ValueError(
             f"{name}: the first block is {first_block!r}; give one of {', '.join(first_choices)}"
         )
+    if first_choices[first_block].is_skip and first != stem:
+        raise ValueError(
+            f"{name}: first is {first} without a first block; give the stem's {stem} channels"
+        )
+    for key, value, allowed in (
+        ("stem_stride", stem_stride, (1, 2)),
+        ("activation", activation, typing.get_args(Activation)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: {key} is {value!r}; give {' or '.join(map(str, allowed))}")
     if candidates is None:
         stages = [[Candidate(k, e) for k in kernels for e in expansions]] * len(widths)
     else:
@@ -287,10 +316,20 @@ def staged_space(
                     width,
                     stride if i == 0 else 1,
                     tuple(c for c in every if c in stage),
+                    activation,
                 )
             )
             channels = width
-    return Space(name, stem, first, tuple(blocks), head, (*every, SKIP), first_choices[first_block])
+    return Space(
+        name,
+        stem,
+        first,
+        tuple(blocks),
+        head,
+        (*every, SKIP),
+        first_choices[first_block],
+        stem_stride,
+    )
 
 
 def _stage_candidates(name: str, tokens: Sequence[str]) -> list[Candidate]:
@@ -337,4 +376,21 @@ MYRIADX = staged_space(
     first_block="f3e1",
 )
 
-SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY, MYRIADX)}
+# The 6,561 networks of NAS-Bench-Macro (Su et al. 2021, §4.1), which were all trained on CIFAR-10.
+# Its identity is skip, or a projection where a block changes the shape.
+_MACRO_FIRST, _MACRO = ["f1e1", "k3e3", "k5e6"], ["k3e3", "k5e6"]
+NAS_BENCH_MACRO = staged_space(
+    "nas_bench_macro",
+    stem=32,
+    first=32,
+    widths=(64, 64, 128, 128, 256, 256),
+    counts=(1, 1, 1, 2, 1, 2),
+    strides=(2, 1, 2, 1, 2, 1),
+    head=1280,
+    candidates=(_MACRO_FIRST, _MACRO, _MACRO_FIRST, _MACRO, _MACRO_FIRST, _MACRO),
+    first_block="-",
+    stem_stride=1,
+    activation="relu",
+)
+
+SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY, MYRIADX, NAS_BENCH_MACRO)}

@@ -47,7 +47,7 @@ def _read_space(file: pathlib.Path) -> Space:
             f"--space={file} has candidates beside kernels or expansions; give one or the others"
         )
     for key, value in document.items():
-        if key in ("candidates", "first_block"):
+        if key in ("candidates", "first_block", "activation"):
             _check_tokens(file, key, value)
         else:
             _check_numbers(file, key, value)
@@ -62,19 +62,19 @@ def _read_space(file: pathlib.Path) -> Space:
 def _check_numbers(file: pathlib.Path, key: str, value: object) -> None:
     numbers = value if isinstance(value, list) else [value]
     if (
-        isinstance(value, list) != (key not in ("stem", "first", "head"))
+        isinstance(value, list) != (key not in ("stem", "first", "head", "stem_stride"))
         or not numbers
         or any(type(number) is not int or not 1 <= number <= MOST_CHANNELS for number in numbers)
     ):
         raise ValueError(
-            f"--space={file}: {key} is {value!r}; give stem, first and head as "
+            f"--space={file}: {key} is {value!r}; give stem, first, head and stem_stride as "
             f"whole numbers from 1 to {MOST_CHANNELS} and the others as lists of "
             f"them"
         )
 
 
 def _check_tokens(file: pathlib.Path, key: str, value: object) -> None:
-    if key == "first_block":
+    if key != "candidates":
         right = isinstance(value, str)
     else:
         right = isinstance(value, list) and all(
@@ -83,6 +83,7 @@ def _check_tokens(file: pathlib.Path, key: str, value: object) -> None:
         )
     if not right:
         raise ValueError(
-            f"--space={file}: {key} is {value!r}; give first_block as text such as f3e1, and "
-            f'candidates as a list for each stage, or one for all, such as [["f3e1", "k5e6"]]'
+            f"--space={file}: {key} is {value!r}; give first_block as text such as f3e1, "
+            f"activation as relu6 or relu, and candidates as a list for each stage, or one for "
+            f'all, such as [["f3e1", "k5e6"]]'
         )

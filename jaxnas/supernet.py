@@ -169,10 +169,12 @@ def extract(
     params, stats = jax.device_get((params, stats))
     spec = network_of(space, space.arch(path), num_classes, name)
     network = Network(spec, rng=np.random.default_rng(0))
-    layers = {"stem": network.stem, "first": network.blocks[0], "classifier": network.classifier}
+    modules = iter(network.blocks)
+    layers = {"stem": network.stem, "classifier": network.classifier}
+    if "first" in params:
+        layers["first"] = next(modules)
     for key, module in layers.items():
         nnx.update(module, nnx.State(params[key]), nnx.State(stats[key]))
-    modules = iter(network.blocks[1:])
     for run, (start, length) in enumerate(space.runs()):
         for i in range(length):
             candidate = space.candidates[path[start + i]]
@@ -192,13 +194,25 @@ def extract(
 
 
 def fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> dict[str, Any]:
-    return {
-        "stem": ConvBatchNorm("dense", 3, space.stem_channels, kernel=3, stride=2, rng=rng),
-        "first": ConvBlock(first_block_of(space), rng=rng),
-        "classifier": Classifier(
-            space.blocks[-1].out_channels, space.head_channels, num_classes, rng=rng
-        ),
+    """Returns the layers that all networks of a space have, newly drawn, in order."""
+    act, first = space.activation, first_block_of(space)
+    modules: dict[str, Any] = {
+        "stem": ConvBatchNorm(
+            "dense",
+            3,
+            space.stem_channels,
+            kernel=3,
+            stride=space.stem_stride,
+            activation=act,
+            rng=rng,
+        )
     }
+    if first is not None:
+        modules["first"] = ConvBlock(first, activation=act, rng=rng)
+    modules["classifier"] = Classifier(
+        space.blocks[-1].out_channels, space.head_channels, num_classes, activation=act, rng=rng
+    )
+    return modules
 
 
 @functools.cache
@@ -214,7 +228,8 @@ def _apply_fixed(name: str, space: Space, params: Tree, stats: Tree, x: jax.Arra
 def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: bool):
     new_stats = {}
     x, new_stats["stem"] = _apply_fixed("stem", space, params, stats, images, train)
-    x, new_stats["first"] = _apply_fixed("first", space, params, stats, x, train)
+    if "first" in params:
+        x, new_stats["first"] = _apply_fixed("first", space, params, stats, x, train)
     return x, new_stats
 
 

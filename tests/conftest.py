@@ -52,8 +52,10 @@ MICRO = {
 
 
 def pytest_configure() -> None:
-    # What is compiled here runs for a few steps: less time goes into making it fast.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    # What is compiled here runs for a few steps: least time goes into making it fast.
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,9 @@ _LIBRARIES = (
     "sklearn.datasets",
     "tensorflow_datasets",
 )
+# Programs take tens or hundreds of steps, which no optimization at all would make slow.
+XLA_FLAGS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+_ENVIRONMENT = {"COLUMNS": "120", "XLA_FLAGS": XLA_FLAGS}
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([*_LIBRARIES])
 
@@ -53,7 +56,7 @@ class Program:
         """
         folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["PROGRAM_OUTPUTS"]))
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
-        variables = {**os.environ, "COLUMNS": "120", **(environment or {})}
+        variables = {**os.environ, **_ENVIRONMENT, **(environment or {})}
         self._process = _forks.Process(
             target=_run,
             args=((name, *arguments), str(cwd), variables, str(self._stdout), str(self._stderr)),
@@ -125,7 +128,7 @@ def run_fresh(
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, "COLUMNS": "120", **environment},
+        env={**os.environ, **_ENVIRONMENT, **environment},
     )
 
 

@@ -187,7 +187,7 @@ def test_every_data_file_belongs_to_a_target():
 
 
 def test_imports_go_one_way():
-    programs = ("benchmark", "compare", "search", "study", "sweep", "train")
+    programs = ("benchmark", "compare", "search", "study", "sweep", "train", "truth")
     above = {
         "//jaxnas": ("//profiling", "//experiments", "//tests"),
         "//profiling": ("//experiments", "//tests"),

@@ -18,25 +18,26 @@ MIXED, TEXTS = KINDS["mixed"].space, KINDS["mixed"].texts
 
 def test_blocks_allow_what_their_stage_does():
     assert [str(candidate) for candidate in MIXED.candidates] == [
-        "f3e1",
+        "f1e1",
         "f5e2",
         "k3e2",
+        "f3e1",
         "f3e3",
         "k5e3",
         "f5e1",
         "-",
     ]
     assert MIXED.allowed.tolist() == [
-        [True, True, True, False, False, False, False],
-        [True, False, True, True, True, True, True],
-        [True, False, True, True, True, True, True],
+        [True, True, True, False, False, False, False, False],
+        [False, False, True, True, True, True, True, True],
+        [False, False, True, True, True, True, True, True],
     ]
     for text in TEXTS:
         assert format_arch(MIXED.parse(text)) == text
-    with pytest.raises(ValueError, match="block00: f3e3 is not allowed in this block, .* f3e1 f5"):
+    with pytest.raises(ValueError, match="block00: f3e3 is not allowed in this block, .* f1e1 f5"):
         MIXED.parse("f3e3 f3e1 -")
     with pytest.raises(ValueError, match="block01: unknown token 'f7e2'"):
-        MIXED.parse("f3e1 f7e2 -")
+        MIXED.parse("f1e1 f7e2 -")
 
 
 def test_a_mixed_network_is_exported_with_its_names(tmp_path):
@@ -46,7 +47,6 @@ def test_a_mixed_network_is_exported_with_its_names(tmp_path):
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert names == [
         "stem/conv",
-        "first/dense",
         "block00/dense",
         "block00/project",
         "block01/dense",
@@ -61,12 +61,13 @@ def test_a_mixed_network_is_exported_with_its_names(tmp_path):
 
 
 STAGES = {"stem": 4, "first": 4, "widths": [6, 6], "counts": [1, 2], "strides": [2, 1], "head": 8}
-CANDIDATES = [["f3e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]]
+CANDIDATES = [["f1e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]]
+FIRST_LAYERS = {"first_block": "-", "stem_stride": 1, "activation": "relu"}
 
 
 def test_a_json_file_gives_candidates_by_stage(tmp_path):
     file = tmp_path / "mixed.json"
-    document = {**STAGES, "candidates": CANDIDATES, "first_block": "f3e1"}
+    document = {**STAGES, "candidates": CANDIDATES, **FIRST_LAYERS}
     file.write_text(json.dumps(document))
     assert dataclasses.replace(find_space(str(file)), name="mixed") == MIXED
     file.write_text(json.dumps({**STAGES, "candidates": [["k5e6", "f3e4"]]}))
@@ -91,6 +92,11 @@ def test_a_json_file_gives_candidates_by_stage(tmp_path):
         ({"candidates": []}, "candidates are given for 0 stages"),
         ({"candidates": [["k3e6"]], "kernels": [3]}, "has candidates beside kernels"),
         ({"first_block": "f3e4"}, "the first block is 'f3e4'; give one of k3e1, f3e1"),
+        ({"first_block": "-", "first": 6}, "first is 6 without a first block; give the stem's 4 "),
+        ({"stem_stride": 3}, "stem_stride is 3; give 1 or 2"),
+        ({"stem_stride": "2"}, "stem_stride is '2'; give stem, first, head and stem_stride as"),
+        ({"activation": "swish"}, "activation is 'swish'; give relu6 or relu"),
+        ({"activation": 6}, "activation is 6; give first_block as text"),
         ({"first_block": 3}, "first_block is 3"),
     ],
 )

@@ -1,7 +1,6 @@
 """Many processes and devices are one run: the same numbers, the same network, one failure."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -15,9 +14,9 @@ import pytest
 
 from jaxnas import parallel
 from tests.conftest import NO_RESTART, metrics_of
-from tests.programs import ROOT, Program, run_fresh, run_program
+from tests.programs import ROOT, XLA_FLAGS, Program, run_fresh, run_program
 
-EIGHT_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+EIGHT_DEVICES = f"{XLA_FLAGS} --xla_force_host_platform_device_count=8"
 
 
 def free_port() -> int:

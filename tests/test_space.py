@@ -119,7 +119,10 @@ def test_a_json_file_describes_a_space(tmp_path):
             "describes no space: give an object with stem, first, widths, counts, strides, head, ",
         ),
         (json.dumps({**STAGES, "depth": 3}), "describes no space"),
-        (json.dumps({**STAGES, "stem": [8]}), r"stem is \[8\]; give stem, first and head as whole"),
+        (
+            json.dumps({**STAGES, "stem": [8]}),
+            r"stem is \[8\]; give stem, first, head ",
+        ),
         (json.dumps({**STAGES, "widths": [16, "24"]}), r"widths is \[16, '24'\]"),
         (
             json.dumps({**STAGES, "counts": [2]}),

@@ -446,9 +446,7 @@ def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(batch):
         arch_ce[name], state = float(metrics["arch_ce"]), dataclasses.replace(state, **changes)
         values = []
         for _ in range(30):
-            state, metrics = compiled.weight(
-                state, batch, path, jnp.float32(0.05), jnp.float32(search_steps.BN_MOMENTUM)
-            )
+            state, metrics = compiled.weight(state, batch, path, jnp.float32(0.05))
             values.append(float(metrics["ce"]))
         losses[name] = values
         trees = (state.params, state.stats, state.momentum, state.alpha)
@@ -508,7 +506,7 @@ def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batc
         state = jax.tree.map(jnp.array, small_state)
         for _ in range(60):
             state, _ = small_steps.weight(
-                state, batch, small_steps.sample(state), jnp.float32(0.01), jnp.float32(0.9)
+                state, batch, small_steps.sample(state), jnp.float32(0.01)
             )
             changes, _ = small_steps.arch(
                 state, batch, latency, jnp.float32(4.0), jnp.float32(weight)

@@ -95,15 +95,9 @@ def arguments(tmp_path_factory, space_file, space) -> list[str]:
 def finished(tmp_path_factory, arguments) -> pathlib.Path:
     """An undisturbed study's folder."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    done = run_program(*arguments, f"--workdir={folder}", **COMPILE)
+    done = run_program(*arguments, f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
-
-
-# Five networks are compiled for a few steps each: least time goes into making them fast.
-COMPILE = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-}
 
 
 def study_of(folder: pathlib.Path) -> dict:
@@ -208,7 +202,7 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     """Killed among the trainings, then gone on with while another process is at one of them."""
     folder = tmp_path / "run"
     command = [*arguments, f"--workdir={folder}"]
-    process = Program(*command, environment=COMPILE)
+    process = Program(*command)
     process.wait_until((folder / "train-found0-seed0/metrics.jsonl").exists)
     process.kill()
     assert not (folder / "study.json").exists()
@@ -218,12 +212,12 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     (folder / "train-random01-seed1").mkdir()
     with (folder / "train-random01-seed1/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run_program(*command, **COMPILE)
+        done = run_program(*command)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "1 runs are held by other processes: train-random01-seed1" in done.stderr
     assert not (folder / "study.json").exists()
 
-    done = run_program(*command, **COMPILE)
+    done = run_program(*command)
     assert done.returncode == 0, done.stderr
     assert {f: f.stat().st_mtime_ns for f in done_before} == done_before
     assert study_of(folder) == study_of(finished)

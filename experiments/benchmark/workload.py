@@ -148,7 +148,6 @@ class Supernet:
             self.batch,
             jnp.asarray(path),
             jnp.float32(LEARNING_RATE),
-            jnp.float32(search_steps.BN_MOMENTUM),
         )
 
     def _arch_arguments(self) -> tuple:

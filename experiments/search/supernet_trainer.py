@@ -131,49 +131,72 @@ class Trainer:
         """Whether warm-up and search are finished."""
         return self.step >= self.schedule.end
 
-    def compile(self, latency: LatencyModel) -> None:
-        """Compiles the steps that the run still needs, or loads them from the cache."""
+    def compile(self, latency: LatencyModel | None, scores: bool = False) -> None:
+        """Compiles the steps that the run still needs, or loads them from the cache.
+
+        Args:
+          latency: latency for the α steps; None if there are none.
+          scores: whether paths are scored in any case, and not only if the configuration asks.
+        """
         replicated = self._layout.replicated_shapes
         path = replicated(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
         scalar = replicated(jax.ShapeDtypeStruct((), jnp.float32))
-        state, table = replicated(self.state), replicated(latency)
+        state = replicated(self.state)
         batch, masked = batch_shapes(self._sizes, self._layout)
         programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-            "weight": (self.steps.weight, (state, batch, path, scalar, scalar))
+            "weight": (self.steps.weight, (state, batch, path, scalar))
         }
-        if not self.is_over:
+        if not self.is_over and latency is not None:
+            table = replicated(latency)
             programs["arch"] = (self.steps.arch, (state, batch, table, scalar, scalar))
-        if self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
-            programs["evaluate"] = (self.steps.evaluate, (state.params, state.stats, path, masked))
+        if scores or self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
+            active = (state.params, state.stats, path)
+            programs["recalibrate"] = (self.steps.recalibrate, (*active, batch, scalar))
+            programs["evaluate"] = (self.steps.evaluate, (*active, masked))
         with self.progress.phase("compile", total=1.0) as phase:
             compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
             phase.end(readiness(compiled))
         self.steps = dataclasses.replace(self.steps, **compiled)
 
-    def search(self, latency: LatencyModel) -> None:
+    def warm_up(self) -> None:
+        """Takes the remaining steps of the warm-up; raises as `search`."""
+        end = self.schedule.warmup_end
+        if self.step < end:
+            self.loop.run(self._phase("warm-up", 0, end, self.config.warmup_learning_rate, None))
+
+    def search(self, latency: LatencyModel | None) -> None:
         """Takes the remaining steps of warm-up and search; ends with a checkpoint.
+
+        Args:
+          latency: latency for the α steps; None for none, so that paths are drawn evenly.
 
         Raises:
           Stopped, NonFiniteLoss.
         """
         if self.is_over:
             return
-        schedule, config = self.schedule, self.config
-        if self.step < schedule.warmup_end:
-            self.loop.run(
-                self._phase("warm-up", 0, schedule.warmup_end, config.warmup_learning_rate, None)
-            )
+        self.warm_up()
         self._await_arch_step()
         self.loop.run(
             self._phase(
                 "search",
-                schedule.warmup_end,
-                schedule.end,
-                config.search_learning_rate,
-                self._layout.replicate(latency),
+                self.schedule.warmup_end,
+                self.schedule.end,
+                self.config.search_learning_rate,
+                None if latency is None else self._layout.replicate(latency),
             )
         )
         self.loop.save(wait=True)
+
+    def continue_from(self, warmed_up: search_steps.SearchState) -> None:
+        """Starts at the end of another run's warm-up, unless this run is beyond its own.
+
+        Args:
+          warmed_up: state of a run of equal seed, data and warm-up.
+        """
+        if self.step < self.schedule.warmup_end:
+            self.loop.state = jax.tree.map(jnp.copy, warmed_up)  # which a step consumes
+            self.loop.step = self.schedule.warmup_end
 
     def inherited_top1(self, path: np.ndarray) -> float:
         """Returns a path's top-1, as a fraction, with the supernet's weights on held-out data.
@@ -196,18 +219,18 @@ class Trainer:
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Returns running statistics in which a path's are the mean over training batches.
 
-        Takes weight steps with learning rate 0 on a copy of the state; keeps only the statistics.
+        Computes the batches' statistics without a backward pass.
         """
         feed = self._feed(self.parts.weights, 0)
-        moving = jax.tree.map(jnp.copy, self.state)  # a weight step consumes its state
+        stats = self.state.stats
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
-                moving, _ = self.steps.weight(
-                    moving, next(feed), np.int32(path), np.float32(0), np.float32(i / (i + 1))
+                stats = self.steps.recalibrate(
+                    self.state.params, stats, np.int32(path), next(feed), np.float32(i / (i + 1))
                 )
                 phase.update(i + 1)
         feed.close()
-        return moving.stats
+        return stats
 
     def extract(self, path: np.ndarray) -> Network:
         """Returns the network of a path, int32 [blocks], with the supernet's weights."""
@@ -222,7 +245,7 @@ class Trainer:
     def _await_arch_step(self) -> None:
         """Waits, with a progress bar, for the α step, which compiles during the warm-up."""
         step = self.steps.arch
-        if isinstance(step, Step) and not step.is_ready:
+        if isinstance(step, Step) and not step.is_ready:  # otherwise no α step is taken
             with self.progress.phase("compile", total=1.0) as phase:
                 step.wait(lambda: phase.update(0.0, "the arch step"))
                 phase.end("the arch step")
@@ -260,7 +283,6 @@ class Trainer:
                 batch,
                 self.steps.sample_smallest(state) if shares else self.steps.sample(state),
                 rate,
-                np.float32(search_steps.BN_MOMENTUM),
             )
             if takes_arch_step:
                 changes, latest = self.steps.arch(

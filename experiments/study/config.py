@@ -109,7 +109,7 @@ def study_from_flags() -> Study:
     parts = _parts(args.parts)
     if "worth" in parts and args.random_networks == 1:
         raise ValueError("--random_networks=1: give 0, or 2 or more; an interval needs them")
-    seeds = _seeds(args.seeds)
+    seeds = seeds_of(args.seeds)
     if args.trainings is not None and args.trainings > len(seeds):
         raise ValueError(
             f"--trainings={args.trainings}: give at most the {len(seeds)} seeds of --seeds"
@@ -151,7 +151,7 @@ def _other_spaces(config: Config, texts: Sequence[str]) -> tuple[Config, ...]:
     return tuple(configs)
 
 
-def _seeds(texts: Sequence[str]) -> tuple[int, ...]:
+def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
     if not texts or not all(text.strip().isdecimal() for text in texts):
         raise ValueError(f"--seeds={','.join(texts)}: give whole numbers from 0, such as 0,1,2")
     seeds = tuple(map(int, texts))

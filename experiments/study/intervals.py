@@ -53,9 +53,12 @@ def side(interval: Interval, value: float) -> str | None:
     return "above" if low > value else "below"
 
 
-def text(value: Interval, *, percent: bool = False, sign: bool = False) -> str:
+def text(
+    value: Interval, *, percent: bool = False, sign: bool = False, digits: int | None = None
+) -> str:
     """Returns `12.3 ± 1.2`, or `12.3 (±?)` without an interval; `percent` scales by 100."""
-    scale, digits = (100, 1) if percent else (1, 2)
+    scale, usual = (100, 1) if percent else (1, 2)
+    digits = usual if digits is None else digits
     mean = f"{scale * value['mean']:{'+' if sign else ''}.{digits}f}"
     if value["low"] is None or value["high"] is None:
         return f"{mean} (±?)"

@@ -69,7 +69,7 @@ class Runs:
             seed=seed,
             workdir=str(pathlib.Path(self._config.workdir, name)),
         )
-        document = self._once(
+        document = self.once(
             name, config, "searched.json", lambda workdir: self._searched(config, table, workdir)
         )
         if document is None:
@@ -122,12 +122,12 @@ class Runs:
                 )
             },
         )
-        document = self._once(
+        document = self.once(
             name, config, "trained.json", lambda workdir: self._trained(config, contender, workdir)
         )
         return None if document is None else Trained(**document)
 
-    def _once(
+    def once(
         self,
         name: str,
         config: Config | TrainConfig,
@@ -157,7 +157,7 @@ class Runs:
     def _searched(self, config: Config, table: LatencyTable, workdir: Workdir) -> dict[str, Any]:
         table.save(workdir.path / "latency_table.json", config.search_space)
         latency = LatencyModel.of(table)
-        trainer = Trainer(config, self._parts_of(config.seed), workdir, self._progress)
+        trainer = Trainer(config, self.parts_of(config.seed), workdir, self._progress)
         if config.space in self._search_steps:
             trainer.steps = self._search_steps[config.space]
         elif not trainer.is_over:  # a finished search takes no more steps
@@ -186,7 +186,7 @@ class Runs:
             config.training,
             config.identity(),
             network,
-            self._parts_of(config.seed),
+            self.parts_of(config.seed),
             workdir,
             self._progress,
         )
@@ -194,7 +194,7 @@ class Runs:
             Trained(config.seed, fitted.top1, fitted.held_out["top1"], fitted.held_out["epoch"])
         )
 
-    def _parts_of(self, seed: int) -> data.Parts:
+    def parts_of(self, seed: int) -> data.Parts:
         """Returns the data split by this seed, as in a separate run with this seed."""
         if seed not in self._parts:
             self._parts[seed] = dataclasses.replace(self._config, seed=seed).parts()
