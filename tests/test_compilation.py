@@ -143,7 +143,6 @@ def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
             batch,
             path,
             jnp.float32(0.1),
-            jnp.float32(0.9),
         )
 
     states = []

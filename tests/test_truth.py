@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.truth import report
-from experiments.truth.benchmark import (
+from experiments.truth.nas_bench_macro import (
     SPACE,
     Benchmark,
     macs_table,

@@ -8,7 +8,7 @@ from absl import flags
 from experiments.search.config import Config, config_from_flags
 from experiments.search.config import define_flags as define_search_flags
 from experiments.study.config import seeds_of
-from experiments.truth.benchmark import IMAGE_SIZE, SPACE, Benchmark, read_benchmark
+from experiments.truth.nas_bench_macro import IMAGE_SIZE, SPACE, Benchmark, read_benchmark
 from jaxnas.estimators import ESTIMATORS
 from profiling import command
 
@@ -54,7 +54,7 @@ def define_flags() -> None:
         "networks", 200, "Random networks whose scores are compared with the truth.", 2
     )
     flags.DEFINE_integer(
-        "evaluations", 100, "Networks that evolution scores for a budget, and best of N.", 1
+        "evaluations", 100, "Networks that evolution, and best of random, score for a budget.", 1
     )
     flags.DEFINE_string(
         "output", None, "Folder for truth.json, truth.md and the figure; unset is --workdir."

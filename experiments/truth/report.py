@@ -12,9 +12,9 @@ from scipy import stats
 from experiments.runs.markdown import table
 from experiments.study import intervals
 from experiments.study.intervals import mean_interval
-from experiments.truth.benchmark import LEAST_FRACTION, Benchmark
 from experiments.truth.config import Truth
 from experiments.truth.methods import scored_networks
+from experiments.truth.nas_bench_macro import LEAST_FRACTION, Benchmark
 from jaxnas import network_figure
 from jaxnas.json_file import write_object
 
