@@ -1,4 +1,4 @@
-"""Loss of the search: cross-entropy plus a term of the device's latency.
+"""Loss of the search: cross-entropy plus a term of the device's latency; right answers.
 
     L = CE + term(CE, E[LAT])
 
@@ -45,6 +45,18 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
     """
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits.astype(jnp.float32), targets))
+
+
+def right_answers(logits: Array, labels: Array, mask: Array) -> Array:
+    """Returns int32 [batch]: 1 where the greatest logit is the label's, else 0, -1 for padding.
+
+    Args:
+      logits: [batch, classes].
+      labels: int32 [batch].
+      mask: float32 [batch], 0 for padding.
+    """
+    right = (logits.argmax(-1) == labels).astype(jnp.int32)
+    return jnp.where(mask > 0, right, -1)
 
 
 def latency_term(

@@ -116,7 +116,7 @@ class Steps:
         `mul_log`; with `reinforce` it is the exponent of latency in the reward.
       recalibrate: (params, stats, path, batch, statistics_momentum) → stats. With momentum
         i / (i + 1) for i = 0, 1, ... the path's statistics become the batches' mean.
-      evaluate: (params, stats, path, batch) → sums over the batch, with running statistics.
+      evaluate: (params, stats, path, batch) → `loss.right_answers`, with running statistics.
     """
 
     sample: Callable[[SearchState], Array]
@@ -124,7 +124,7 @@ class Steps:
     weight: Callable[..., tuple[SearchState, Metrics]]
     arch: Callable[..., tuple[dict[str, Any], Metrics]]
     recalibrate: Callable[..., Any]
-    evaluate: Callable[..., Metrics]
+    evaluate: Callable[..., Array]
 
 
 def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -331,7 +331,7 @@ def make_steps(
         _, new = supernet.apply(space, gather(params, path), active, path, images, train=True)
         return scatter(stats, _moved(active, new, statistics_momentum), path)
 
-    def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Metrics:
+    def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Array:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
             logits, _ = supernet.apply(
@@ -342,8 +342,7 @@ def make_steps(
                 from_pixels(batch["image"]),
                 train=False,
             )
-        hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
-        return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
+        return loss.right_answers(logits, batch["label"], batch["mask"])
 
     jit = functools.partial(jax.jit, out_shardings=replicated)
     return Steps(

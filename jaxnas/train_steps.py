@@ -88,12 +88,12 @@ class NetworkSteps:
     Attributes:
       train: (state, batch) → (state, metrics). Consumes the state.
       delivered: (state) → (params, stats) to evaluate and export.
-      evaluate: (params, stats, batch with mask) → sums over the batch, with running statistics.
+      evaluate: (params, stats, batch with mask) → `loss.right_answers`, with running statistics.
     """
 
     train: Callable[[NetworkState, dict[str, Array]], tuple[NetworkState, dict[str, Array]]]
     delivered: Callable[[NetworkState], tuple[Tree, Tree]]
-    evaluate: Callable[[Tree, Tree, dict[str, Array]], dict[str, Array]]
+    evaluate: Callable[[Tree, Tree, dict[str, Array]], Array]
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
@@ -200,12 +200,11 @@ def make_steps(
         )
         return average["params"], average["stats"]
 
-    def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> dict[str, Array]:
+    def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> Array:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
             logits, _ = supernet_block.run(eval_graph, params, stats, from_pixels(batch["image"]))
-        hit = (logits.argmax(-1) == batch["label"]) * batch["mask"]
-        return {"correct": jnp.sum(hit), "count": jnp.sum(batch["mask"])}
+        return loss.right_answers(logits, batch["label"], batch["mask"])
 
     jit = functools.partial(jax.jit, out_shardings=replicated)
     return NetworkSteps(jit(train, donate_argnums=0), jit(delivered), jit(evaluate))

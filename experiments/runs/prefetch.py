@@ -99,28 +99,30 @@ def evaluation(
             yield layout.shard(batch)
 
 
-def count_top1(
-    evaluate: Callable[[DeviceBatch], dict[str, jax.Array]],
+def right_answers(
+    evaluate: Callable[[DeviceBatch], jax.Array],
     part: data.Part,
     sizes: BatchSizes,
     layout: parallel.Layout,
     tick: Callable[[float, str], None] = lambda done, note: None,
-) -> float:
-    """Returns the top-1 accuracy on a part, as a fraction.
+) -> np.ndarray:
+    """Returns whether each example of a part is classified right, bool [examples].
+
+    The order is that of the part with one process, and the same in all evaluations otherwise.
 
     Args:
-      evaluate: returns the sums `correct` and `count` over a batch.
+      evaluate: returns `loss.right_answers` of a batch.
       part: examples to evaluate.
       sizes: parameters of the batches.
       layout: devices of the run.
       tick: called after each batch with the fraction done and a note for people.
     """
-    correct = count = 0.0
+    right = np.zeros(0, bool)
     for batch in evaluation(part, sizes, layout):
-        sums = evaluate(batch)
-        correct, count = correct + float(sums["correct"]), count + float(sums["count"])
-        tick(count / len(part), f"top-1 {correct / count:.4f}")
-    return correct / count
+        answers = np.asarray(evaluate(batch))
+        right = np.append(right, answers[answers >= 0] > 0)
+        tick(len(right) / len(part), f"top-1 {right.mean():.4f}")
+    return right
 
 
 def batch_shapes(sizes: BatchSizes, layout: parallel.Layout) -> tuple[Shapes, Shapes]:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
-from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
@@ -208,13 +208,14 @@ class Trainer:
         """
         stats = self.calibrated_stats(path)
         with self.progress.phase("held out", total=1.0) as phase:
-            return count_top1(
+            right = right_answers(
                 lambda batch: self.steps.evaluate(self.state.params, stats, np.int32(path), batch),
                 self.parts.alpha,
                 self._sizes,
                 self._layout,
                 phase.update,
             )
+        return float(right.mean())
 
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Returns running statistics in which a path's are the mean over training batches.

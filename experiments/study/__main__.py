@@ -194,7 +194,13 @@ def run_worth(
         trained.append((one, [run for run in each if run is not None]))
     if runs.missing:
         return None
-    return comparison.document(trained, study.config.image_size, device.target_ms, device.baseline)
+    return comparison.document(
+        trained,
+        study.config.image_size,
+        device.target_ms,
+        device.baseline,
+        len(runs.parts_of(study.seeds[0]).test),
+    )
 
 
 def found_networks(
@@ -284,7 +290,7 @@ def head(study: Study, parts: data.Parts) -> dict[str, Any]:
     """Returns the entries of study.json that describe the study itself."""
     config = study.config
     return {
-        "schema": 2,
+        "schema": 3,
         "space": config.space,
         "blocks": len(config.search_space.blocks),
         "other_spaces": [one.space for one in study.other_spaces],

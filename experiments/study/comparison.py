@@ -2,7 +2,8 @@
 
 All are within the same budget and are trained from scratch with one recipe. A network's top-1 is
 its mean over its trainings. The interval of a group of networks is over the networks, because they
-are what is sampled; that of a single network is over its trainings.
+are what is sampled; that of a single network is over its trainings. Differences of groups also vary
+by the test pictures, which all networks share; several differences are corrected for their number.
 """
 
 import dataclasses
@@ -11,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study.intervals import difference_interval, mean_interval, side
+from experiments.study.intervals import difference_interval, holm, mean_interval
 from experiments.study.random_networks import Draw
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
+
+SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Trained:
       top1: top-1 on the test part, a fraction, with the weights of the best epoch.
       held_out_top1: top-1 on the held-out part, which chooses the best epoch.
       epoch: best epoch, from 1.
+      right: whether each test example is classified right, one bit each, as hexadecimal text.
     """
 
     seed: int
     top1: float
     held_out_top1: float
     epoch: int
+    right: str
 
 
 def document(
@@ -61,6 +66,7 @@ def document(
     image_size: int,
     target_ms: float,
     baseline: Draw,
+    examples: int,
 ) -> dict[str, Any]:
     """Returns the `worth` object of study.json.
 
@@ -70,6 +76,7 @@ def document(
       image_size: px at which multiply-accumulates are counted.
       target_ms: the budget.
       baseline: the draw of the random networks.
+      examples: number of test examples.
     """
     networks: list[dict[str, Any]] = [
         {
@@ -81,22 +88,36 @@ def document(
             "parameters": count_parameters(one.spec),
             "macs": count_macs(one.spec, image_size),
             "top1": float(np.mean([run.top1 for run in runs])),
-            "runs": [dataclasses.asdict(run) for run in runs],
+            "runs": [_without_answers(run) for run in runs],
         }
         for one, runs in trained
     ]
+    answers = {
+        name: np.mean(
+            [_answers(runs, examples) for one, runs in trained if one.group == name], axis=0
+        )
+        for name in dict.fromkeys(n["group"] for n in networks)
+    }
     first, *others = [
         {"name": name, "networks": len(of_group), "top1": _values(of_group)}
         for name in dict.fromkeys(n["group"] for n in networks)
         for of_group in [[n for n in networks if n["group"] == name]]
     ]
     for other in others:
-        difference = difference_interval(first["top1"], other["top1"])
-        other |= {
-            "difference": difference,
-            "first_is": side(difference, 0),
-            "ranks": [rank(value, other["top1"]) for value in first["top1"]],
-        }
+        by_picture = answers[first["name"]] - answers[other["name"]]
+        other["difference"] = difference_interval(
+            first["top1"], other["top1"], float(by_picture.var(ddof=1)) / examples
+        )
+        other["ranks"] = [rank(value, other["top1"]) for value in first["top1"]]
+    for other, p in zip(others, holm([other["difference"]["p"] for other in others]), strict=True):
+        other["holm_p"] = p
+        other["first_is"] = (
+            None
+            if p is None or p >= SIGNIFICANT
+            else "above"
+            if other["difference"]["mean"] > 0
+            else "below"
+        )
     return {
         "target_ms": target_ms,
         "image_size": image_size,
@@ -105,6 +126,16 @@ def document(
         "networks": networks,
         "groups": [{**group, "top1": mean_interval(group["top1"])} for group in (first, *others)],
     }
+
+
+def _answers(runs: Sequence[Trained], examples: int) -> np.ndarray:
+    """Returns the share of a network's trainings that classify each example right, [examples]."""
+    bits = [np.frombuffer(bytes.fromhex(run.right), np.uint8) for run in runs]
+    return np.mean([np.unpackbits(one, count=examples) for one in bits], axis=0)
+
+
+def _without_answers(run: Trained) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(run).items() if name != "right"}
 
 
 def _values(networks: Sequence[dict[str, Any]]) -> list[float]:

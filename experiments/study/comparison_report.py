@@ -5,10 +5,11 @@ from typing import Any
 
 from experiments.runs.markdown import table
 from experiments.study import intervals
+from experiments.study.comparison import SIGNIFICANT
 
 
 def verdicts(worth: Mapping[str, Any]) -> list[str]:
-    """Returns a verdict, by the interval, on each group that the first one is compared with."""
+    """Returns a verdict, by Holm's p, on each group that the first one is compared with."""
     first, *others = worth["groups"]
     sides = {"above": "better", "below": "worse", None: "undecided"}
     return [
@@ -32,6 +33,8 @@ def comparison(worth: Mapping[str, Any]) -> str:
             if "difference" in group
             else ""
         )
+        p = group.get("holm_p")
+        corrected = "" if p is None else f"{p:.3f}"
         ranks = ", ".join(map(str, group.get("ranks", ())))
         rows.append(
             (
@@ -41,6 +44,7 @@ def comparison(worth: Mapping[str, Any]) -> str:
                 *spans,
                 intervals.text(group["top1"], percent=True),
                 difference,
+                corrected,
                 ranks,
             )
         )
@@ -62,15 +66,18 @@ def comparison(worth: Mapping[str, Any]) -> str:
                     "MACs, M",
                     "top-1, %",
                     f"{first} − group",
+                    "Holm's p",
                     f"ranks of {first}",
                 ],
                 rows,
-                "lrrrrrrrrr",
+                "lrrrrrrrrrr",
             ),
             "",
             f"All networks take at most {worth['target_ms']:.2f} ms. The top-1 of a network is the "
             f"mean of its trainings. The interval of a group is over its networks, or over the "
-            f"trainings of a single one; a difference has Welch's interval. Ranks of the networks "
+            f"trainings of a single one; a difference has Welch's interval, with the variance by "
+            f"the test examples, and is called better or worse where its p, corrected for the "
+            f"number of groups (Holm), is below {SIGNIFICANT:g}. Ranks of the networks "
             f"{first} are among those of the group (1 is best; ties take the better rank).",
             "",
             *_drawn(worth),

@@ -272,8 +272,8 @@ def _limits(document: Mapping[str, Any]) -> str:
         f"which the poster's network was found. The value of depth, width and kernels depends on "
         f"the data, and the schedules are short.",
         f"{len(document['seeds'])} seeds: where all agree, the interval has no width, which says "
-        f"nothing about other seeds. Verdicts are per statement, without a correction for multiple "
-        f"comparisons.",
+        f"nothing about other seeds. Verdicts on the poster's statements are not corrected for "
+        f"their number.",
     ]
     if document["affinities"] is not None:
         limits += [

@@ -191,7 +191,13 @@ class Runs:
             self._progress,
         )
         return dataclasses.asdict(
-            Trained(config.seed, fitted.top1, fitted.held_out["top1"], fitted.held_out["epoch"])
+            Trained(
+                config.seed,
+                fitted.top1,
+                fitted.held_out["top1"],
+                fitted.held_out["epoch"],
+                np.packbits(fitted.right).tobytes().hex(),
+            )
         )
 
     def parts_of(self, seed: int) -> data.Parts:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from experiments.runs.loop import BEST, TRAIN, Loop, Metrics, Phase, checkpoint_folder
-from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, count_top1
+from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import compiled_steps, readiness
 from jaxnas import data, parallel, train_steps
@@ -98,12 +99,18 @@ class Fitted:
     """Result of a finished training.
 
     Attributes:
-      top1: accuracy on the test part at the deployment size in JAX, as a fraction.
+      right: bool [examples], whether each example of the test part is classified right at the
+        deployment size in JAX.
       held_out: `held_out` of result.json: how the delivered weights were chosen.
     """
 
-    top1: float
+    right: np.ndarray
     held_out: dict[str, Any]
+
+    @property
+    def top1(self) -> float:
+        """Accuracy on the test part, as a fraction."""
+        return float(self.right.mean())
 
 
 def fit(
@@ -128,11 +135,11 @@ def fit(
     trainer.run()
     parallel.check_same("the state after training", trainer.loop.state)
     best = trainer.best()
-    top1 = trainer.test(best)
+    right = trainer.test(best)
     trainer.close()
     nnx.update(network, *map(nnx.State, jax.device_get((best.params, best.stats))))
     return Fitted(
-        top1,
+        right,
         {
             "top1": best.top1,
             "examples": len(parts.alpha),
@@ -239,16 +246,16 @@ class NetworkTrainer:
             weights["stats"],
         )
 
-    def test(self, best: Best) -> float:
-        """Returns the top-1 in JAX on the test part at the deployment size, as a fraction."""
+    def test(self, best: Best) -> np.ndarray:
+        """Returns the right answers in JAX on the test part at the deployment size."""
         sizes = self._sizes(self._training.image_size)
         with self._progress.phase("test", total=1) as phase:
-            top1 = self._top1(best.params, best.stats, self.parts.test, sizes, phase.update)
+            right = self._right(best.params, best.stats, self.parts.test, sizes, phase.update)
             phase.end(
-                f"top-1 {top1:.4f} in JAX on {len(self.parts.test)} examples, with the "
+                f"top-1 {right.mean():.4f} in JAX on {len(self.parts.test)} examples, with the "
                 f"weights of epoch {best.epoch}"
             )
-        return top1
+        return right
 
     def close(self) -> None:
         """Waits until all checkpoints are written."""
@@ -272,7 +279,7 @@ class NetworkTrainer:
         def end_epoch(state: train_steps.NetworkState) -> str:
             step = int(state.step)
             params, stats = steps.delivered(state)
-            top1 = self._top1(params, stats, self.parts.alpha, sizes)
+            top1 = float(self._right(params, stats, self.parts.alpha, sizes).mean())
             self._workdir.log(
                 self._first_step + step,
                 "evaluate",
@@ -317,15 +324,15 @@ class NetworkTrainer:
                 evaluate=compiled[f"evaluate-{size}px"],
             )
 
-    def _top1(
+    def _right(
         self,
         params: train_steps.Tree,
         stats: train_steps.Tree,
         part: data.Part,
         sizes: BatchSizes,
         tick: Callable[[float, str], None] = lambda done, note: None,
-    ) -> float:
-        return count_top1(
+    ) -> np.ndarray:
+        return right_answers(
             lambda batch: self._steps[sizes.image_size].evaluate(params, stats, batch),
             part,
             sizes,
