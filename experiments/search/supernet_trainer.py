@@ -267,6 +267,12 @@ class Trainer:
             taken = max(0, self.step // every - alpha_from // every)
             feeds.append(self._feed(self.parts.alpha, taken))
         arch_metrics: search_steps.Metrics = {}
+        # What a step is given lies on the devices: an implicit transfer would wait for the steps
+        # that run.
+        place = self._layout.replicate
+        constants = place(
+            (np.float32(self.config.target_ms), np.float32(self.config.latency_weight))
+        )
 
         def take(
             state: search_steps.SearchState, done: int
@@ -283,16 +289,10 @@ class Trainer:
                 state,
                 batch,
                 self.steps.sample_smallest(state) if shares else self.steps.sample(state),
-                rate,
+                place(rate),
             )
             if takes_arch_step:
-                changes, latest = self.steps.arch(
-                    state,
-                    held_out,
-                    latency,
-                    np.float32(self.config.target_ms),
-                    np.float32(self.config.latency_weight),
-                )
+                changes, latest = self.steps.arch(state, held_out, latency, *constants)
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}

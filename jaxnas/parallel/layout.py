@@ -50,13 +50,10 @@ class Layout:
     def replicate(self, tree: Tree) -> Tree:
         """Returns replicated global arrays of a tree that is the same in every process."""
 
-        def place(leaf: np.ndarray | jax.Array) -> jax.Array:
-            host = np.asarray(leaf)
-            return jax.make_array_from_callback(
-                host.shape, self.replicated, lambda index: host[index]
-            )
-
-        return jax.tree.map(place, tree)
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf)),
+            tree,
+        )
 
     def replicated_shapes(self, tree: Tree) -> Tree:
         """Returns the shapes to compile a step for that takes a tree like this, replicated."""
