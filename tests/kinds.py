@@ -37,8 +37,8 @@ KINDS = {
         "k5e3 k5e3 k5e3",
     ),
     "fused": Kind(
-        _run("fused", candidates=[["f3e2", "f3e1", "f5e3"]], first_block="f3e1"),
-        ("f3e1 f3e2 f5e3", "f5e3 - f3e1", "f3e2 - -"),
+        _run("fused", candidates=[["f3e2", "f3e1", "f5e3", "f1e1"]], first_block="f3e1"),
+        ("f3e1 f3e2 f5e3", "f5e3 - f1e1", "f3e2 f1e1 f3e1"),
         "f5e3 f5e3 f5e3",
     ),
     # Runs of one block and of two, with candidates of all kinds; no block allows all. Not the usual
@@ -52,12 +52,12 @@ KINDS = {
             counts=(1, 2),
             strides=(2, 1),
             head=8,
-            candidates=[["f1e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]],
+            candidates=[["f3e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]],
             first_block="-",
             stem_stride=1,
             activation="relu",
         ),
-        ("f5e2 f3e1 k5e3", "k3e2 f3e3 f5e1", "f1e1 k3e2 -"),
+        ("f5e2 f3e1 k5e3", "k3e2 f3e3 f5e1", "f3e1 k3e2 -"),
         "f5e2 f3e3 f3e3",
     ),
 }

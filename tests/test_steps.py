@@ -39,11 +39,14 @@ def naive_gate_gradients(space, state, chosen, batch):
 
     def forward(perturbations):
         modules = [nnx.clone(network) for network in networks]  # their statistics change inside
-        x = modules[0].blocks[0](modules[0].stem(from_pixels(batch["image"])))
+        x = modules[0].stem(from_pixels(batch["image"]))
+        fixed = len(modules[0].blocks) - blocks
+        for first in modules[0].blocks[:fixed]:
+            x = first(x)
         outputs = []
         for block in range(blocks):
             each = {
-                k: modules[k].blocks[block + 1](x) if written[k, block] else x
+                k: modules[k].blocks[fixed + block](x) if written[k, block] else x
                 for k in range(len(chosen))
                 if allowed[k, block]
             }
