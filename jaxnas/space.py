@@ -266,7 +266,7 @@ def staged_space(
     Raises:
       ValueError: `widths`, `counts` and `strides` (and `candidates`) differ in length, a kernel is
         even, or an expansion is below 2; or a token is no candidate of a stage; or there is no
-        first block and its channels are not the stem's.
+        first block and its channels are not the stem's, or every block may be skipped.
     """
     if not len(widths) == len(counts) == len(strides):
         raise ValueError(
@@ -320,6 +320,11 @@ def staged_space(
                 )
             )
             channels = width
+    if first_choices[first_block].is_skip and all(block.allows_skip for block in blocks):
+        raise ValueError(
+            f"{name}: all blocks may be skipped, which would leave none; give a first block, or a "
+            f"stage that changes the shape"
+        )
     return Space(
         name,
         stem,

@@ -92,6 +92,10 @@ def test_a_json_file_gives_candidates_by_stage(tmp_path):
         ({"candidates": [["k3e6"]], "kernels": [3]}, "has candidates beside kernels"),
         ({"first_block": "f3e4"}, "the first block is 'f3e4'; give one of k3e1, f3e1"),
         ({"first_block": "-", "first": 6}, "first is 6 without a first block; give the stem's 4 "),
+        (
+            {"first_block": "-", "widths": [4, 4], "strides": [1, 1]},
+            "all blocks may be skipped, which would leave none",
+        ),
         ({"stem_stride": 3}, "stem_stride is 3; give 1 or 2"),
         ({"stem_stride": "2"}, "stem_stride is '2'; give stem, first, head and stem_stride as"),
         ({"activation": "swish"}, "activation is 'swish'; give relu6 or relu"),

@@ -134,7 +134,8 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
     arguments = [*STUDY, f"--benchmark={benchmark_file}", f"--workdir={tmp_path / 'run'}"]
     done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
-    document = json.loads((tmp_path / "run" / "truth.json").read_text())
+    before = (tmp_path / "run" / "truth.json").read_bytes()
+    document = json.loads(before)
     assert [*document["methods"]] == [
         "even, evolution",
         "even, best of random",
@@ -154,8 +155,12 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
             assert regret["low"] is None  # of one seed
     text = (tmp_path / "run" / "truth.md").read_text()
     assert "| two, evolution |" in text and "| best of 8 random, each trained | – |" in text
+    # Other networks are scored with the supernets that are there.
+    more = run_program(*arguments, "--evaluations=4", "--methods=even")
+    assert more.returncode == 0 and "✓ search" not in more.stderr
+    document = json.loads((tmp_path / "run" / "truth.json").read_text())
+    assert [*document["methods"]] == ["even, evolution", "even, best of random"]
     # Nothing is done twice, and the results are written again from what is there.
-    before = (tmp_path / "run" / "truth.json").read_bytes()
     again = run_program(*arguments, f"--output={tmp_path / 'again'}")
     assert again.returncode == 0 and "✓" not in again.stderr
     assert (tmp_path / "again" / "truth.json").read_bytes() == before

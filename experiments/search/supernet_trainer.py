@@ -189,14 +189,13 @@ class Trainer:
         self.loop.save(wait=True)
 
     def continue_from(self, warmed_up: search_steps.SearchState) -> None:
-        """Starts at the end of another run's warm-up, unless this run is beyond its own.
+        """Starts at the end of another run's warm-up.
 
         Args:
           warmed_up: state of a run of equal seed, data and warm-up.
         """
-        if self.step < self.schedule.warmup_end:
-            self.loop.state = jax.tree.map(jnp.copy, warmed_up)  # which a step consumes
-            self.loop.step = self.schedule.warmup_end
+        self.loop.state = jax.tree.map(jnp.copy, warmed_up)  # which a step consumes
+        self.loop.step = self.schedule.warmup_end
 
     def inherited_top1(self, path: np.ndarray) -> float:
         """Returns a path's top-1, as a fraction, with the supernet's weights on held-out data.
@@ -267,8 +266,7 @@ class Trainer:
             taken = max(0, self.step // every - alpha_from // every)
             feeds.append(self._feed(self.parts.alpha, taken))
         arch_metrics: search_steps.Metrics = {}
-        # What a step is given lies on the devices: an implicit transfer would wait for the steps
-        # that run.
+        # On the devices before a step is called, which tests/test_transfers.py holds to.
         place = self._layout.replicate
         constants = place(
             (np.float32(self.config.target_ms), np.float32(self.config.latency_weight))

@@ -42,7 +42,7 @@ def run_study() -> int:
             runs.once(
                 f"seed{seed}",
                 truth.config_of(seed),
-                "truth.json",
+                f"truth-{truth.key}-{'-'.join(truth.methods)}.json",
                 functools.partial(methods.seed_document, truth, seed, parts[seed], progress),
             )
             for seed in truth.seeds

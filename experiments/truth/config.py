@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zlib
 
 from absl import flags
 
@@ -28,6 +29,12 @@ class Truth:
     networks: int
     evaluations: int
     output: pathlib.Path
+
+    @property
+    def key(self) -> str:
+        """Identifies what is scored; results of another key are not of this study."""
+        text = repr((self.config.seed, self.networks, self.evaluations, self.budgets))
+        return f"{zlib.crc32(text.encode()):08x}"
 
     def config_of(self, seed: int) -> Config:
         """Returns the configuration of a seed's runs, in a folder of its own."""

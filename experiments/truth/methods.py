@@ -79,21 +79,25 @@ class _Seed:
     def run(
         self, method: str, budget: float | None, choose: Callable[[Trainer], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Returns a supernet's entry, from its folder if it is there."""
+        """Returns a supernet's entry, from its folder if it is there.
+
+        Another choice of scored networks or budgets scores the trained supernet again.
+        """
         name = method if budget is None else f"{method}-{budget:g}"
-        with Workdir(self._config(name, method, budget)) as workdir:
-            document = workdir.read_json("chosen.json")
+        config, file = self._config(name, method, budget), f"chosen-{self.truth.key}.json"
+        with Workdir(config) as workdir:
+            document = workdir.read_json(file)
             if document is None:
                 self.progress.print(f"seed {self.seed}, {name}", "bold")
-                config = self._config(name, method, budget)
                 trainer = Trainer(config, self.parts, workdir, self.progress)
-                trainer.continue_from(self._warm_up())
+                if trainer.step < trainer.schedule.warmup_end:
+                    trainer.continue_from(self._warm_up())
                 latency = None if budget is None else LatencyModel.of(macs_table())
                 trainer.compile(latency, scores=True)
                 trainer.search(latency)
                 document = {"method": method, "budget": budget, **choose(trainer)}
                 trainer.close()
-                workdir.write_json("chosen.json", document)
+                workdir.write_json(file, document)
         return document
 
     def even(self, trainer: Trainer) -> dict[str, Any]:
