@@ -5,8 +5,9 @@ import json
 import pathlib
 import zlib
 
+from jaxnas.builtin_spaces import SPACES
 from jaxnas.json_file import read_object
-from jaxnas.space import MOST_BLOCKS, MOST_CHANNELS, SPACES, Space, staged_space
+from jaxnas.space import MOST_BLOCKS, MOST_CHANNELS, Space, staged_space
 
 
 def find_space(name: str) -> Space:

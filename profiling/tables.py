@@ -20,9 +20,10 @@ import numpy as np
 from absl import flags
 
 from jaxnas import export
+from jaxnas.builtin_spaces import SPACES
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import Network, NetworkSpec, network_of
-from jaxnas.space import SPACES, Space
+from jaxnas.space import Space
 from jaxnas.space_file import find_space
 from profiling import command, report
 from profiling.device import Options

@@ -5,8 +5,8 @@ import onnxruntime
 import pytest
 
 from jaxnas import export
+from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.network import Network, network_of
-from jaxnas.space import PROXYLESS_TINY
 from profiling.device import Options
 from profiling.errors import CompileError
 from profiling.myriad import stick

@@ -25,11 +25,11 @@ from experiments.runs.inference import _read_run
 from experiments.runs.networks import read_accuracy, read_architecture
 from experiments.runs.run_folder import check_workdir
 from experiments.search.config import Config
+from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.checkpoint import Checkpoints, CheckpointUnreadable
 from jaxnas.json_file import read_object
 from jaxnas.latency import LatencyTable
 from jaxnas.network import network_of
-from jaxnas.space import PROXYLESS_TINY
 from jaxnas.space_file import find_space
 from profiling import command
 from profiling.myriad import worker_answers

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxnas.builtin_spaces import PROXYLESS
 from jaxnas.latency import LatencyTable, TableMismatch
-from jaxnas.space import PROXYLESS
 from tests.conftest import SMALL, make_table, random_table
 
 

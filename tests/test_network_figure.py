@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from jaxnas import network_figure
+from jaxnas.builtin_spaces import MYRIADX, PROXYLESS_TINY
 from jaxnas.network import network_of
-from jaxnas.space import MYRIADX, PROXYLESS_TINY
 from jaxnas.zoo import find_network
 
 TINY = network_of(PROXYLESS_TINY, PROXYLESS_TINY.parse("k5e3 - k3e6 k7e6 -"), 10)

@@ -11,8 +11,8 @@ from openvino import opset13
 
 import profiling.openvino_device
 from jaxnas import export
+from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.network import Network, network_of
-from jaxnas.space import PROXYLESS_TINY
 from profiling.attribution import HALF_STEP_MS, Attribution
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable

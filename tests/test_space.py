@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxnas.space import PROXYLESS, PROXYLESS_TINY, SKIP, Candidate, format_arch, staged_space
+from jaxnas.builtin_spaces import PROXYLESS, PROXYLESS_TINY
+from jaxnas.space import SKIP, Candidate, format_arch, staged_space
 from jaxnas.space_file import find_space
 
 

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from jaxnas import estimators, loss, sampling, search_steps, supernet, supernet_initialization
+from jaxnas.builtin_spaces import PROXYLESS
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.pixels import from_pixels
-from jaxnas.space import PROXYLESS, Space, staged_space
+from jaxnas.space import Space, staged_space
 from tests.conftest import NUM_CLASSES, SMALL, make_table, random_table, same_bits
 from tests.kinds import KINDS, hyperparameters
 from tests.programs import ROOT

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from jaxnas import export
+from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.network import Network, network_of
-from jaxnas.space import PROXYLESS_TINY
 from profiling import tables
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError

@@ -11,9 +11,9 @@ import pytest
 
 from jaxnas import export
 from jaxnas.budget import budgeted_path
+from jaxnas.builtin_spaces import MYRIADX, PROXYLESS, PROXYLESS_TINY
 from jaxnas.latency import LatencyTable
 from jaxnas.network import Network, count_macs, network_of
-from jaxnas.space import MYRIADX, PROXYLESS, PROXYLESS_TINY
 from profiling import tables
 from profiling.database import Store, StoreError
 from profiling.device import Options, measure_repeatedly

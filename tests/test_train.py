@@ -18,7 +18,7 @@ from experiments.train import config as train_config
 from experiments.train.config import TrainConfig
 from experiments.train.supernet_weights import from_supernet
 from jaxnas import search_steps, supernet
-from jaxnas.space import PROXYLESS_TINY
+from jaxnas.builtin_spaces import PROXYLESS_TINY
 from tests.programs import ROOT, Program, run_program
 
 TEXT = "k5e3 - k3e3 k7e3 -"

@@ -33,9 +33,9 @@ from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Supernet, Workload
 from experiments.benchmark.xla_profile import profile
 from experiments.runs.malloc import keep_memory
+from jaxnas.builtin_spaces import SPACES
 from jaxnas.json_file import write_object
 from jaxnas.search_steps import PRECISIONS
-from jaxnas.space import SPACES
 from profiling import command
 
 SCHEMA = 1

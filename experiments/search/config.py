@@ -19,7 +19,8 @@ from experiments.runs.config import (
 )
 from experiments.train.fit import Training
 from jaxnas import estimators, loss, search_steps, supernet_initialization
-from jaxnas.space import SPACES, Space
+from jaxnas.builtin_spaces import SPACES
+from jaxnas.space import Space
 from jaxnas.space_file import find_space
 
 

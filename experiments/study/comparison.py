@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study.intervals import difference_interval, holm, mean_interval
+from experiments.study.intervals import difference_interval, holm, mean_interval, side
 from experiments.study.random_networks import Draw
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 
@@ -111,13 +111,8 @@ def document(
         other["ranks"] = [rank(value, other["top1"]) for value in first["top1"]]
     for other, p in zip(others, holm([other["difference"]["p"] for other in others]), strict=True):
         other["holm_p"] = p
-        other["first_is"] = (
-            None
-            if p is None or p >= SIGNIFICANT
-            else "above"
-            if other["difference"]["mean"] > 0
-            else "below"
-        )
+        significant = p is not None and p < SIGNIFICANT
+        other["first_is"] = side(other["difference"], 0) if significant else None
     return {
         "target_ms": target_ms,
         "image_size": image_size,

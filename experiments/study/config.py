@@ -152,6 +152,7 @@ def _other_spaces(config: Config, texts: Sequence[str]) -> tuple[Config, ...]:
 
 
 def seeds_of(texts: Sequence[str]) -> tuple[int, ...]:
+    """Returns the seeds of --seeds; raises ValueError for what is no seed, or one twice."""
     if not texts or not all(text.strip().isdecimal() for text in texts):
         raise ValueError(f"--seeds={','.join(texts)}: give whole numbers from 0, such as 0,1,2")
     seeds = tuple(map(int, texts))

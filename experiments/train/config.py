@@ -22,7 +22,7 @@ from experiments.runs.config import (
 )
 from experiments.runs.networks import Architecture, find_architecture
 from experiments.train.fit import Training
-from jaxnas.space import SPACES
+from jaxnas.builtin_spaces import SPACES
 from jaxnas.zoo import ZOO
 
 

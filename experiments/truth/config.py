@@ -34,7 +34,7 @@ class Truth:
     def key(self) -> str:
         """Identifies what is scored; results of another key are not of this study."""
         text = repr((self.config.seed, self.networks, self.evaluations, self.budgets))
-        return f"{zlib.crc32(text.encode()):08x}"
+        return f"{zlib.crc32(text.encode() + self.benchmark.top1.tobytes()):08x}"
 
     def config_of(self, seed: int) -> Config:
         """Returns the configuration of a seed's runs, in a folder of its own."""

@@ -45,9 +45,9 @@ def seed_document(
       workdir: folder of the seed; each supernet has a folder in it.
 
     Returns:
-      {"runs": [...]}, an entry for each supernet: method; budget in millions (None for `even`);
-      tau, Kendall's τ of its scores and the truth (None where it is not scored); chosen, by rule
-      and budget the network and its true top1.
+      {"seed": seed, "runs": [...]}, an entry for each supernet: method; budget in millions (None
+      for `even`); tau, Kendall's τ of its scores and the truth (None where it is not scored);
+      chosen, by rule and budget the network and its true top1.
 
     Raises:
       Stopped, NonFiniteLoss, CheckpointUnreadable.

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.builtin_spaces import NAS_BENCH_MACRO as SPACE
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.network import block_of, count_block_macs, count_macs, network_of
-from jaxnas.space import NAS_BENCH_MACRO as SPACE
 
 IMAGE_SIZE, NUM_CLASSES = 32, 10
 # Of a budget; what is below does not use it.
