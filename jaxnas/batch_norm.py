@@ -1,6 +1,10 @@
-"""Batch normalization in training, with explicit gradients.
+"""Batch normalization in training, in groups of images, with explicit gradients.
 
 Plain differentiation would keep several arrays of the input's size for the backward pass.
+
+A batch that is divided between devices is normalized in groups of a fixed number of images, as each
+GPU of the official search normalizes its own. No layer then waits for other devices, and the result
+does not depend on their number.
 """
 
 import functools
@@ -11,52 +15,69 @@ from jax import lax
 
 Array = jax.Array
 
+BATCH_NORM_GROUP = 64  # images, the batch of a GPU in the official search
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+
+def group_count(batch: int, group: int) -> int:
+    """Returns the number of equal groups, of `group` images or more each, that a batch has."""
+    most = max(1, batch // group)
+    return next(count for count in range(most, 0, -1) if batch % count == 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def batch_norm_train(
-    epsilon: float, x: Array, scale: Array, bias: Array
+    epsilon: float, groups: int, x: Array, scale: Array, bias: Array
 ) -> tuple[Array, Array, Array]:
-    """Normalizes x by the batch statistics (Ioffe and Szegedy 2015, algorithm 1).
+    """Normalizes each group of images by its statistics (Ioffe and Szegedy 2015, algorithm 1).
 
     Args:
       epsilon: constant added to the variance.
-      x: [..., channels].
+      groups: number of groups, a divisor of the batch; consecutive images are a group.
+      x: [batch, ..., channels].
       scale: float32 [channels].
       bias: float32 [channels].
 
     Returns:
-      The normalized x in x's dtype; the batch's mean and biased variance, float32 [channels].
-      No gradient flows through the returned mean and variance.
+      The normalized x in x's dtype; the groups' means and biased variances, float32 [groups,
+      channels]. No gradient flows through the returned means and variances.
     """
-    return _batch_norm_forward(epsilon, x, scale, bias)[0]
+    return _batch_norm_forward(epsilon, groups, x, scale, bias)[0]
 
 
-def _batch_norm_forward(epsilon, x, scale, bias):
-    axes = tuple(range(x.ndim - 1))
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axes)
+def _batch_norm_forward(epsilon, groups, x, scale, bias):
+    wide = _grouped(x, groups)
+    axes = tuple(range(1, wide.ndim - 1))
+    mean = jnp.mean(wide, axes, keepdims=True)
     # Two passes, since E[x²] − E[x]² cancels catastrophically for channels far from zero.
-    variance = jnp.mean(jnp.square(wide - mean), axes)
+    variance = jnp.mean(jnp.square(wide - mean), axes, keepdims=True)
     inverse = lax.rsqrt(variance + epsilon)
-    y = (wide - mean) * (inverse * scale) + bias
-    return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
+    y = ((wide - mean) * (inverse * scale) + bias).reshape(x.shape)
+    statistics = (mean.reshape(groups, -1), variance.reshape(groups, -1))
+    return (y.astype(x.dtype), *statistics), (x, scale, mean, inverse)
 
 
-def _batch_norm_backward(epsilon, residuals, cotangents):
+def _grouped(x: Array, groups: int) -> Array:
+    """Returns x in float32, [groups, batch // groups, ..., channels]."""
+    return x.astype(jnp.float32).reshape(groups, -1, *x.shape[1:])
+
+
+def _batch_norm_backward(epsilon, groups, residuals, cotangents):
     return _batch_norm_gradients(residuals, cotangents[0])
 
 
 def _batch_norm_gradients(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
     """Returns the gradients with respect to x, scale and bias, including through the statistics."""
     x, scale, mean, inverse = residuals
-    axes = tuple(range(x.ndim - 1))
-    dy = dy.astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    dbias = jnp.sum(dy, axes)
-    dscale = jnp.sum(dy * normal, axes)
-    count = x.size // x.shape[-1]
+    groups = mean.shape[0]
+    dy = _grouped(dy, groups)
+    normal = (_grouped(x, groups) - mean) * inverse
+    axes = tuple(range(1, dy.ndim - 1))
+    dbias = jnp.sum(dy, axes, keepdims=True)
+    dscale = jnp.sum(dy * normal, axes, keepdims=True)
+    count = x.size // x.shape[-1] // groups
     dx = (scale * inverse) * (dy - dbias / count - normal * (dscale / count))
-    return dx.astype(x.dtype), dscale, dbias
+    dscale, dbias = (leaf.reshape(groups, -1).sum(0) for leaf in (dscale, dbias))
+    return dx.reshape(x.shape).astype(x.dtype), dscale, dbias
 
 
 batch_norm_train.defvjp(_batch_norm_forward, _batch_norm_backward)
@@ -70,14 +91,18 @@ def batch_norm_known(
 
     Args:
       epsilon, x, scale, bias: as for `batch_norm_train`.
-      mean, variance: statistics that `batch_norm_train` returned for this x.
+      mean, variance: statistics that `batch_norm_train` returned for this x, [groups, channels].
     """
     return _known_forward(epsilon, x, scale, bias, mean, variance)[0]
 
 
 def _known_forward(epsilon, x, scale, bias, mean, variance):
+    wide = _grouped(x, len(mean))
+    mean, variance = (
+        leaf.reshape(len(leaf), *(1,) * (wide.ndim - 2), -1) for leaf in (mean, variance)
+    )
     inverse = lax.rsqrt(variance + epsilon)
-    y = (x.astype(jnp.float32) - mean) * (inverse * scale) + bias
+    y = ((wide - mean) * (inverse * scale) + bias).reshape(x.shape)
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.batch_norm import BATCH_NORM_GROUP, batch_norm_known, batch_norm_train, group_count
 from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
 from jaxnas.space import Activation
@@ -119,6 +119,7 @@ class ConvBatchNorm(nnx.Module):
         self.stride = stride
         self.activation = activation
         self.use_running_average = False
+        self.batch_norm_group = BATCH_NORM_GROUP
         shape = {
             "dense": (kernel, kernel, in_channels, out_channels),
             "depthwise": (kernel, kernel, in_channels),
@@ -147,7 +148,10 @@ class ConvBatchNorm(nnx.Module):
                 BATCH_NORM_EPSILON, x, scale, bias, self.mean[...], self.variance[...]
             )
         else:
-            x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, x, scale, bias)
+            groups = group_count(len(x), self.batch_norm_group)
+            x, mean, variance = batch_norm_train(BATCH_NORM_EPSILON, groups, x, scale, bias)
+            if tape is None:  # a replay needs each group's
+                mean, variance = mean.mean(0), variance.mean(0)
             self.mean.set_value(mean)
             self.variance.set_value(variance)
         return activate(self.activation, x)

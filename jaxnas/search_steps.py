@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas import estimators, loss, sampling, supernet, supernet_initialization
+from jaxnas import estimators, loss, parallel, sampling, supernet, supernet_initialization
+from jaxnas.batch_norm import BATCH_NORM_GROUP
+from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.space import Space
@@ -49,6 +51,7 @@ class Hyperparameters:
         `reinforce` supports `fixed` only, as the exponent of its reward.
       precision: precision of the layers' inputs and products in weight and α steps. Weights,
         statistics, loss, gate gradients and evaluation are float32.
+      batch_norm_group: number of images that batch normalization takes together in training.
     """
 
     momentum: float = 0.9
@@ -60,6 +63,7 @@ class Hyperparameters:
     gumbel_temperature: float = GUMBEL_TEMPERATURE
     latency_control: loss.Control = "fixed"
     precision: Precision = "f32"
+    batch_norm_group: int = BATCH_NORM_GROUP
 
 
 @functools.partial(
@@ -74,6 +78,7 @@ class Hyperparameters:
         "alpha_adam",
         "multiplier",
         "baseline",
+        "skipped",
     ],
     meta_fields=[],
 )
@@ -90,6 +95,7 @@ class SearchState:
       alpha_adam: optimizer state of α.
       multiplier: float32 [], amount that `dual` has added to λ; 0 with the other latency controls.
       baseline: float32 [], baseline of the rewards of `reinforce`; NaN before its first step.
+      skipped: counts of the weight steps whose update was not finite and therefore not taken.
     """
 
     step: Array
@@ -101,6 +107,7 @@ class SearchState:
     alpha_adam: Any
     multiplier: Array
     baseline: Array
+    skipped: Skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +160,7 @@ def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int
         alpha_adam=_alpha_optimizer(hyper).init(alpha),
         multiplier=jnp.float32(0),
         baseline=jnp.float32(jnp.nan),
+        skipped=none_skipped(),
     )
 
 
@@ -184,6 +192,10 @@ def _map_trace(function, *states):
     )
 
 
+def _top1(logits: Array, labels: Array) -> Array:
+    return jnp.mean(logits.argmax(-1) == labels)
+
+
 def _key(state: SearchState, use: int) -> Array:
     return jax.random.fold_in(
         jax.random.fold_in(jax.random.wrap_key_data(state.key), use), state.step
@@ -191,12 +203,13 @@ def _key(state: SearchState, use: int) -> Array:
 
 
 def make_steps(
-    space: Space, hyper: Hyperparameters, replicated: jax.sharding.Sharding | None = None
+    space: Space, hyper: Hyperparameters, replicated: jax.sharding.NamedSharding | None = None
 ) -> Steps:
     """Returns the steps of a search of `space`; each compiles once per batch shape.
 
     Args:
-      replicated: sharding of all outputs; None leaves it to the inputs.
+      replicated: sharding of all outputs, on the devices between which a batch is divided; None
+        for one device.
 
     Raises:
       ValueError: the estimator or latency control is unknown, or they do not fit each other.
@@ -204,12 +217,13 @@ def make_steps(
     loss.check_control(hyper.latency_control, hyper.estimator)
     optimizer, alpha_optimizer = _optimizer(hyper), _alpha_optimizer(hyper)
     allowed = jnp.asarray(space.allowed)
-    dtype = PRECISIONS[hyper.precision]
+    dtype, group = PRECISIONS[hyper.precision], hyper.batch_norm_group
     estimate_gradient = estimators.make_estimator(
         hyper.estimator, space.allowed, hyper.gumbel_temperature
     )
     gather = functools.partial(supernet.gather, space)
     scatter = functools.partial(supernet.scatter, space)
+    over_parts = functools.partial(parallel.mean_over_parts, replicated=replicated, group=group)
 
     def sample(state: SearchState) -> Array:
         return sampling.sample_path(_key(state, 0), state.alpha, allowed)
@@ -228,25 +242,33 @@ def make_steps(
         params, stats = gather(state.params, path), gather(state.stats, path)
         momentum = _map_trace(lambda trace: gather(trace, path), state.momentum)
 
-        def objective(params):
+        def objective(params, stats, path, batch):
             logits, batch_stats = supernet.apply(
-                space, params, stats, path, from_pixels(batch["image"], dtype), train=True
+                space, params, stats, path, from_pixels(batch["image"], dtype), group=group
             )
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
-            return ce, (logits, batch_stats)
+            return ce, (_top1(logits, batch["label"]), batch_stats)
 
-        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-        updates, momentum = optimizer.update(gradient, momentum, params)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
-        stats = _moved(stats, batch_stats, BN_MOMENTUM)
+        (ce, (top1, batch_stats)), gradient = over_parts(
+            jax.value_and_grad(objective, has_aux=True)
+        )(params, stats, path, batch)
+        updates, new_momentum = optimizer.update(gradient, momentum, params)
+        new = (
+            jax.tree.map(lambda p, u: p - learning_rate * u, params, updates),
+            _moved(stats, batch_stats, BN_MOMENTUM),
+            new_momentum,
+        )
+        finite = is_finite(ce, gradient, batch_stats)
+        params, stats, momentum = if_finite(finite, new, (params, stats, momentum))
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=scatter(state.params, params, path),
             stats=scatter(state.stats, stats, path),
             momentum=_map_trace(lambda old, new: scatter(old, new, path), state.momentum, momentum),
+            skipped=counted(state.skipped, finite),
         )
-        return state, {"ce": ce, "top1": jnp.mean(logits.argmax(-1) == batch["label"])}
+        return state, {"ce": ce, "top1": top1, **state.skipped._asdict()}
 
     def arch(
         state: SearchState,
@@ -256,7 +278,6 @@ def make_steps(
         latency_weight: Array,
     ) -> tuple[dict[str, Any], Metrics]:
         check_batch(batch)
-        images = from_pixels(batch["image"], dtype)
         before_ms = latency.expected_ms(sampling.probabilities(state.alpha, allowed))
         weight = latency_weight
         if hyper.latency_control == "dual":
@@ -264,31 +285,34 @@ def make_steps(
         term = functools.partial(loss.latency_term, hyper.latency_control)
 
         def gates(choices: Array) -> tuple[Array, Array]:
-            params, stats = gather(state.params, choices), gather(state.stats, choices)
-
-            def objective(gates):
-                logits = supernet.apply_gated(space, params, stats, choices, gates, images)
+            def objective(gates, params, stats, choices, batch):
+                images = from_pixels(batch["image"], dtype)
+                logits = supernet.apply_gated(
+                    space, params, stats, choices, gates, images, group=group
+                )
                 return loss.cross_entropy(logits, batch["label"])
 
-            ce, ce_gradients = jax.value_and_grad(objective)(jnp.zeros(choices.shape))
+            ce, ce_gradients = over_parts(jax.value_and_grad(objective))(
+                jnp.zeros(choices.shape),
+                gather(state.params, choices),
+                gather(state.stats, choices),
+                choices,
+                batch,
+            )
             by_ce, by_ms = jax.grad(term, (0, 1))(ce, before_ms, target_ms, weight)
             choices_ms = latency.candidate_ms[jnp.arange(choices.shape[1]), choices]
             return ce, (1 + by_ce) * ce_gradients + by_ms * choices_ms
 
         def reward(path: Array) -> tuple[Array, Array]:
-            logits, _ = supernet.apply(
-                space,
-                gather(state.params, path),
-                gather(state.stats, path),
-                path,
-                images,
-                train=True,
+            def results(params, stats, path, batch):
+                images = from_pixels(batch["image"], dtype)
+                logits, _ = supernet.apply(space, params, stats, path, images, group=group)
+                return loss.cross_entropy(logits, batch["label"]), _top1(logits, batch["label"])
+
+            ce, top1 = over_parts(results)(
+                gather(state.params, path), gather(state.stats, path), path, batch
             )
-            top1 = jnp.mean(logits.argmax(-1) == batch["label"])
-            return (
-                loss.cross_entropy(logits, batch["label"]),
-                loss.reward(top1, latency.path_ms(path), target_ms, weight),
-            )
+            return ce, loss.reward(top1, latency.path_ms(path), target_ms, weight)
 
         estimate = estimate_gradient(
             _key(state, 1), state.alpha, state.baseline, estimators.Problem(gates, reward)
@@ -311,6 +335,8 @@ def make_steps(
             "multiplier": multiplier,
             "baseline": estimate.baseline,
         }
+        finite = is_finite(estimate.ce, estimate.gradient)
+        changes = if_finite(finite, changes, {name: getattr(state, name) for name in changes})
         metrics = {
             "arch_ce": estimate.ce,
             "expected_ms": expected_ms,
@@ -326,9 +352,13 @@ def make_steps(
         params: Any, stats: Any, path: Array, batch: dict[str, Array], statistics_momentum: Array
     ) -> Any:
         check_batch(batch)
+
+        def batch_stats(params, stats, path, batch):
+            images = from_pixels(batch["image"], dtype)
+            return supernet.apply(space, params, stats, path, images, group=group)[1]
+
         active = gather(stats, path)
-        images = from_pixels(batch["image"], dtype)
-        _, new = supernet.apply(space, gather(params, path), active, path, images, train=True)
+        new = over_parts(batch_stats)(gather(params, path), active, path, batch)
         return scatter(stats, _moved(active, new, statistics_momentum), path)
 
     def evaluate(params: Any, stats: Any, path: Array, batch: dict[str, Array]) -> Array:
@@ -340,7 +370,7 @@ def make_steps(
                 gather(stats, path),
                 path,
                 from_pixels(batch["image"]),
-                train=False,
+                group=None,
             )
         return loss.right_answers(logits, batch["label"], batch["mask"])
 

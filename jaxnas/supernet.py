@@ -6,7 +6,7 @@ their candidates by structure: leaves under the keys `runs` and, say, `mbconv` a
 its stack. Sampling is then a gather:
 
     active = gather(space, params, path)       leaves [length, ...]: a slice of each stack per block
-    logits, batch_stats = apply(space, active, active_stats, path, images, train=True)
+    logits, batch_stats = apply(space, active, active_stats, path, images, group=64)
     params = scatter(space, params, updated, path)
 
 A step reads and writes only the sampled path's slices, so candidates that are not sampled stay
@@ -87,7 +87,13 @@ def scatter(space: Space, tree: Tree, active: Tree, path: jax.Array) -> Tree:
 
 
 def apply(
-    space: Space, params: Tree, stats: Tree, path: jax.Array, images: jax.Array, *, train: bool
+    space: Space,
+    params: Tree,
+    stats: Tree,
+    path: jax.Array,
+    images: jax.Array,
+    *,
+    group: int | None,
 ) -> tuple[jax.Array, Tree]:
     """Applies the path's network to a batch.
 
@@ -95,17 +101,18 @@ def apply(
       params, stats: trees gathered for `path`.
       path: int32 [blocks].
       images: [batch, size, size, 3].
-      train: normalize by the batch statistics instead of the running ones.
+      group: number of images that are normalized together by their statistics; a larger batch is
+        divided into equal groups of at least that many. None normalizes by the running statistics.
 
     Returns:
-      Logits float32 [batch, classes], and the statistics: the batch's if `train`, else unchanged.
+      Logits float32 [batch, classes], and the statistics: the mean of the groups', or unchanged.
     """
-    x, new_stats = _stem(space, params, stats, images, train)
+    x, new_stats = _stem(space, params, stats, images, group)
     new_stats["runs"] = []
     for (start, length), run_params, run_stats in zip(
         space.runs(), params["runs"], stats["runs"], strict=True
     ):
-        block = functools.partial(supernet_block.block, space, shape_of(space, start), train)
+        block = functools.partial(supernet_block.block, space, shape_of(space, start), group)
 
         def step(x, inputs, block=block):
             block_params, block_stats, choice = inputs
@@ -113,18 +120,26 @@ def apply(
 
         x, run_stats = _over_run(step, x, (run_params, run_stats, path[start : start + length]))
         new_stats["runs"].append(run_stats)
-    logits, new_stats["classifier"] = _apply_fixed("classifier", space, params, stats, x, train)
+    logits, new_stats["classifier"] = _apply_fixed("classifier", space, params, stats, x, group)
     return logits, new_stats
 
 
 def apply_gated(
-    space: Space, params: Tree, stats: Tree, paths: jax.Array, gates: jax.Array, images: jax.Array
+    space: Space,
+    params: Tree,
+    stats: Tree,
+    paths: jax.Array,
+    gates: jax.Array,
+    images: jax.Array,
+    *,
+    group: int,
 ) -> jax.Array:
     """Applies the first of k paths' networks, with all paths' candidates behind gates.
 
     Every block computes y = o_0(x) + Σ_k (gates_k − stop(gates_k)) · stop(o_k(x)): the active
     candidate's output, with ∂L/∂gates_k = ⟨∂L/∂y, o_k(x)⟩ for each candidate, and gradients to
-    earlier blocks through the active one only (ProxylessNAS, §3.2.1). Uses batch statistics.
+    earlier blocks through the active one only (ProxylessNAS, §3.2.1). Uses the statistics of groups
+    of images, as `apply` does.
 
     Beside a weight step's memory, it keeps k outputs of every block until the backward pass: 2.5 MB
     · k per image for the proxyless space in float32 at 224 px, or 4.4 GB at k = 7 and batch 256.
@@ -139,11 +154,11 @@ def apply_gated(
     Returns:
       Logits float32 [batch, classes].
     """
-    x, _ = _stem(space, params, stats, images, train=True)
+    x, _ = _stem(space, params, stats, images, group)
     for index, (start, length) in enumerate(space.runs()):
         shape = shape_of(space, start)
         count = len(space.candidates) if shape.allows_skip else len(space.convolutions)
-        block = functools.partial(supernet_block.gated_block, space, shape)
+        block = functools.partial(supernet_block.gated_block, space, shape, group)
         inputs = jax.tree.map(
             lambda leaf, count=count: jnp.moveaxis(leaf[:count], 0, 1),
             (
@@ -153,7 +168,7 @@ def apply_gated(
             ),
         )
         x, _ = _over_run(lambda x, inputs, block=block: (block(*inputs, x), ()), x, inputs)
-    return _apply_fixed("classifier", space, params, stats, x, True)[0]
+    return _apply_fixed("classifier", space, params, stats, x, group)[0]
 
 
 def extract(
@@ -216,20 +231,22 @@ def fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> d
 
 
 @functools.cache
-def _fixed_graphs(space: Space, train: bool) -> dict[str, nnx.GraphDef]:
+def _fixed_graphs(space: Space, group: int | None) -> dict[str, nnx.GraphDef]:
     modules = fixed_modules(space, 2, np.random.default_rng(0))
-    return {name: supernet_block.split(module, train)[0] for name, module in modules.items()}
+    return {name: supernet_block.split(module, group)[0] for name, module in modules.items()}
 
 
-def _apply_fixed(name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, train: bool):
-    return supernet_block.run(_fixed_graphs(space, train)[name], params[name], stats[name], x)
+def _apply_fixed(
+    name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, group: int | None
+):
+    return supernet_block.run(_fixed_graphs(space, group)[name], params[name], stats[name], x)
 
 
-def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, train: bool):
+def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, group: int | None):
     new_stats = {}
-    x, new_stats["stem"] = _apply_fixed("stem", space, params, stats, images, train)
+    x, new_stats["stem"] = _apply_fixed("stem", space, params, stats, images, group)
     if "first" in params:
-        x, new_stats["first"] = _apply_fixed("first", space, params, stats, x, train)
+        x, new_stats["first"] = _apply_fixed("first", space, params, stats, x, group)
     return x, new_stats
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from jaxnas.batch_norm import BATCH_NORM_GROUP, group_count
 from jaxnas.block import ConvBlock
 from jaxnas.layers import KernelChoice, Tape
 from jaxnas.network import block_of
@@ -78,9 +79,19 @@ def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> Conv
     return ConvBlock(block_of(shape, candidate), activation=shape.activation, rng=rng)
 
 
-def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Returns a module's graph, weights and statistics, the latter two as nested dicts."""
-    (module.train if train else module.eval)()
+def split(
+    module: nnx.Module, group: int | None = BATCH_NORM_GROUP
+) -> tuple[nnx.GraphDef, Tree, Tree]:
+    """Returns a module's graph, weights and statistics, the latter two as nested dicts.
+
+    Args:
+      group: number of images that batch normalization takes together; None for a graph that
+        normalizes by the running statistics.
+    """
+    if group is None:
+        module.eval()
+    else:
+        module.train(batch_norm_group=group)
     graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, stats = map(nnx.to_pure_dict, states)
     return graph, params, stats
@@ -88,10 +99,10 @@ def split(module: nnx.Module, train: bool = True) -> tuple[nnx.GraphDef, Tree, T
 
 @functools.cache
 def split_of(
-    shape: Block, candidate: Candidate, train: bool = True
+    shape: Block, candidate: Candidate, group: int | None = BATCH_NORM_GROUP
 ) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Returns `split` of an arbitrarily drawn candidate, for its graph and true shapes."""
-    return split(module(shape, candidate, np.random.default_rng(0)), train)
+    return split(module(shape, candidate, np.random.default_rng(0)), group)
 
 
 def run(graph: nnx.GraphDef, params: Tree, stats: Tree, *inputs: Any) -> tuple[jax.Array, Tree]:
@@ -102,13 +113,14 @@ def run(graph: nnx.GraphDef, params: Tree, stats: Tree, *inputs: Any) -> tuple[j
 
 
 def crop(tree: Tree, like: Tree) -> Tree:
-    """Returns padded slices cropped to the shapes of `like`."""
-    return jax.tree.map(lambda leaf, true: leaf[tuple(map(slice, true.shape))], tree, like)
+    """Returns padded slices cropped to the shapes of `like`, in their last axes."""
+    return jax.tree.map(lambda leaf, true: leaf[(..., *map(slice, true.shape))], tree, like)
 
 
 def pad(leaf: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array | np.ndarray:
-    """Returns a slice padded with trailing zeros to `size`."""
+    """Returns a slice padded with trailing zeros to `size` in its last axes."""
     xp = np if isinstance(leaf, np.ndarray) else jnp
+    size = (*leaf.shape[: leaf.ndim - len(size)], *size)
     return xp.pad(leaf, [(0, full - true) for full, true in zip(size, leaf.shape, strict=True)])
 
 
@@ -195,18 +207,27 @@ def _kept_shapes(shape: Block, x: tuple[int, ...]) -> list[tuple[int, ...]]:
 def _forward(
     space: Space,
     shape: Block,
-    train: bool,
+    group: int | None,
     keeps: bool,
     params: Tree,
     stats: Tree,
     choice: jax.Array,
     x: jax.Array,
 ) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
-    """Returns the output, the statistics after it and, if `keeps`, padded convolution outputs."""
+    """Returns the output, the statistics after it and, if `keeps`, padded convolution outputs.
+
+    If `keeps`, the statistics are those of each group, [groups, ...].
+    """
     like = _kept_shapes(shape, x.shape) if keeps else []
 
+    def unchanged(stats):
+        if not keeps:
+            return stats
+        groups = group_count(len(x), group)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (groups, *leaf.shape)), stats)
+
     def convolutions(stack, candidate, kernels):
-        graph, true_params, true_stats = split_of(shape, candidate, train)
+        graph, true_params, true_stats = split_of(shape, candidate, group)
 
         def branch(kernel, params, stats, x):
             tape = Tape() if keeps else None
@@ -226,7 +247,7 @@ def _forward(
                     *map(pad, tape.outputs, like[alone:]),
                 )
             new = jax.tree.map(lambda leaf, full: pad(leaf, full.shape), new, stats[stack])
-            return y, {**stats, stack: new}, kept
+            return y, {**unchanged(stats), stack: new}, kept
 
         return branch
 
@@ -234,7 +255,7 @@ def _forward(
     branches.append(
         lambda kernel, params, stats, x: (
             x,
-            stats,
+            unchanged(stats),
             tuple(jnp.zeros(size, x.dtype) for size in like),
         )
     )
@@ -245,7 +266,7 @@ def _backward(
     space: Space,
     shape: Block,
     params: Tree,
-    batch_stats: Tree,
+    group_stats: Tree,
     choice: jax.Array,
     kept: tuple[jax.Array, ...],
     x: jax.Array,
@@ -258,7 +279,7 @@ def _backward(
         graph, true_params, true_stats = split_of(shape, candidate)
         widths = [size[-1] for size in _output_shapes(shape, candidate, x.shape)]
 
-        def branch(kernel, params, batch_stats, kept, x, dy):
+        def branch(kernel, params, group_stats, kept, x, dy):
             outputs = [
                 leaf[..., :width]
                 for leaf, width in zip(kept[len(kept) - len(widths) :], widths, strict=True)
@@ -268,7 +289,7 @@ def _backward(
                 return run(
                     graph,
                     crop(params[stack], true_params),
-                    crop(batch_stats[stack], true_stats),
+                    crop(group_stats[stack], true_stats),
                     x,
                     None if kernels is None else KernelChoice(kernels, kernel),
                     Tape(outputs),
@@ -282,19 +303,19 @@ def _backward(
 
     branches = [convolutions(*one) for one in _branches(space, shape)[0]]
     branches.append(
-        lambda kernel, params, batch_stats, kept, x, dy: (
+        lambda kernel, params, group_stats, kept, x, dy: (
             jax.tree.map(jnp.zeros_like, params) if with_params else None,
             dy,
         )
     )
-    return _switch(space, shape, choice, branches, params, batch_stats, kept, x, dy)
+    return _switch(space, shape, choice, branches, params, group_stats, kept, x, dy)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def block(
     space: Space,
     shape: Block,
-    train: bool,
+    group: int | None,
     params: Tree,
     stats: Tree,
     choice: jax.Array,
@@ -302,33 +323,37 @@ def block(
 ) -> tuple[jax.Array, Tree]:
     """Returns the chosen candidate's output, and its statistics as in `supernet.apply`.
 
-    Gradients require `train`, and are those of the output only.
+    Gradients require a group, and are those of the output only.
 
     Args:
+      group: number of images that are normalized together; None for the running statistics.
       params, stats: weights and statistics of one candidate, padded.
       choice: int32 [], index of the candidate.
       x: [batch, height, width, channels].
     """
-    return _forward(space, shape, train, False, params, stats, choice, x)[:2]
+    return _forward(space, shape, group, False, params, stats, choice, x)[:2]
 
 
-def _block_forward(space, shape, train, params, stats, choice, x):
-    y, batch_stats, kept = _forward(space, shape, train, True, params, stats, choice, x)
-    return (y, batch_stats), (params, batch_stats, choice, kept, x)
+def _block_forward(space, shape, group, params, stats, choice, x):
+    y, group_stats, kept = _forward(space, shape, group, True, params, stats, choice, x)
+    batch_stats = jax.tree.map(lambda leaf: leaf.mean(0), group_stats)
+    return (y, batch_stats), (params, group_stats, choice, kept, x)
 
 
-def _block_backward(space, shape, train, residuals, cotangents):
+def _block_backward(space, shape, group, residuals, cotangents):
     dparams, dx = _backward(space, shape, *residuals, cotangents[0])
-    return dparams, jax.tree.map(jnp.zeros_like, residuals[1]), None, dx
+    dstats = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), residuals[1])
+    return dparams, dstats, None, dx
 
 
 block.defvjp(_block_forward, _block_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def gated_block(
     space: Space,
     shape: Block,
+    group: int,
     slices: tuple[Tree, Tree],
     choices: jax.Array,
     gates: jax.Array,
@@ -345,21 +370,21 @@ def gated_block(
       gates: float32 [k].
       x: [batch, height, width, channels].
     """
-    return _gated_forward(space, shape, slices, choices, gates, x)[0]
+    return _gated_forward(space, shape, group, slices, choices, gates, x)[0]
 
 
-def _gated_forward(space, shape, slices, choices, gates, x):
+def _gated_forward(space, shape, group, slices, choices, gates, x):
     def output(inputs):
         (params, stats), choice = inputs
-        return block(space, shape, True, params, stats, choice, x)[0]
+        return block(space, shape, group, params, stats, choice, x)[0]
 
     active = jax.tree.map(lambda leaf: leaf[0], slices)
-    (y, _), residuals = _block_forward(space, shape, True, *active, choices[0], x)
+    (y, _), residuals = _block_forward(space, shape, group, *active, choices[0], x)
     others = lax.map(output, jax.tree.map(lambda leaf: leaf[1:], (slices, choices)))
     return y, (slices, y, others, residuals)
 
 
-def _gated_backward(space, shape, saved, dy):
+def _gated_backward(space, shape, group, saved, dy):
     slices, y, others, residuals = saved
     _, dx = _backward(space, shape, *residuals, dy, with_params=False)
 

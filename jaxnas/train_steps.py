@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxnas import loss, supernet_block
+from jaxnas import loss, parallel, supernet_block
+from jaxnas.batch_norm import BATCH_NORM_GROUP
+from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.network import Network
 from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.search_steps import BN_MOMENTUM, PRECISIONS, Precision
@@ -42,6 +44,7 @@ class Recipe:
       ema_decay: decay of the moving average of weights and statistics that is evaluated and
         exported; 0 uses the weights themselves. The average is bias-corrected, as in Adam.
       precision: precision of the training step.
+      batch_norm_group: number of images that batch normalization takes together in training.
     """
 
     steps: int
@@ -54,11 +57,12 @@ class Recipe:
     dropout: float = 0.1
     ema_decay: float = 0.0
     precision: Precision = "f32"
+    batch_norm_group: int = BATCH_NORM_GROUP
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "key", "params", "stats", "optimizer", "average"],
+    data_fields=["step", "key", "params", "stats", "optimizer", "average", "skipped"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,7 @@ class NetworkState:
       params, stats: weights and running batch statistics of the network, float32.
       optimizer: optax's state: momentum shaped like params, and the schedule's count.
       average: optax's moving average of params and stats, or None.
+      skipped: counts of the steps whose update was not finite and therefore not taken.
     """
 
     step: Array
@@ -79,6 +84,7 @@ class NetworkState:
     stats: Tree
     optimizer: Any
     average: optax.EmaState | None
+    skipped: Skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,40 +149,60 @@ def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
         stats=stats,
         optimizer=jax.jit(optimizer(recipe).init)(params),
         average=average,
+        skipped=none_skipped(),
     )
 
 
 def make_steps(
-    network: Network, recipe: Recipe, replicated: jax.sharding.Sharding | None = None
+    network: Network, recipe: Recipe, replicated: jax.sharding.NamedSharding | None = None
 ) -> NetworkSteps:
     """Returns the steps that train networks of this network's specification.
 
     Args:
-      replicated: sharding of all outputs; None leaves it to the inputs.
+      replicated: sharding of all outputs, on the devices between which a batch is divided; None
+        for one device.
     """
     train_graph, eval_graph = (
-        supernet_block.split(network, True)[0],
-        supernet_block.split(network, False)[0],
+        supernet_block.split(network, recipe.batch_norm_group)[0],
+        supernet_block.split(network, None)[0],
     )
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
-    dtype = PRECISIONS[recipe.precision]
+    dtype, width = PRECISIONS[recipe.precision], network.classifier.kernel[...].shape[0]
+
+    def over_parts(objective):
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        return parallel.mean_over_parts(gradient, replicated, recipe.batch_norm_group)
 
     def train(state: NetworkState, batch: dict[str, Array]):
         check_batch(batch)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def objective(params):
-            network = nnx.merge(train_graph, nnx.State(params), nnx.State(state.stats))
-            logits = _logits(network, from_pixels(batch["image"], dtype), recipe.dropout, key)
+        def objective(params, stats, batch):
+            network = nnx.merge(train_graph, nnx.State(params), nnx.State(stats))
+            features = network.features(from_pixels(batch["image"], dtype))
+            features = jnp.where(batch["kept"], features / (1 - recipe.dropout), 0)
+            logits = network.classifier.logits(features)
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
-            return ce, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
+            top1 = jnp.mean(logits.argmax(-1) == batch["label"])
+            return ce, (top1, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
-        (ce, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.params
+        # Of the whole batch, so that the draw does not depend on the number of devices.
+        kept = jax.random.bernoulli(key, 1 - recipe.dropout, (len(batch["label"]), width))
+        (ce, (top1, batch_stats)), gradient = over_parts(objective)(
+            state.params, state.stats, batch | {"kept": kept}
         )
         updates, optimizer_state = update_weights(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        stats = optax.incremental_update(batch_stats, state.stats, 1 - BN_MOMENTUM)
+        finite = is_finite(ce, gradient, batch_stats)
+        params, stats, optimizer_state = if_finite(
+            finite,
+            (
+                optax.apply_updates(state.params, updates),
+                optax.incremental_update(batch_stats, state.stats, 1 - BN_MOMENTUM),
+                optimizer_state,
+            ),
+            (state.params, state.stats, state.optimizer),
+        )
+        skipped = counted(state.skipped, finite)
         average = state.average
         if average is not None:
             _, average = optax.ema(recipe.ema_decay).update(
@@ -184,11 +210,12 @@ def make_steps(
             )
         metrics = {
             "ce": ce,
-            "top1": jnp.mean(logits.argmax(-1) == batch["label"]),
+            "top1": top1,
             "learning_rate": rate(state.step),
+            **skipped._asdict(),
         }
         return NetworkState(
-            state.step + 1, state.key, params, stats, optimizer_state, average
+            state.step + 1, state.key, params, stats, optimizer_state, average, skipped
         ), metrics
 
     def delivered(state: NetworkState) -> tuple[Tree, Tree]:
@@ -208,10 +235,3 @@ def make_steps(
 
     jit = functools.partial(jax.jit, out_shardings=replicated)
     return NetworkSteps(jit(train, donate_argnums=0), jit(delivered), jit(evaluate))
-
-
-def _logits(network: Network, images: Array, dropout: float, key: Array) -> Array:
-    """Applies a `Network` with dropout between pooling and linear layer."""
-    features = network.features(images)
-    kept = jax.random.bernoulli(key, 1 - dropout, features.shape)
-    return network.classifier.logits(jnp.where(kept, features / (1 - dropout), 0))

@@ -124,3 +124,39 @@ def test_what_changes_nothing_of_a_run_is_not_its_identity(default):
     )
     assert moved.identity() == default.identity()
     assert dataclasses.replace(default, seed=1).identity() != default.identity()
+
+
+def test_a_larger_batch_scales_the_rates_and_leaves_alpha_its_steps(default):
+    """2,048 images a step by the recipe of 256: eight times the rate, α's steps and examples."""
+    base = dataclasses.replace(
+        default,
+        batch_size=256,
+        base_batch_size=256,
+        train_batch_size=256,
+        train_epochs=20,
+        alpha_every=5,
+    )
+    large = dataclasses.replace(base, batch_size=2048, train_batch_size=2048)
+    assert (base.batch_scale(256), large.batch_scale(2048)) == (1, 8)
+    assert base.training.learning_rate == default.training.learning_rate
+    assert large.training.learning_rate == pytest.approx(8 * default.train_learning_rate)
+    assert (base.training.warmup_epochs, large.training.warmup_epochs) == (0, 5)
+    assert base.alpha_batch_size == large.alpha_batch_size == 256
+    # An epoch of 40,960 images.
+    assert base.alpha_steps(160) == large.alpha_steps(20) == 32
+    each = [large.alpha_steps(step) - large.alpha_steps(step - 1) for step in range(1, 11)]
+    assert each == [1, 2, 1, 2, 2, 1, 2, 1, 2, 2]
+
+
+def test_without_a_base_nothing_is_scaled(default):
+    assert default.base_batch_size is None
+    large = dataclasses.replace(default, batch_size=256)
+    assert large.batch_scale(256) == 1 and large.alpha_batch_size == 256
+    assert [large.alpha_steps(step) for step in range(5)] == [0, 0, 1, 1, 2]
+
+
+def test_a_shorter_training_rises_in_all_but_its_last_epoch(default):
+    large = dataclasses.replace(
+        default, train_batch_size=16, base_batch_size=8, train_epochs=5, deployment_epochs=2
+    )
+    assert large.training.warmup_epochs == 2

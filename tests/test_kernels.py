@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.batch_norm import batch_norm_known, batch_norm_train
+from jaxnas.batch_norm import batch_norm_known, batch_norm_train, group_count
 from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of, depthwise_cudnn
 
@@ -90,10 +90,13 @@ def test_a_chosen_kernel_is_the_corner_of_the_padded_one(index):
     np.testing.assert_allclose(dw, np.pad(expected_dw, ((0, rest), (0, rest), (0, 0))), atol=1e-12)
 
 
-def test_batch_norm_with_known_statistics_is_the_one_that_computed_them():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_with_known_statistics_is_the_one_that_computed_them(groups):
     rng = np.random.default_rng(5)
     x, scale, bias = (jnp.asarray(rng.normal(size=shape)) for shape in ((4, 3, 3, 6), 6, 6))
-    (y, mean, variance), pull = jax.vjp(lambda *a: batch_norm_train(1e-3, *a), x, scale, bias)
+    (y, mean, variance), pull = jax.vjp(
+        lambda *a: batch_norm_train(1e-3, groups, *a), x, scale, bias
+    )
     known, known_pull = jax.vjp(
         lambda *a: batch_norm_known(1e-3, *a, mean, variance), x, scale, bias
     )
@@ -103,23 +106,30 @@ def test_batch_norm_with_known_statistics_is_the_one_that_computed_them():
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_batch_norm_equals_the_formula_in_value_and_gradient():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_equals_the_formula_in_value_and_gradient(groups):
     rng = np.random.default_rng(1)
     x = jnp.asarray(5 + 3 * rng.normal(size=(4, 3, 3, 6)), jnp.float32)
     scale, bias = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(2))
 
     def formula(x, scale, bias):
-        mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
-        return (x - mean) / jnp.sqrt(variance + 1e-3) * scale + bias
+        parts = [
+            (part - jnp.mean(part, (0, 1, 2))) / jnp.sqrt(jnp.var(part, (0, 1, 2)) + 1e-3)
+            for part in jnp.split(x, groups)
+        ]
+        return jnp.concatenate(parts) * scale + bias
 
     wide = [a.astype(jnp.float64) for a in (x, scale, bias)]
     expected, expected_pull = jax.vjp(formula, *wide)
-    (y, mean, variance), pull = jax.vjp(lambda *a: batch_norm_train(1e-3, *a), x, scale, bias)
+    (y, mean, variance), pull = jax.vjp(
+        lambda *a: batch_norm_train(1e-3, groups, *a), x, scale, bias
+    )
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    np.testing.assert_allclose(mean, jnp.mean(wide[0], (0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(variance, jnp.var(wide[0], (0, 1, 2)), rtol=1e-5)
+    for group, part in enumerate(jnp.split(wide[0], groups)):
+        np.testing.assert_allclose(mean[group], jnp.mean(part, (0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(variance[group], jnp.var(part, (0, 1, 2)), rtol=1e-5)
     dy = jnp.asarray(rng.normal(size=expected.shape))
-    zeros = jnp.zeros(6, jnp.float32)
+    zeros = jnp.zeros((groups, 6), jnp.float32)
     for mine, theirs in zip(
         pull((dy.astype(jnp.float32), zeros, zeros)), expected_pull(dy), strict=True
     ):
@@ -128,5 +138,15 @@ def test_batch_norm_equals_the_formula_in_value_and_gradient():
 
 def test_batch_norm_far_from_zero_keeps_its_variance():
     x = jnp.asarray(1e4 + np.random.default_rng(0).normal(size=(64, 4)), jnp.float32)
-    _, _, variance = batch_norm_train(1e-3, x, jnp.ones(4, jnp.float32), jnp.zeros(4, jnp.float32))
-    np.testing.assert_allclose(variance, np.var(np.asarray(x, np.float64), 0), rtol=1e-3)
+    _, _, variance = batch_norm_train(
+        1e-3, 1, x, jnp.ones(4, jnp.float32), jnp.zeros(4, jnp.float32)
+    )
+    np.testing.assert_allclose(variance[0], np.var(np.asarray(x, np.float64), 0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "count"),
+    [(64, 64, 1), (32, 64, 1), (256, 64, 4), (100, 64, 1), (200, 64, 2)],
+)
+def test_a_batch_is_divided_into_equal_groups_of_at_least_the_given_size(batch, group, count):
+    assert group_count(batch, group) == count

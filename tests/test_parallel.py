@@ -193,6 +193,19 @@ def test_a_batch_that_does_not_divide_is_refused():
     assert "--batch_size=60 does not divide among 8 devices: give a multiple" in done.stderr
 
 
+def test_a_step_on_eight_devices_has_one_collective_and_the_results_of_one_device():
+    done = run_fresh("tests.eight_devices", XLA_FLAGS=EIGHT_DEVICES, JAX_PLATFORMS="cpu")
+    report = json.loads(done.stdout)
+    apart, together = report["groups of a device"], report["a group of all"]
+    assert {*apart} == {"weight", "arch", "recalibrate", "train"}
+    for step in apart.values():
+        assert step["collectives"] == ["all-reduce"]
+        assert step["difference"] < 1e-5
+    # Statistics of a group on many devices have to be summed in every layer.
+    assert len(together["weight"]["collectives"]) > 20
+    assert together["weight"]["difference"] < 1e-5
+
+
 def test_a_layout_divides_batches_and_replicates_the_rest():
     layout = parallel.layout(jax.devices()[:1])
     batch = layout.shard({"image": np.ones((4, 2), np.float32)})

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxnas import estimators, loss, sampling, search_steps, supernet, supernet_initialization
+from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.builtin_spaces import PROXYLESS
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.pixels import from_pixels
@@ -22,7 +23,7 @@ from tests.programs import ROOT
 TARGET_MS = 4.0
 
 
-def naive_gate_gradients(space, state, chosen, batch):
+def naive_gate_gradients(space, state, chosen, batch, group=BATCH_NORM_GROUP):
     """CE and ⟨∂CE/∂y, o_k(x)⟩ of k paths [k, blocks], from networks written out block by block.
 
     ∂CE/∂y is the gradient of a perturbation added behind a block; o_k(x) is the candidate's own
@@ -35,7 +36,7 @@ def naive_gate_gradients(space, state, chosen, batch):
     for row, own in zip(chosen, written, strict=True):
         usable = np.where(own, row, space.allowed.argmax(1))  # any convolution
         network = supernet.extract(space, state.params, state.stats, usable, NUM_CLASSES)
-        network.train()
+        network.train(batch_norm_group=group)
         networks.append(network)
 
     def forward(perturbations):
@@ -268,7 +269,10 @@ def test_gates_of_more_candidates_keep_their_outputs_and_no_more():
 
         def logits(gates, images, choices=choices):
             active = (supernet.gather(space, tree, choices) for tree in (params, stats))
-            return jnp.sum(supernet.apply_gated(space, *active, choices, gates, images) ** 2)
+            return jnp.sum(
+                supernet.apply_gated(space, *active, choices, gates, images, group=BATCH_NORM_GROUP)
+                ** 2
+            )
 
         program = jax.jit(jax.grad(logits)).lower(jnp.zeros(choices.shape), images).compile()
         temporaries.append(program.memory_analysis().temp_size_in_bytes)
@@ -484,7 +488,10 @@ def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
     def gradient(images):
         return jax.grad(
             lambda gates: loss.cross_entropy(
-                supernet.apply_gated(space, *slices, choices, gates, images), batch["label"]
+                supernet.apply_gated(
+                    space, *slices, choices, gates, images, group=BATCH_NORM_GROUP
+                ),
+                batch["label"],
             )
         )(jnp.zeros(choices.shape))
 

@@ -9,12 +9,15 @@ import pytest
 from flax import nnx
 
 from jaxnas import loss, sampling, search_steps, supernet, supernet_block, supernet_initialization
+from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
 from jaxnas.space import staged_space
 from tests.conftest import NUM_CLASSES, random_table, same_bits
 from tests.kinds import KINDS, Kind, copy, hyperparameters, state_of, steps_of
 from tests.test_steps import naive_gate_gradients
+
+GROUP = 4  # images that are normalized together, half of the batch
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -45,15 +48,15 @@ def step(steps, state, batch, path):
     return steps.weight(copy(state), batch, jnp.asarray(path, jnp.int32), jnp.float32(0.05))
 
 
-def passes_of(kind, images, batch):
+def passes_of(kind, images, batch, group=GROUP):
     """Logits in evaluation, and a loss's gradients with logits: one program each for all paths."""
 
-    def logits(params, stats, path, train=False):
+    def logits(params, stats, path, group=None):
         active = (supernet.gather(kind.space, tree, path) for tree in (params, stats))
-        return supernet.apply(kind.space, *active, path, images, train=train)[0]
+        return supernet.apply(kind.space, *active, path, images, group=group)[0]
 
     def ce(params, stats, path):
-        out = logits(params, stats, path, train=True)
+        out = logits(params, stats, path, group=group)
         return loss.cross_entropy(out, batch["label"], 0.1), out
 
     return jax.jit(logits), jax.jit(jax.grad(ce, has_aux=True))
@@ -75,7 +78,7 @@ def test_a_path_computes_and_learns_what_its_network_does(
     network.eval()
     mine = evaluated(state.params, state.stats, jnp.asarray(path))
     np.testing.assert_allclose(mine, network(images), atol=2e-5)
-    network.train()
+    network.train(batch_norm_group=GROUP)
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def network_loss(weights):
@@ -174,7 +177,7 @@ def test_recalibration_gives_the_mean_of_the_batches_statistics(kind, steps, sta
 
     @jax.jit
     def statistics(images):
-        return supernet.apply(space, params, stats, path, images, train=True)[1]
+        return supernet.apply(space, params, stats, path, images, group=BATCH_NORM_GROUP)[1]
 
     seen = [statistics(from_pixels(one["image"])) for one in batches]
     places = supernet.gather(space, after, path)
@@ -198,7 +201,7 @@ def test_memory_is_of_one_candidate_and_not_of_all(name, kind):
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def through_the_switch(params, stats, path, images):
-        return jnp.sum(supernet.apply(space, params, stats, path, images, train=True)[0] ** 2)
+        return jnp.sum(supernet.apply(space, params, stats, path, images, group=GROUP)[0] ** 2)
 
     def alone(weights, rest, images):
         return jnp.sum(nnx.merge(graph, weights, rest, copy=True)(images) ** 2)
@@ -248,11 +251,13 @@ def test_gates_have_the_gradients_of_networks_written_out(
 
     @jax.jit
     def ce(gates):
-        logits = supernet.apply_gated(space, params, stats, jnp.asarray(chosen), gates, images)
+        logits = supernet.apply_gated(
+            space, params, stats, jnp.asarray(chosen), gates, images, group=GROUP
+        )
         return loss.cross_entropy(logits, batch["label"])
 
     value, gradient = jax.value_and_grad(ce)(jnp.zeros(chosen.shape))
-    expected, gates = naive_gate_gradients(space, state, chosen, batch)
+    expected, gates = naive_gate_gradients(space, state, chosen, batch, GROUP)
     assert float(value) == pytest.approx(expected, abs=1e-5)
     # Of the others the gradient is not used.
     allowed = space.allowed[np.arange(len(space.blocks)), chosen]
@@ -299,7 +304,7 @@ def test_shared_initialisation_makes_the_candidates_of_a_kind_one_function(image
 def test_shared_initialisation_makes_candidates_of_all_kinds_nearly_one_function(images, batch):
     """Without it, the outputs of two kinds at a block that changes the shape are unrelated."""
     kind = KINDS["mixed"]
-    _, passes = passes_of(kind, images, batch)
+    _, passes = passes_of(kind, images, batch, BATCH_NORM_GROUP)
 
     def correlations(initialisation, seed):
         weights = supernet_initialization.init(kind.space, NUM_CLASSES, seed, initialisation)
@@ -317,6 +322,30 @@ def test_shared_initialisation_makes_candidates_of_all_kinds_nearly_one_function
         for one in ("shared", "independent")
     )
     assert shared.min() > 0.5 and abs(independent).max() < 0.3
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(kind, steps, state, batch):
+    """A weight step and an α step from an infinite bias, whose losses and gradients are NaN."""
+    bias = state.params["classifier"]["bias"]
+    spoilt = dataclasses.replace(
+        state,
+        params=state.params
+        | {"classifier": state.params["classifier"] | {"bias": jnp.full_like(bias, jnp.inf)}},
+    )
+    path = kind.paths[0]
+    after, metrics = step(steps, spoilt, batch, path)
+    again, metrics = step(steps, after, batch, path)
+    for name in ("params", "stats", "momentum"):
+        assert same_bits(getattr(again, name), getattr(spoilt, name))
+    assert not np.isfinite(metrics["ce"])
+    assert (again.step, metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 2, 2)
+    healed, metrics = step(steps, dataclasses.replace(again, params=state.params), batch, path)
+    assert np.isfinite(metrics["ce"])
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
+    latency = LatencyModel.of(random_table(kind.space, 1))
+    changes, _ = steps.arch(spoilt, batch, latency, jnp.float32(3), jnp.float32(0.1))
+    for name, value in changes.items():
+        assert same_bits(value, getattr(spoilt, name))
 
 
 def test_the_same_seed_gives_the_same_supernet(kind):
@@ -362,7 +391,7 @@ def test_candidates_take_over_what_the_smallest_of_their_structure_has_learned(i
         network = supernet.extract(space, *weights, path, NUM_CLASSES)
         network.eval()
         running = network(images)
-        network.train()
+        network.train(batch_norm_group=GROUP)
         return running, network(images)
 
     for donor, others in (("f3e1", ["f5e1"]), ("f3e2", ["f5e3"]), ("k3e2", ["k5e3", "k3e3"])):

@@ -14,11 +14,13 @@ from typing import Any
 from absl import flags
 
 from jaxnas import data
+from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.search_steps import PRECISIONS, Precision
 from profiling import command
 from profiling.device import Options
 from profiling.registry import device_names
 
+RISE_EPOCHS = 5  # in which learning rates of larger batches rise (Goyal et al. 2017, §2.2)
 # Fields that may change when a run is resumed.
 _SAME_RUN = (
     "workdir",
@@ -94,6 +96,13 @@ class RunConfig:
         1,
     )
     batch_size: int = option(64, "Examples per step, over all devices.", 2)
+    base_batch_size: int | None = option(
+        None,
+        "Batch size for which the learning rates and α's steps are given; unset is the batch size "
+        "itself, so nothing is scaled. Learning rates are multiplied by the ratio of both batch "
+        "sizes, a larger one in a rise over 5 epochs. α keeps its steps an epoch, of this size.",
+        2,
+    )
     data_workers: int = option(
         0,
         "Processes that make the batches of each part, for photographs on hosts with many cores; "
@@ -112,6 +121,12 @@ class RunConfig:
         "bf16 is for accelerators.",
         choices=tuple(PRECISIONS),
     )
+    batch_norm_group: int = option(
+        BATCH_NORM_GROUP,
+        "Images that batch normalization takes together in training, as one GPU of the official "
+        "search does; a larger batch is divided into equal groups of at least that many.",
+        2,
+    )
     seed: int = option(0, "Seed of all random draws of the run.", 0)
     checkpoint_seconds: int = option(60, "Minimum time between checkpoints in s.", 0)
     workdir: str = option(
@@ -119,6 +134,10 @@ class RunConfig:
         "Folder of the run; unset is a folder in runs/ named after the most important flags.",
     )
     pictures: str | None = None
+
+    def batch_scale(self, batch_size: int) -> float:
+        """Returns the factor of the learning rates for a batch size (Goyal et al. 2017, §2.1)."""
+        return batch_size / (self.base_batch_size or batch_size)
 
     @property
     def options(self) -> Options:

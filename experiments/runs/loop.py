@@ -21,6 +21,7 @@ from jaxnas.data import UnreadablePicture
 from profiling.progress import Progress
 
 LOG_EVERY = 10
+SKIPPED_AT_MOST = 10  # updates in a row that are not finite, after which a run ends
 SEARCH, TRAIN, BEST = "search", "train", "best"  # folders of checkpoints
 Metrics = Mapping[str, SupportsFloat]
 
@@ -33,7 +34,7 @@ _NOTES = {
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss is infinite or not a number."""
+    """The loss or its gradient was infinite or not a number in many steps in a row."""
 
 
 class LoopState(Protocol):
@@ -59,6 +60,8 @@ class Phase(Generic[State]):
       feeds: sources of the batches; `take` reads the first one in every step.
       epoch_steps: number of steps in an epoch.
       end_epoch: called with the state at the end of each epoch; returns a note for people.
+      compare: called with the state at each log line; raises ProcessesDiffer where a part of it
+        that decides what is computed differs between processes.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Phase(Generic[State]):
     feeds: Sequence[Feed]
     epoch_steps: int
     end_epoch: Callable[[State], str] | None = None
+    compare: Callable[[State], None] = lambda state: None
 
 
 class Loop(Generic[State]):
@@ -122,8 +126,9 @@ class Loop(Generic[State]):
 
         Raises:
           Stopped: the user or the system asked to stop; the state is saved.
+          ProcessesDiffer: as `Phase.compare`.
           UnreadablePicture: a picture cannot be decoded; the state before its step is saved.
-          NonFiniteLoss: the loss is not finite; the previous checkpoint is kept.
+          NonFiniteLoss: too many updates in a row were not finite; the previous checkpoint is kept.
         """
         started, step_at_start = time.monotonic(), self.step
         feed, note, epoch_note = phase.feeds[0], "", ""
@@ -148,10 +153,11 @@ class Loop(Generic[State]):
                 stop, due = agreed(asked, due, logged)
                 if logged:
                     values = self._finite(metrics)
+                    phase.compare(self.state)
                     self._workdir.log(self.step, phase.name, **values)
                     note = _note(values)
                 elif due or stop:
-                    self._finite(metrics)  # no checkpoint has a loss that is not finite
+                    self._finite(metrics)  # no checkpoint of a run that ends with an error
                 if epoch_ends and phase.end_epoch is not None:
                     epoch_note = phase.end_epoch(self.state)
                 bar.update(done + 1, f"{note}  {epoch_note}")
@@ -197,14 +203,19 @@ class Loop(Generic[State]):
             ) from error
 
     def _finite(self, metrics: Metrics) -> dict[str, float]:
-        """Fetches metrics from the devices; raises NonFiniteLoss."""
+        """Fetches metrics from the devices, without those that are not finite.
+
+        Raises:
+          NonFiniteLoss: too many updates in a row were skipped.
+        """
         values = {key: float(value) for key, value in metrics.items()}
-        if not all(map(math.isfinite, values.values())):
+        in_a_row = values.pop("skipped_in_a_row", 0)
+        if in_a_row >= SKIPPED_AT_MOST:
             raise NonFiniteLoss(
-                f"the loss is not finite at step {self.step} ({values}): lower the learning rate; "
-                f"the previous checkpoint is kept"
+                f"the loss or its gradient was not finite in the last {in_a_row:.0f} steps up to "
+                f"{self.step} ({values}): lower the learning rate; the previous checkpoint is kept"
             )
-        return values
+        return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
 def checkpoint_folder(run: pathlib.Path, name: str) -> pathlib.Path:
@@ -213,4 +224,6 @@ def checkpoint_folder(run: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _note(values: Mapping[str, float]) -> str:
-    return "  ".join(text.format(values[key]) for key, text in _NOTES.items() if key in values)
+    notes = [text.format(values[key]) for key, text in _NOTES.items() if key in values]
+    skipped = int(values.get("skipped", 0))
+    return "  ".join(notes + [f"{skipped} updates skipped, not finite"] * (skipped > 0))

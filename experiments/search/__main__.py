@@ -43,6 +43,7 @@ def search() -> int:
     with command.usage_errors():
         config = config_from_flags()
         parallel.layout().check_batch_size(config.batch_size)
+        parallel.layout().check_batch_size(config.alpha_batch_size, "base_batch_size")
         parallel.layout().check_batch_size(config.training.batch_size, "train_batch_size")
         result = parallel.from_process_0(lambda: finished(config))
         if result is None:

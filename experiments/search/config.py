@@ -99,10 +99,10 @@ class Config(RunConfig):
         40, "Epochs of weight steps with α steps in between, none in the first epoch.", 2
     )
     warmup_learning_rate: float = option(
-        0.02, "Peak of the warm-up's cosine learning rate, not scaled by batch size.", 0
+        0.02, "Peak of the warm-up's cosine learning rate, scaled by base_batch_size alone.", 0
     )
     search_learning_rate: float = option(
-        0.01, "Peak of the search's cosine learning rate, not scaled by batch size.", 0
+        0.01, "Peak of the search's cosine learning rate, scaled by base_batch_size alone.", 0
     )
     initialisation: Literal["shared", "independent"] = option(
         "shared",
@@ -112,7 +112,7 @@ class Config(RunConfig):
         choices=supernet_initialization.INITIALISATIONS,
     )
     alpha_learning_rate: float = option(0.05, "Learning rate of α's Adam.", 0)
-    alpha_every: int = option(2, "Weight steps per α step.", 1)
+    alpha_every: int = option(2, "Weight steps per α step, at the base_batch_size.", 1)
     calibration_batches: int = option(
         16, "Training batches over which a path's batch statistics are averaged to score it.", 1
     )
@@ -123,7 +123,9 @@ class Config(RunConfig):
         None, "Examples per step when the derived network is trained; unset is batch_size.", 2
     )
     train_learning_rate: float = option(
-        0.02, "Peak of the derived network's cosine learning rate, not scaled by batch size.", 0
+        0.02,
+        "Peak of the derived network's cosine learning rate, scaled by base_batch_size alone.",
+        0,
     )
     train_dropout: float = option(
         0.0, "Dropout rate of the derived network's features before the classifier.", 0, 0.9
@@ -143,13 +145,14 @@ class Config(RunConfig):
     @property
     def training(self) -> Training:
         """Parameters of the derived network's training."""
-        return Training(
+        batch_size = self.train_batch_size or self.batch_size
+        training = Training(
             image_size=self.image_size,
             train_image_size=self.train_image_size or self.image_size,
             epochs=self.train_epochs,
             deployment_epochs=self.deployment_epochs,
             warmup_epochs=0,
-            batch_size=self.train_batch_size or self.batch_size,
+            batch_size=batch_size,
             data_workers=self.data_workers,
             learning_rate=self.train_learning_rate,
             weight_decay=self.weight_decay,
@@ -157,9 +160,23 @@ class Config(RunConfig):
             dropout=self.train_dropout,
             ema_decay=self.train_ema_decay,
             precision=self.precision,
+            batch_norm_group=self.batch_norm_group,
             seed=self.seed,
             checkpoint_seconds=self.checkpoint_seconds,
         )
+        return training.scaled(self.batch_scale(batch_size))
+
+    @property
+    def alpha_batch_size(self) -> int:
+        """Examples per α step."""
+        return self.base_batch_size or self.batch_size
+
+    def alpha_steps(self, step: int) -> int:
+        """Returns the number of α steps that belong to the first `step` weight steps.
+
+        An epoch has as many as with the base batch size.
+        """
+        return step * self.batch_size // (self.alpha_batch_size * self.alpha_every)
 
 
 def define_flags() -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.runs.config import RISE_EPOCHS
 from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
 from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
@@ -92,6 +93,7 @@ class Trainer:
         self._sizes = BatchSizes(
             config.batch_size, config.search_image_size, config.data_workers, config.seed
         )
+        self._alpha_sizes = dataclasses.replace(self._sizes, batch_size=config.alpha_batch_size)
         hyper = self._hyper = search_steps.Hyperparameters(
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
@@ -101,6 +103,7 @@ class Trainer:
             gumbel_temperature=config.gumbel_temperature or search_steps.GUMBEL_TEMPERATURE,
             latency_control=config.latency_control,
             precision=config.precision,
+            batch_norm_group=config.batch_norm_group,
         )
         self.steps = search_steps.make_steps(self.space, hyper, self._layout.replicated)
         state = self._layout.replicate(
@@ -147,8 +150,11 @@ class Trainer:
             "weight": (self.steps.weight, (state, batch, path, scalar))
         }
         if not self.is_over and latency is not None:
-            table = replicated(latency)
-            programs["arch"] = (self.steps.arch, (state, batch, table, scalar, scalar))
+            table, (alpha_batch, _) = (
+                replicated(latency),
+                batch_shapes(self._alpha_sizes, self._layout),
+            )
+            programs["arch"] = (self.steps.arch, (state, alpha_batch, table, scalar, scalar))
         if scores or self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
             active = (state.params, state.stats, path)
             programs["recalibrate"] = (self.steps.recalibrate, (*active, batch, scalar))
@@ -221,7 +227,7 @@ class Trainer:
 
         Computes the batches' statistics without a backward pass.
         """
-        feed = self._feed(self.parts.weights, 0)
+        feed = Feed(self.parts.weights, self._sizes, self._layout, 0)
         stats = self.state.stats
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
             for i in range(self.config.calibration_batches):
@@ -250,21 +256,17 @@ class Trainer:
                 step.wait(lambda: phase.update(0.0, "the arch step"))
                 phase.end("the arch step")
 
-    def _feed(self, part: data.Part, start_step: int) -> Feed:
-        return Feed(part, self._sizes, self._layout, start_step)
-
     def _phase(
         self, name: str, start: int, end: int, peak: float, latency: LatencyModel | None
     ) -> Phase[search_steps.SearchState]:
         """Returns a phase of weight steps; with `latency` it has α steps after the first epoch."""
-        schedule, every = self.schedule, self.config.alpha_every
-        # All at once: a rate computed on the device in each step would wait for the step before.
-        rates = np.asarray(optax.cosine_decay_schedule(peak, end - start)(jnp.arange(end - start)))
-        feeds = [self._feed(self.parts.weights, self.step)]
+        schedule, alpha_steps = self.schedule, self.config.alpha_steps
+        rates = self._rates(start, end, peak)
+        feeds = [Feed(self.parts.weights, self._sizes, self._layout, self.step)]
         alpha_from = start + schedule.epoch_steps
         if latency is not None:
-            taken = max(0, self.step // every - alpha_from // every)
-            feeds.append(self._feed(self.parts.alpha, taken))
+            taken = max(0, alpha_steps(self.step) - alpha_steps(alpha_from))
+            feeds.append(Feed(self.parts.alpha, self._alpha_sizes, self._layout, taken))
         arch_metrics: search_steps.Metrics = {}
         # On the devices before a step is called, which tests/test_transfers.py holds to.
         place = self._layout.replicate
@@ -276,9 +278,10 @@ class Trainer:
             state: search_steps.SearchState, done: int
         ) -> tuple[search_steps.SearchState, Metrics]:
             rate, step = rates[done], start + done + 1
-            takes_arch_step = latency is not None and step > alpha_from and step % every == 0
+            takes_alpha = latency is not None and step > alpha_from
+            due = alpha_steps(step) - alpha_steps(step - 1) if takes_alpha else 0
             # Before the weight step consumes the state: a picture may be unreadable.
-            held_out = next(feeds[1]) if takes_arch_step else None
+            held_out = [next(feeds[1]) for _ in range(due)]
             batch = next(feeds[0])
             if schedule.shared_end and step == schedule.shared_end + 1:
                 state = self._layout.replicate(search_steps.share(self.space, state))
@@ -289,10 +292,26 @@ class Trainer:
                 self.steps.sample_smallest(state) if shares else self.steps.sample(state),
                 place(rate),
             )
-            if takes_arch_step:
-                changes, latest = self.steps.arch(state, held_out, latency, *constants)
+            for examples in held_out:
+                changes, latest = self.steps.arch(state, examples, latency, *constants)
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}
 
-        return Phase(name, start, end, take, feeds, schedule.epoch_steps)
+        def compare(state: search_steps.SearchState) -> None:
+            # Processes that draw different paths wait for each other for ever.
+            parallel.check_same("α", jax.device_get(state.alpha))
+
+        return Phase(name, start, end, take, feeds, schedule.epoch_steps, compare=compare)
+
+    def _rates(self, start: int, end: int, peak: float) -> np.ndarray:
+        """Returns the learning rate of each step of a phase, float32 [steps].
+
+        All at once: a rate computed on the device in each step would wait for the step before.
+        """
+        steps, scale = jnp.arange(end - start), self.config.batch_scale(self.config.batch_size)
+        rates = optax.cosine_decay_schedule(peak * scale, end - start)(steps)
+        if scale > 1:
+            rise = optax.linear_schedule(1 / scale, 1, RISE_EPOCHS * self.schedule.epoch_steps)
+            rates = rates * rise(start + steps)
+        return np.asarray(rates)

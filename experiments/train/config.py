@@ -58,7 +58,7 @@ class TrainConfig(RunConfig):
         0,
     )
     learning_rate: float = option(
-        0.05, "Peak of the cosine learning rate, not scaled by batch size.", 0
+        0.05, "Peak of the cosine learning rate, scaled by base_batch_size alone.", 0
     )
     dropout: float = option(0.1, "Dropout rate of the features before the classifier.", 0, 0.9)
     ema_decay: float = option(
@@ -78,7 +78,9 @@ class TrainConfig(RunConfig):
     def training(self) -> Training:
         """Parameters of the training."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
-        return Training(**{**values, "train_image_size": self.train_image_size or self.image_size})
+        size = self.train_image_size or self.image_size
+        training = Training(**{**values, "train_image_size": size})
+        return training.scaled(self.batch_scale(self.batch_size))
 
     def identity(self) -> dict[str, Any]:
         """Returns `RunConfig.identity` without `network`, which `architecture` replaces."""

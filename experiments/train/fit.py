@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments.runs.config import RISE_EPOCHS
 from experiments.runs.loop import BEST, TRAIN, Loop, Metrics, Phase, checkpoint_folder
 from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
@@ -40,6 +41,7 @@ class Training:
     dropout: float
     ema_decay: float
     precision: train_steps.Precision
+    batch_norm_group: int
     seed: int
     checkpoint_seconds: int
 
@@ -52,6 +54,15 @@ class Training:
             (self.image_size, self.deployment_epochs),
         ]
         return [phase for phase in phases if phase[1]]
+
+    def scaled(self, factor: float) -> "Training":
+        """Returns this training with a multiple of the learning rate, of a larger batch if > 1."""
+        rise = min(RISE_EPOCHS, self.phases()[0][1] - 1) if factor > 1 else 0
+        return dataclasses.replace(
+            self,
+            learning_rate=self.learning_rate * factor,
+            warmup_epochs=max(self.warmup_epochs, rise),
+        )
 
     def epoch_steps(self, examples: int, dataset: str, flag: str = "batch_size") -> int:
         """Returns the steps of an epoch; raises ValueError if a batch exceeds the examples."""
@@ -75,6 +86,7 @@ class Training:
             dropout=self.dropout,
             ema_decay=self.ema_decay,
             precision=self.precision,
+            batch_norm_group=self.batch_norm_group,
         )
 
 

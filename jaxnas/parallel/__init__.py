@@ -1,8 +1,9 @@
 """Many processes as one run: they start together, their devices form one axis, process 0 decides.
 
 Every process runs the same program with the same flags. A batch is sharded along its first axis
-across all devices. All other inputs and outputs of a step are replicated, so sums over the batch,
-its statistics and the gradients are those of the whole batch, as in one process::
+across all devices. All other inputs and outputs of a step are replicated. Each device computes the
+loss, its gradient and the statistics of its part, and a step uses their means, which are those of
+the whole batch in one process::
 
     parallel.start(coordinator, processes, process)    before any other use of JAX
     layout = parallel.layout()
@@ -20,6 +21,7 @@ from jaxnas.parallel.collectives import (
     is_process_0,
 )
 from jaxnas.parallel.layout import Layout, layout
+from jaxnas.parallel.parts import mean_over_parts
 from jaxnas.parallel.start import end, start
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "end",
     "is_process_0",
     "layout",
+    "mean_over_parts",
     "from_process_0",
     "start",
 ]
