@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Workload
-from tests.programs import ROOT, run_program
+from tests.programs import ROOT, run_fresh, run_program
 
 TINY = Workload(
     "proxyless_tiny", batch_size=2, image_size=16, num_classes=10, blocks=1, candidates=2
@@ -397,3 +398,53 @@ def test_wrong_usage_is_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: --parts: unknown part 'stpe', allowed are compile, start")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def tpu_compiler() -> dict[str, str]:
+    """Environment in which a program finds the TPU's compiler, but looks for no TPU."""
+    folder = os.environ.get("LIBTPU_FOLDER")
+    if folder is None:
+        assert "CI" not in os.environ, "LIBTPU_FOLDER has to name the folder of libtpu's package"
+        pytest.skip("LIBTPU_FOLDER does not name the folder of libtpu's package")
+    return {"PYTHONPATH": folder, "JAX_PLATFORMS": "cpu"}
+
+
+def test_a_tpus_compiler_finds_one_collective_in_a_step(tmp_path, tpu_compiler):
+    space = tmp_path / "space.json"
+    space.write_text(
+        '{"stem": 8, "first": 8, "head": 16, "widths": [8], "counts": [1], "strides": [2], '
+        '"kernels": [3], "expansions": [3]}'
+    )
+    done = run_fresh(
+        "experiments.benchmark",
+        "--parts=tpu",
+        "--topology=v5e:2x2",
+        f"--space={space}",
+        "--batch_size=64",
+        "--train_image_size=16",
+        "--num_classes=10",
+        f"--output={tmp_path}",
+        **tpu_compiler,
+    )
+    assert done.returncode == 0, done.stderr
+    part = json.loads((tmp_path / "benchmark.json").read_text())["parts"]["tpu"]
+    assert (part["chips"], part["batch_size"]) == (4, 64)
+    assert set(part["programs"]) == {"weight", "arch", "train"}
+    for row in part["programs"].values():
+        assert row["collectives"] == {"all-reduce": 1}
+        assert row["conditionals"] == 0  # the space has a single candidate
+        assert row["temp_mb"] > 0 and row["gflops"] > 0
+        assert row["largest_batch"]["v4"] > row["largest_batch"]["v5e"] > 64
+    assert "4 chips with 64 images each" in "\n".join(report.section(as_document(part), None))
+
+
+def test_a_slice_that_no_tpu_has_is_refused(tpu_compiler):
+    done = run_fresh("experiments.benchmark", "--parts=tpu", "--topology=v9:2x2", **tpu_compiler)
+    assert done.returncode == 2
+    assert "--topology=v9:2x2: " in done.stderr
+    assert "give a generation and a shape, such as v5e:4x4" in done.stderr
+
+
+def as_document(part: dict) -> dict:
+    return DOCUMENT | {"parts": {"tpu": part}}

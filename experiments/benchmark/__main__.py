@@ -30,6 +30,7 @@ from experiments.benchmark.growth import growth
 from experiments.benchmark.kernels import dense, depthwise, switches
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
+from experiments.benchmark.tpu import check_topology, compiled_for_tpu
 from experiments.benchmark.workload import Supernet, Workload
 from experiments.benchmark.xla_profile import profile
 from experiments.runs.malloc import keep_memory
@@ -53,6 +54,7 @@ PARTS = (
     "pipeline",
     "photographs",
     "export",
+    "tpu",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
 _STARTS = 3
@@ -72,6 +74,8 @@ def main(argv: Sequence[str]) -> None:
             args.space, args.batch_size, args.train_image_size, args.num_classes, args.precision
         )
         workload.check()
+        if "tpu" in parts:
+            check_topology(args.topology)
         output = command.output_folder("output", args.output)
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -88,6 +92,7 @@ def main(argv: Sequence[str]) -> None:
                 "steps",
                 "paths",
                 "image_size",
+                "topology",
             )
         },
         "machine": machine(),
@@ -158,6 +163,7 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         "pipeline": pipeline,
         "photographs": photographs,
         "export": export,
+        "tpu": lambda: compiled_for_tpu(workload, args.topology),
     }
     return {name: each[name] for name in PARTS}
 
@@ -198,8 +204,8 @@ def write(document: dict, output: pathlib.Path) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list(
         "parts",
-        [name for name in PARTS if name != "growth"],
-        f"Parts to measure, comma-separated: {', '.join(PARTS)}; growth takes half an hour.",
+        [name for name in PARTS if name not in ("growth", "tpu")],
+        f"Parts to measure, comma-separated: {', '.join(PARTS)}; growth and tpu take half an hour.",
     )
     flags.DEFINE_string("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     flags.DEFINE_integer(
@@ -227,6 +233,12 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer(
         "image_size", 224, "Deployment size in px for part export.", lower_bound=32
+    )
+    flags.DEFINE_string(
+        "topology",
+        "v5e:2x2",
+        "TPU slice for part tpu, such as v5e:4x4, v4:2x2x1 or v6e:2x4. The batch of each of its "
+        "chips is batch_size.",
     )
     flags.DEFINE_string("output", "runs/benchmark", "Folder to write to.")
     command.run(main)

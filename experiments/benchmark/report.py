@@ -160,6 +160,16 @@ def _photographs(part: Mapping) -> Iterator[Figure]:
     )
 
 
+def _tpu(part: Mapping) -> Iterator[Figure]:
+    for name, one in part["programs"].items():
+        collectives = sum(one["collectives"].values())
+        yield Figure(
+            f"{name} step compiled for {part['topology']}, {part['batch_size']} images a chip",
+            f"{(one['temp_mb'] + one['argument_mb']) / 1e3:.1f} GB a chip, {collectives} "
+            f"collectives, {one['conditionals']} conditionals, {one['compile_s']:.0f} s",
+        )
+
+
 def _export(part: Mapping) -> Iterator[Figure]:
     for name, row in part["networks"].items():
         yield Figure(
@@ -181,6 +191,7 @@ _FIGURES_OF = {
     "profile": _profile,
     "bandwidth": _bandwidth,
     "growth": _growth,
+    "tpu": _tpu,
 }
 
 
@@ -364,6 +375,47 @@ def _profile_table(part: Mapping) -> list[str]:
     ]
 
 
+def _tpu_table(part: Mapping) -> list[str]:
+    rows = [
+        (
+            name,
+            one["temp_mb"],
+            one["argument_mb"],
+            ", ".join(f"{count} {kind}" for kind, count in one["collectives"].items()) or "none",
+            one["conditionals"],
+            one["gflops"],
+            one["gb"],
+            f"{one['compile_s']:.0f} ({one['cpu_s']:.0f})",
+            *one["largest_batch"].values(),
+        )
+        for name, one in part["programs"].items()
+    ]
+    chips = next(iter(part["programs"].values()))["largest_batch"]
+    return [
+        "### Compiled for a TPU",
+        "",
+        f"By the TPU's compiler for {part['topology']}, {part['chips']} chips with "
+        f"{part['batch_size']} images each; nothing ran. Figures are of one chip. Operations and "
+        f"bytes are of the longest branches. The largest batches take temporaries to grow with the "
+        f"batch.",
+        "",
+        *table(
+            (
+                "step",
+                "temporaries, MB",
+                "arguments, MB",
+                "collectives",
+                "conditionals",
+                "10⁹ operations",
+                "GB moved",
+                "compilation, s (of a core)",
+                *(f"largest batch, {chip}" for chip in chips),
+            ),
+            rows,
+        ),
+    ]
+
+
 _SECTIONS = {
     "step": _step_table,
     "memory": _memory_table,
@@ -371,6 +423,7 @@ _SECTIONS = {
     "start": _start_table,
     "profile": _profile_table,
     "kernels": _kernels_table,
+    "tpu": _tpu_table,
 }
 
 

@@ -99,11 +99,14 @@ class Supernet:
     def __init__(self, workload: Workload):
         self._workload = workload
         hyper = search_steps.Hyperparameters(precision=workload.precision)
-        self._steps = search_steps.make_steps(workload.search_space, hyper)
+        devices = None if workload.devices is None else jax.devices()[: workload.devices]
+        layout = None if devices is None else parallel.layout(devices)
+        self._steps = search_steps.make_steps(
+            workload.search_space, hyper, None if layout is None else layout.replicated
+        )
         self.state = search_steps.init_state(workload.search_space, workload.num_classes, hyper, 0)
         self.batch = workload.batch()
-        if workload.devices is not None:
-            layout = parallel.layout(jax.devices()[: workload.devices])
+        if layout is not None:
             self.state = layout.replicate(self.state)
             self.batch = layout.shard(jax.device_get(self.batch))
 
