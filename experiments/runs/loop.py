@@ -59,6 +59,8 @@ class Phase(Generic[State]):
       feeds: sources of the batches; `take` reads the first one in every step.
       epoch_steps: number of steps in an epoch.
       end_epoch: called with the state at the end of each epoch; returns a note for people.
+      details: called with the state and the step of the run where metrics are logged; returns
+        further values for that line.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Phase(Generic[State]):
     feeds: Sequence[Feed]
     epoch_steps: int
     end_epoch: Callable[[State], str] | None = None
+    details: Callable[[State, int], Mapping[str, object]] = lambda state, step: {}
 
 
 class Loop(Generic[State]):
@@ -148,7 +151,8 @@ class Loop(Generic[State]):
                 stop, due = agreed(asked, due, logged)
                 if logged:
                     values = self._finite(metrics)
-                    self._workdir.log(self.step, phase.name, **values)
+                    details = phase.details(self.state, self.step)
+                    self._workdir.log(self.step, phase.name, **values, **details)
                     note = _note(values)
                 elif due or stop:
                     self._finite(metrics)  # no checkpoint has a loss that is not finite

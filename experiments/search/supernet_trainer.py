@@ -7,6 +7,7 @@ ones; then all take it over and are trained apart.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
+from experiments.runs.loop import LOG_EVERY, SEARCH, Loop, Metrics, Phase
 from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
-from jaxnas import data, parallel, search_steps, supernet
+from jaxnas import data, parallel, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
 
 Tree = Any  # nested dicts of arrays
+
+_SNAPSHOTS = 100  # of α in metrics.jsonl, about: a long search would write 50 MB at every line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +235,10 @@ class Trainer:
         feed.close()
         return stats
 
+    def probabilities(self, alpha: np.ndarray) -> np.ndarray:
+        """Returns softmax(α), float32 [blocks, candidates]; 0 where not allowed."""
+        return np.asarray(sampling.probabilities(jnp.asarray(alpha), self.space.allowed))
+
     def extract(self, path: np.ndarray) -> Network:
         """Returns the network of a path, int32 [blocks], with the supernet's weights."""
         return supernet.extract(
@@ -295,4 +302,11 @@ class Trainer:
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}
 
-        return Phase(name, start, end, take, feeds, schedule.epoch_steps)
+        snapshot_every = LOG_EVERY * math.ceil((end - start) / (LOG_EVERY * _SNAPSHOTS))
+
+        def details(state: search_steps.SearchState, step: int) -> dict[str, object]:
+            if latency is None or step % snapshot_every:
+                return {}
+            return {"probabilities": self.probabilities(np.asarray(state.alpha)).round(4).tolist()}
+
+        return Phase(name, start, end, take, feeds, schedule.epoch_steps, details=details)

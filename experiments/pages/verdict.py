@@ -1,0 +1,140 @@
+"""The first section of a run's page: what was found, how fast and how accurate it is."""
+
+from collections.abc import Mapping
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from experiments.pages.figures import BLUE, GREY, inline, panels
+from experiments.pages.html import Node, section, table, tag, tile
+from experiments.runs.published_figures import PUBLISHED
+from experiments.runs.summary import best_published, best_rival
+
+Result = Mapping[str, Any]
+NONE = "–"
+
+
+def verdict(result: Result) -> Element:
+    """Returns the section of a result.json."""
+    accuracy = result["accuracy"]
+    tiles = tag(
+        "div",
+        tile(
+            "Latency",
+            ms(result["device_ms"]),
+            *_target(result),
+            f"{result['kind'] or 'not measured'}, batch 1, {result['image_size']} px"
+            if result["kind"]
+            else f"{result['device']} was not available",
+        ),
+        tile(
+            "Accuracy of the file",
+            f"{accuracy['top1']:.2%}",
+            f"95 % interval {accuracy['top1_low']:.1%} to {accuracy['top1_high']:.1%}",
+            f"{accuracy['examples']} examples, {accuracy['split']} of {accuracy['dataset']}",
+        ),
+        tile(
+            "Size",
+            f"{result['parameters'] / 1e6:.2f} M",
+            "parameters",
+            f"{result['macs'] / 1e6:.0f} M multiply-accumulates, {result['num_classes']} classes",
+        ),
+        class_="tiles",
+    )
+    parts: list[Node] = [tiles]
+    if result["kind"]:
+        parts += [_latencies(result), *(tag("p", f"{line}.") for line in best_published(result))]
+    return section("result", "Result", *parts, *(tag("p", text) for text in _notes(result)))
+
+
+def latency_source(result: Result) -> str:
+    """Returns the device of a result, its settings and whether it measures or estimates."""
+    chosen = [f"{name} {value}" for name, value in result["settings"].items() if value is not None]
+    return ", ".join([result["device"], *chosen, result["kind"], result["precision"]])
+
+
+def ms(value: float | None) -> str:
+    """Returns a latency as text; a dash for none."""
+    return NONE if value is None else f"{value:.2f} ms"
+
+
+def _target(result: Result) -> list[Element]:
+    if "target_ms" not in result:
+        return []
+    sign, style, text = {
+        True: ("✓", "good", "met"),
+        False: ("✗", "bad", "missed"),
+        None: ("?", "unsure", "not checked on the device"),
+    }[result["target_met"]]
+    return [
+        tag(
+            "span",
+            f"target {result['target_ms']:g} ms: ",
+            tag("span", f"{sign} {text}", class_=style),
+        )
+    ]
+
+
+def _latencies(result: Result) -> Element:
+    """Returns the latencies beside those of published networks, as bars and as a table."""
+    bars = [("this network", result["device_ms"], "")]
+    bars += [
+        (PUBLISHED[name].title, one["device_ms"], f"{result['num_classes']} classes")
+        for name, one in result["references"].items()
+    ]
+    best = best_rival(result)
+    if best is not None:
+        classes = f"{result['rivals']['num_classes']} classes"
+        bars.append(
+            (
+                f"{PUBLISHED[best].title}, best published",
+                result["rivals"]["device_ms"][best],
+                classes,
+            )
+        )
+    figure, (axes,) = panels(1, 0.5 + 0.34 * len(bars))
+    names = [name for name, _, _ in bars]
+    drawn = axes.barh(
+        names, [value for _, value, _ in bars], 0.62, color=[BLUE, *[GREY] * (len(bars) - 1)]
+    )
+    axes.bar_label(drawn, [f"{value:.2f}" for _, value, _ in bars], padding=4)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.margins(x=0.12)
+    axes.set_xlabel("ms")
+    target = ""
+    if "target_ms" in result:
+        axes.axvline(result["target_ms"], color="black", linewidth=1, linestyle="--")
+        target = f"; the dashed line is the target of {result['target_ms']:g} ms"
+    rows = [
+        (name, f"{value:.2f}", f"{result['device_ms'] / value:.2f}", note)
+        for name, value, note in bars
+    ]
+    return tag(
+        "div",
+        inline(figure, "latencies", f"Latency in ms by {latency_source(result)}{target}."),
+        tag(
+            "details",
+            tag("summary", "The latencies as a table"),
+            table(("network", "ms", "this network takes, of it", ""), rows, (0, 3)),
+        ),
+    )
+
+
+def _notes(result: Result) -> list[str]:
+    """Returns sentences on what the figures are of, and on what was not measured."""
+    accuracy = result["accuracy"]
+    notes = [
+        f"The accuracy is that of {accuracy['file']} in {accuracy['runtime']} at "
+        f"{accuracy['image_size']} px; JAX has {accuracy['jax_top1']:.2%} with the same weights."
+    ]
+    if result["kind"] == "estimated":
+        notes.append(
+            f"{result['device']} estimates from its compiler's schedule and runs nothing: the "
+            f"accuracy in the chip's {result['precision']} was not measured."
+        )
+    held_out = result["held_out"]
+    notes.append(
+        f"The weights are those of epoch {held_out['epoch']} of {held_out['epochs']}, the best on "
+        f"held-out data: {held_out['top1']:.2%} of {held_out['examples']} examples."
+    )
+    return notes
