@@ -152,7 +152,7 @@ def _draw_legend(axes: Axes, middle: float, dense: bool) -> None:
                 hatchcolor=_HATCH_COLOR,
             )
         )
-        axes.text(x + width + 0.08, middle, text, fontsize=9, va="center", color=_TEXT)
+        axes.text(x + width + 0.08, middle, text, fontsize=9, va="center")
         x += advance
 
 

@@ -32,7 +32,7 @@ def run_drawing(result: Mapping[str, Any]) -> Element:
 def drawing(specs: Sequence[NetworkSpec], captions: Sequence[str]) -> Element:
     """Returns a drawing of networks, a row for each."""
     figure = network_figure.figure(list(specs), list(captions))
-    return inline(figure, "networks", LEGEND, wide=True)
+    return inline(figure, "networks", LEGEND)
 
 
 def _latency(value_ms: float | None) -> str:

@@ -6,7 +6,6 @@ to read on both.
 
 import io
 import re
-from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -26,28 +25,22 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#8a63c9",
     "#8a8f98",
 )
-WIDTH_IN = 8.4
-_FONT: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-}
+WIDTH_IN = 9.3
+_LEAST_PX = 560  # width below which a figure scrolls: its text would be too small
 _TEXT_COLOR = {"#000000": "currentColor", "#1a1a1a": "#1a1a1a", "#333333": "#6b7280"}
 _NAMESPACE = re.compile(r"\{[^}]*\}")
 
 
-def panels(rows: int, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Returns a figure as wide as the page and its axes, row by row.
+def panels(rows: int, height_in: float) -> tuple[Figure, list[Axes]]:
+    """Returns a figure as wide as the page, and its axes from top to bottom.
 
     Args:
-      rows, columns: number of panels.
-      height_in: height of a row in inches.
+      rows: number of axes.
+      height_in: height of each in inches.
     """
-    with matplotlib.rc_context(_FONT):
-        figure = Figure(figsize=(WIDTH_IN, rows * height_in), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(WIDTH_IN, rows * height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="black", alpha=0.12, linewidth=0.8)
@@ -55,24 +48,32 @@ def panels(rows: int, height_in: float, columns: int = 1) -> tuple[Figure, list[
     return figure, axes
 
 
-def inline(figure: Figure, name: str, description: str, *, wide: bool = False) -> Element:
+def legend(axes: Axes) -> None:
+    """Adds a legend on the right of the axes, where it covers nothing; each label is there once."""
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(
+        unique.values(), unique, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05)
+    )
+
+
+def inline(figure: Figure, name: str, description: str) -> Element:
     """Returns a figure as an HTML element; equal figures give equal elements.
 
     Args:
       figure: figure to draw.
       name: name that no other figure of the page has.
       description: description below the figure, and for readers who cannot see it.
-      wide: whether the figure keeps its size and scrolls on narrow pages at any width.
     """
     network_figure.without_math(figure)
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "jaxnas", "svg.fonttype": "none", **_FONT}):
+    with matplotlib.rc_context({"svg.hashsalt": "jaxnas", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = _for_page(ElementTree.fromstring(stream.getvalue()), name)
     svg.set("role", "img")
     svg.set("aria-label", description)
-    width_in = figure.get_figwidth()
-    svg.set("style", f"min-width: {72 * width_in if wide else 36 * WIDTH_IN * 2:.0f}px")
+    least_px = _LEAST_PX * figure.get_figwidth() / WIDTH_IN
+    svg.set("style", f"min-width: {least_px:.0f}px")
     return tag(
         "figure",
         tag("div", svg, class_="scroll"),

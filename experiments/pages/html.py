@@ -68,10 +68,12 @@ def table(
         )
         for row in rows
     ]
-    parts = [tag("thead", tag("tr", *titles)), tag("tbody", *lines)]
-    if caption:
-        parts.insert(0, tag("caption", caption))
-    return tag("div", tag("table", *parts), class_="scroll")
+    shown = tag("table", tag("thead", tag("tr", *titles)), tag("tbody", *lines))
+    if not caption:
+        return tag("div", shown, class_="scroll")
+    shown.set("aria-label", caption)
+    # Not a <caption>, which would scroll with the table.
+    return tag("div", tag("p", caption, class_="caption"), tag("div", shown, class_="scroll"))
 
 
 def tile(name: str, value: str, *notes: Node) -> Element:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from experiments.pages.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, inline, panels
+from experiments.pages.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, inline, legend, panels
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.verdict import NONE, latency_source
 from profiling.tables import part_of
@@ -122,7 +122,7 @@ def _bars(
     axes.margins(x=0.08, y=0.02)
     axes.set_xlim(left=0)
     axes.set_xlabel("ms")
-    axes.legend(frameon=False, loc="best")
+    legend(axes)
     return figure
 
 

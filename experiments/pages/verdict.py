@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from experiments.pages.figures import BLUE, GREY, inline, panels
 from experiments.pages.html import Node, section, table, tag, tile
 from experiments.runs.published_figures import PUBLISHED
 from experiments.runs.summary import best_published, best_rival
@@ -34,9 +33,9 @@ def verdict(result: Result) -> Element:
         ),
         tile(
             "Size",
-            f"{result['parameters'] / 1e6:.2f} M",
+            _count(result["parameters"]),
             "parameters",
-            f"{result['macs'] / 1e6:.0f} M multiply-accumulates, {result['num_classes']} classes",
+            f"{_count(result['macs'])} multiply-accumulates, {result['num_classes']} classes",
         ),
         class_="tiles",
     )
@@ -57,6 +56,11 @@ def ms(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} ms"
 
 
+def _count(number: int) -> str:
+    """Returns a number to three digits, in thousands or millions."""
+    return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k"
+
+
 def _target(result: Result) -> list[Element]:
     if "target_ms" not in result:
         return []
@@ -75,49 +79,39 @@ def _target(result: Result) -> list[Element]:
 
 
 def _latencies(result: Result) -> Element:
-    """Returns the latencies beside those of published networks, as bars and as a table."""
-    bars = [("this network", result["device_ms"], "")]
-    bars += [
-        (PUBLISHED[name].title, one["device_ms"], f"{result['num_classes']} classes")
+    """Returns a table of the latency beside those of published networks, with a bar for each."""
+    own_ms, classes = result["device_ms"], f"{result['num_classes']} classes"
+    rows = [("this network", own_ms, classes)]
+    rows += [
+        (PUBLISHED[name].title, one["device_ms"], classes)
         for name, one in result["references"].items()
     ]
     best = best_rival(result)
     if best is not None:
-        classes = f"{result['rivals']['num_classes']} classes"
-        bars.append(
+        rivals = result["rivals"]
+        rows.append(
             (
                 f"{PUBLISHED[best].title}, best published",
-                result["rivals"]["device_ms"][best],
-                classes,
+                rivals["device_ms"][best],
+                f"{rivals['num_classes']} classes",
             )
         )
-    figure, (axes,) = panels(1, 0.5 + 0.34 * len(bars))
-    names = [name for name, _, _ in bars]
-    drawn = axes.barh(
-        names, [value for _, value, _ in bars], 0.62, color=[BLUE, *[GREY] * (len(bars) - 1)]
+    most_ms = max(value for _, value, _ in rows)
+    shown = table(
+        ("", "ms", "this takes", "", ""),
+        [
+            (name, f"{value:.2f}", f"{own_ms / value:.2f} of it", _bar(value / most_ms), note)
+            for name, value, note in rows
+        ],
+        (0, 3, 4),
+        f"Latency by {latency_source(result)}",
     )
-    axes.bar_label(drawn, [f"{value:.2f}" for _, value, _ in bars], padding=4)
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.margins(x=0.12)
-    axes.set_xlabel("ms")
-    target = ""
-    if "target_ms" in result:
-        axes.axvline(result["target_ms"], color="black", linewidth=1, linestyle="--")
-        target = f"; the dashed line is the target of {result['target_ms']:g} ms"
-    rows = [
-        (name, f"{value:.2f}", f"{result['device_ms'] / value:.2f}", note)
-        for name, value, note in bars
-    ]
-    return tag(
-        "div",
-        inline(figure, "latencies", f"Latency in ms by {latency_source(result)}{target}."),
-        tag(
-            "details",
-            tag("summary", "The latencies as a table"),
-            table(("network", "ms", "this network takes, of it", ""), rows, (0, 3)),
-        ),
-    )
+    shown.set("class", "bars")
+    return shown
+
+
+def _bar(share: float) -> Element:
+    return tag("div", class_="bar", style=f"width: {12 * share:.2f}rem")
 
 
 def _notes(result: Result) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from experiments.pages.curves import draw_series, draw_training, shade, spans_of
-from experiments.pages.figures import BLUE, GREEN, ORANGE, PURPLE, RED, inline, panels
+from experiments.pages.figures import BLUE, GREEN, ORANGE, PURPLE, RED, inline, legend, panels
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.run_files import RunFiles
 from experiments.search.config import Config
@@ -66,9 +66,7 @@ def _curves(run: RunFiles, config: Config) -> Any:
     for one, name in zip(axes, names, strict=True):
         one.set_ylabel(name)
     for one in (loss, top1, latency):
-        handles, labels = one.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        one.legend(unique.values(), unique, frameon=False, loc="center right")
+        legend(one)
     for one in axes[:-1]:
         one.tick_params(labelbottom=False)
     axes[-1].set_xlabel("step")

@@ -41,7 +41,7 @@ def candidates(choices: Choices, table_ms: LatencyTable, space: Space) -> Elemen
         f"Latency of each candidate by the table ({table_ms.device}, {table_ms.kind}), its "
         f"probability at the end of the search, and ✓ for the chosen one",
     )
-    shown.set("class", "scroll choices")
+    shown.set("class", "choices")
     return shown
 
 
@@ -90,14 +90,8 @@ def why(choices: Choices, table_ms: LatencyTable, space: Space) -> Element:
         ),
     ]
     if freed:
-        least_ms, most_ms = min(freed), max(freed)
-        children.append(
-            tag(
-                "p",
-                f"One block fewer would free {least_ms[0]:.2f} ms ({least_ms[1]}) to "
-                f"{most_ms[0]:.2f} ms ({most_ms[1]}).",
-            )
-        )
+        shown = ", ".join(f"{ms:.2f} ms ({name})" for ms, name in sorted(freed, reverse=True))
+        children.append(tag("p", f"One block fewer would free: {shown}."))
     return section("why", "Why this network", *children)
 
 

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from experiments.pages.curves import draw_training, shade, spans_of
 from experiments.pages.drawings import run_drawing
-from experiments.pages.figures import inline, panels
+from experiments.pages.figures import inline, legend, panels
 from experiments.pages.html import page, save, section, tag
 from experiments.pages.milliseconds import milliseconds
 from experiments.pages.pictures import pictures
@@ -55,7 +55,7 @@ def _training(run: RunFiles) -> Element:
     axes[1].set_ylabel("top-1, %")
     axes[1].set_xlabel("step")
     for one in axes:
-        one.legend(frameon=False)
+        legend(one)
     return section(
         "course",
         "How the training went",
