@@ -2,6 +2,7 @@
 
 import pathlib
 import struct
+import time
 
 import pytest
 from tensorboardX.crc32c import crc32c
@@ -67,6 +68,7 @@ def test_event_files_follow_a_run_that_is_stopped(tmp_path):
         for step in (10, 20, 30):
             workdir.log(step, "search", ce=1 / step, entropy=2.0, probabilities=[[0.5, 0.5]])
     assert len(scalars(workdir.path / "tensorboard")) == 6
+    time.sleep(1.1)  # files are named by the second, and a program takes longer to start
     with Workdir(config) as workdir:
         workdir.open_metrics(20)  # the checkpoint was of this step
         workdir.log(30, "search", ce=7.0)

@@ -132,11 +132,9 @@ class Workdir:
         partial.write_text("".join(kept))
         partial.replace(file)
         self._metrics = file.open("a")
-        if self._tensorboard:
+        if self._tensorboard and self._events is None:  # one start repeats no step of its own
             import tensorboardX  # optional
 
-            if self._events is not None:
-                self._events.close()
             folder = self.path / EVENTS
             self._events = tensorboardX.SummaryWriter(
                 str(folder), purge_step=step + 1 if folder.exists() else None, flush_secs=5
