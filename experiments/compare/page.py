@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from experiments.compare.report import Document, captions, cells
 from experiments.pages.drawings import drawing
-from experiments.pages.figures import BLUE, GREY, ORANGE, inline, panels
+from experiments.pages.figures import BLUE, GREY, ORANGE, inline, label_bar, panels
 from experiments.pages.html import page, save, section, table, tag
 from experiments.runs.networks import Architecture
 from jaxnas.json_file import read_object
@@ -39,15 +39,15 @@ def _latencies(document: Document, device: str) -> Element:
     kind = document["devices"][device]["kind"]
     figure, (axes,) = panels(1, 0.5 + 0.3 * len(networks))
     latencies_ms = [one["latency"][device] for one in networks]
-    bars = axes.barh(
+    axes.barh(
         range(len(networks)),
         [one["ms"] for one in latencies_ms],
         0.62,
         color=[GREY if one["published"] else BLUE for one in networks],
     )
-    for row, one in enumerate(latencies_ms):
+    for row, (network, one) in enumerate(zip(networks, latencies_ms, strict=True)):
         axes.plot([one["p10_ms"], one["p90_ms"]], [row, row], color=ORANGE, linewidth=2)
-    axes.bar_label(bars, [_label(one, device) for one in networks], padding=16)
+        label_bar(axes, row, max(one["ms"], one["p90_ms"]), _label(network, device))
     axes.set_yticks(range(len(networks)), [one["title"] for one in networks])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")

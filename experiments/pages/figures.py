@@ -48,6 +48,11 @@ def panels(rows: int, height_in: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def label_bar(axes: Axes, row: int, end: float, text: str) -> None:
+    """Writes a text behind a horizontal bar."""
+    axes.annotate(text, (end, row), xytext=(5, 0), textcoords="offset points", va="center")
+
+
 def legend(axes: Axes) -> None:
     """Adds a legend on the right of the axes, where it covers nothing; each label is there once."""
     handles, labels = axes.get_legend_handles_labels()
@@ -88,6 +93,10 @@ def _for_page(svg: Element, name: str) -> Element:
         for child in list(parent):
             if child.tag.endswith(("metadata", "style")):
                 parent.remove(child)
+    for boxed in svg.iter("{http://www.w3.org/2000/svg}g"):
+        if boxed.get("id", "").startswith("text_"):  # a label on a box of the page's color
+            for path in boxed.iter("{http://www.w3.org/2000/svg}path"):
+                path.set("style", path.get("style", "").replace("#ffffff", "var(--surface)"))
     for element in svg.iter():
         element.tag = _NAMESPACE.sub("", element.tag)
         for key, value in list(element.attrib.items()):

@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from experiments.pages.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, inline, legend, panels
+from experiments.pages.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    inline,
+    label_bar,
+    legend,
+    panels,
+)
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.verdict import NONE, latency_source
 from profiling.tables import part_of
@@ -98,13 +109,8 @@ def _bars(
         named.add(name)
         ends[layer.part] += layer.ms
     for row, part in enumerate(parts):
-        axes.annotate(
-            f"{ends[part]:.2f}",
-            (max(ends[part], (predicted_ms or {}).get(part, 0.0)), row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-        )
+        end = max(ends[part], (predicted_ms or {}).get(part, 0.0))
+        label_bar(axes, row, end, f"{ends[part]:.2f}")
     if predicted_ms is not None:
         axes.plot(
             [predicted_ms.get(part, 0.0) for part in parts],

@@ -89,7 +89,7 @@ def _heat_map(snapshots: Sequence[Mapping[str, Any]], space: Space) -> Any:
     )
     counts = space.allowed.sum(1)
     figure, (axes,) = panels(1, 0.8 + 0.075 * len(rows) + 0.05 * len(counts))
-    half = (steps[-1] - steps[0]) / max(1, len(steps) - 1) / 2
+    half = max(1.0, (steps[-1] - steps[0]) / max(1, len(steps) - 1)) / 2
     axes.imshow(
         rows,
         cmap=_PROBABILITIES,
