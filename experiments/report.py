@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from experiments.compare import page as compare_page
-from experiments.pages import html
 from experiments.runs.networks import GIVE_RUN
+from experiments.runs.run_folder import REPORT
 from experiments.search import page as search_page
 from experiments.sweep import page as sweep_page
 from experiments.sweep.state import FILE as SWEEP_FILE
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         pages = [(folder, page_of(folder)) for folder in map(pathlib.Path, argv[1:])]
         for folder, write in pages:
             write(folder)
-            print(folder / html.FILE)
+            print(folder / REPORT)
     return 0
 
 

@@ -94,6 +94,7 @@ def test_result_says_what_was_trained_and_how_good_it_is(finished):
     assert result["accuracy"]["top1"] > 0.2
     assert result["parity"]["same_top1"]
     assert set(result["files"].values()) == {
+        "report.html",
         "model.onnx",
         "model.xml",
         "labels.txt",

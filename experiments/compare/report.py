@@ -10,6 +10,7 @@ import rich.table
 from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
 from experiments.runs.published_figures import LUXONIS, POSTERS_FOUND, PUBLISHED, Published, front
+from experiments.runs.run_folder import REPORT
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
 
@@ -93,7 +94,7 @@ def document(result: Comparison) -> dict[str, Any]:
         "published_alone": [dataclasses.asdict(POSTERS_FOUND)],
         "notes": _notes(result),
         "files": {
-            "report": "report.html",
+            "report": REPORT,
             "table": "compare.md",
             "figure": "compare.svg",
             "figure_png": "compare.png",

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from experiments.runs.run_folder import REPORT
+
 Node = Element | str
 
-FILE = "report.html"
 _STYLE = pathlib.Path(__file__).with_name("style.css")
 
 
@@ -116,6 +117,6 @@ def page(kind: str, title: str, sections: Sequence[Element]) -> str:
 
 def save(text: str, folder: pathlib.Path) -> None:
     """Writes report.html, whole or not at all."""
-    partial = folder / f"{FILE}.partial"
+    partial = folder / f"{REPORT}.partial"
     partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / FILE)
+    partial.replace(folder / REPORT)

@@ -10,6 +10,7 @@ from experiments.runs import answers
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
 from experiments.runs.published_figures import REFERENCES, rivals
+from experiments.runs.run_folder import REPORT
 from jaxnas import data, export, network_figure, nn_archive
 from jaxnas.json_file import write_object
 from jaxnas.network import Network, count_macs, count_parameters
@@ -29,7 +30,7 @@ ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
     "model.rvc2.tar.xz",
     "architecture.svg",
 )
-LATENCY, REPORT = "latency.json", "report.html"
+LATENCY = "latency.json"
 PARITY_IMAGES = 8
 # Packages whose versions a result records, since figures may depend on them.
 _SOFTWARE = ("jax", "jaxlib", "flax", "optax", "numpy", "jax2onnx", "onnxruntime", "openvino")

@@ -23,7 +23,7 @@ from profiling.progress import Progress
 if TYPE_CHECKING:
     import tensorboardX
 
-TIME, EVENTS = "time.json", "tensorboard"
+REPORT, TIME, EVENTS = "report.html", "time.json", "tensorboard"
 _WRITE_AGAIN = "remove it, and the same command writes it again"
 
 
@@ -90,12 +90,13 @@ class Workdir:
 
     @contextlib.contextmanager
     def timing(self, progress: Progress) -> Iterator[None]:
-        """Context that calls `record_time` at its end; a start that is killed is not recorded."""
+        """Context that calls `record_time` where a start is stopped; a killed one is missing."""
         try:
             yield
-        finally:
+        except BaseException:
             if (self.path / "config.json").exists():  # not withdrawn
                 self.record_time(progress)
+            raise
 
     def record_time(self, progress: Progress) -> None:
         """Writes this start's seconds, in all and by phase, to time.json, after earlier starts'."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from experiments.pages import html
 from experiments.pages.figures import inline
 from experiments.pages.html import Node, page, save, section, table, tag
+from experiments.runs.run_folder import REPORT
 from experiments.sweep import report
 from experiments.sweep.state import FILE
 from jaxnas.json_file import read_object
@@ -64,4 +64,4 @@ def _runs(done: list[Run], flags: list[str]) -> list[Node]:
 def _link(run: Run) -> Element:
     """Returns a link to the page of a run, whose folder is in that of the sweep."""
     name = pathlib.PurePath(run["workdir"]).name
-    return tag("a", run["name"], href=f"{urllib.parse.quote(name)}/{html.FILE}")
+    return tag("a", run["name"], href=f"{urllib.parse.quote(name)}/{REPORT}")
