@@ -19,7 +19,6 @@ from experiments.search import config, page
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from tests.browser import least_width_px, open_page
-from tests.programs import run_program
 from tests.test_search import config_of, result_of, trainer_of
 
 PHONE_PX = 390
@@ -56,7 +55,7 @@ def test_a_browser_finds_every_section_and_figure_and_reports_no_error(opened):
         "pictures",
         "repeat",
     ]
-    for name in ("networks", "course", "alpha", "milliseconds"):
+    for name in ("networks", "course", "alpha", "training", "milliseconds"):
         figure = re.search(rf'<figure id="figure-{name}">(.*?)</figure>', opened.dom, re.DOTALL)[1]
         assert figure.count("<svg") == 1 and figure.count("<path") > 5, name
     assert opened.dom.count('src="data:image/jpeg') == answers.PICTURES
@@ -111,11 +110,10 @@ def test_a_wide_page_would_not_fit_a_phone(tmp_path):
     assert least_width_px(page, PHONE_PX, tmp_path) > 800
 
 
-def test_the_program_makes_the_same_page_again(micro_searched, copied):
+def test_the_program_makes_the_same_page_again(micro_searched, copied, capsys):
     (copied / "report.html").unlink()
-    done = run_program("experiments.report", str(copied))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{copied / 'report.html'}\n"
+    assert report.main(["report", str(copied)]) == 0
+    assert capsys.readouterr().out == f"{copied / 'report.html'}\n"
     assert (copied / "report.html").read_bytes() == (micro_searched / "report.html").read_bytes()
 
 

@@ -116,7 +116,7 @@ def test_a_browser_shows_the_training(finished):
     folder, _ = finished
     opened = open_page(folder / "report.html")
     assert opened.console == []
-    for name in ("networks", "course", "milliseconds"):
+    for name in ("networks", "training", "milliseconds"):
         assert opened.dom.count(f'<figure id="figure-{name}"><div class="scroll"><svg') == 1, name
     text = " ".join(re.sub(r"<[^>]*>", " ", opened.dom).split())
     result = result_of(folder)

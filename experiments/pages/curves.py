@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from matplotlib.axes import Axes
 
-from experiments.pages.figures import BLUE, GREEN, ORANGE
+from experiments.pages.figures import BLUE, GREEN, ORANGE, inline, legend, panels
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 
@@ -37,13 +38,13 @@ def draw_series(
     axes.plot(steps, means, color=color, linewidth=1.6, label=label)
 
 
-def draw_training(loss: Axes, top1: Axes, lines: Sequence[Line], held_out: Sequence[Line]) -> None:
-    """Draws the network's own training: loss, accuracy on its batches and on held-out data.
+def training(lines: Sequence[Line], held_out: Sequence[Line]) -> Element:
+    """Returns the figure of a network's training: loss, accuracy on its batches and held out.
 
     Args:
-      loss, top1: axes to draw on.
       lines, held_out: lines of metrics.jsonl of the phases `train` and `evaluate`.
     """
+    figure, (loss, top1) = panels(2, 1.6)
     draw_series(loss, lines, "ce", BLUE, "training batches")
     draw_series(top1, lines, "top1", BLUE, "training batches", 100.0)
     by_size: dict[int, list[tuple[int, float]]] = {}
@@ -56,6 +57,18 @@ def draw_training(loss: Axes, top1: Axes, lines: Sequence[Line], held_out: Seque
         top1.plot(
             steps, values, color=color, marker="o", markersize=3.5, label=f"held out, {size} px"
         )
+    for axes, name in ((loss, "loss"), (top1, "top-1, %")):
+        axes.set_ylabel(name)
+        axes.margins(x=0.01)
+        legend(axes)
+    loss.tick_params(labelbottom=False)
+    top1.set_xlabel("step")
+    return inline(
+        figure,
+        "training",
+        "Loss and accuracy over the steps of the network's training, and its accuracy on held-out "
+        "data after each epoch.",
+    )
 
 
 def shade(axes: Sequence[Axes], spans: Mapping[str, tuple[int, int]]) -> None:

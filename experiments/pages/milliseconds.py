@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from matplotlib.figure import Figure
+
 from experiments.pages.figures import (
     BLUE,
     GREEN,
@@ -90,7 +92,7 @@ def milliseconds(
 
 def _bars(
     layers: Sequence[Layer], parts: Sequence[str], predicted_ms: Mapping[str, float] | None
-) -> Any:
+) -> Figure:
     figure, (axes,) = panels(1, 0.9 + 0.24 * len(parts))
     ends = dict.fromkeys(parts, 0.0)
     named: set[str] = set()

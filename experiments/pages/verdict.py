@@ -41,7 +41,7 @@ def verdict(result: Result) -> Element:
     )
     parts: list[Node] = [tiles]
     if result["kind"]:
-        parts += [_latencies(result), *(tag("p", f"{line}.") for line in best_published(result))]
+        parts += [_latencies(result), *map(_sentence, best_published(result))]
     return section("result", "Result", *parts, *(tag("p", text) for text in _notes(result)))
 
 
@@ -59,6 +59,10 @@ def ms(value: float | None) -> str:
 def _count(number: int) -> str:
     """Returns a number to three digits, in thousands or millions."""
     return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k"
+
+
+def _sentence(line: str) -> Element:
+    return tag("p", f"{line[0].upper()}{line[1:]}.")
 
 
 def _target(result: Result) -> list[Element]:

@@ -6,8 +6,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
-from experiments.pages.curves import draw_series, draw_training, shade, spans_of
+from experiments.pages.curves import draw_series, shade, spans_of, training
 from experiments.pages.figures import BLUE, GREEN, ORANGE, PURPLE, RED, inline, legend, panels
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.run_files import RunFiles
@@ -27,10 +28,11 @@ def course(run: RunFiles, config: Config, space: Space) -> Element:
         inline(
             _curves(run, config),
             "course",
-            "Loss, accuracy, E[LAT], entropy of α and λ over the steps of the run. Faint lines are "
-            "the logged steps, full ones the mean of five.",
+            "Loss, accuracy, E[LAT], entropy of α and λ over the steps of warm-up and search. "
+            "Faint lines are the logged steps, full ones the mean of five.",
         )
     ]
+    names = ["skip" if one.is_skip else str(one) for one in space.candidates]
     if snapshots:
         children += [
             tag("h3", "α over time"),
@@ -38,7 +40,7 @@ def course(run: RunFiles, config: Config, space: Space) -> Element:
                 _heat_map(snapshots, space),
                 "alpha",
                 "Probability of each candidate of each block, softmax(α), over the steps of the "
-                "search: white or black is 0, blue is 1.",
+                f"search: the bluer, the more probable. From top to bottom: {', '.join(names)}.",
             ),
             tag(
                 "details",
@@ -46,22 +48,25 @@ def course(run: RunFiles, config: Config, space: Space) -> Element:
                 _most_probable(snapshots, space),
             ),
         ]
+    children += [
+        tag("h3", "The training of the found network"),
+        training(run.lines("train"), run.lines("evaluate")),
+    ]
     return section("course", "How the search went", *children)
 
 
-def _curves(run: RunFiles, config: Config) -> Any:
+def _curves(run: RunFiles, config: Config) -> Figure:
     steps, search = run.lines("warm-up", "search"), run.lines("search")
     figure, axes = panels(5, 1.45)
     loss, top1, latency, entropy, weight = axes
     draw_series(loss, steps, "ce", BLUE, "training batches")
     draw_series(loss, search, "arch_ce", RED, "held-out batches, for α")
     draw_series(top1, steps, "top1", BLUE, "training batches", 100.0)
-    draw_training(loss, top1, run.lines("train"), run.lines("evaluate"))
     draw_series(latency, search, "expected_ms", PURPLE, "E[LAT]")
     latency.axhline(config.target_ms, color="black", linewidth=1, linestyle="--", label="target")
     draw_series(entropy, search, "entropy", GREEN, "entropy")
     draw_series(weight, search, "latency_weight", ORANGE, "λ")
-    shade(axes, spans_of(run.metrics, ["warm-up", "search", "train"]))
+    shade(axes, spans_of(run.metrics, ["warm-up", "search"]))
     names = ("loss", "top-1, %", "E[LAT], ms", "entropy, nats", _weight_name(config))
     for one, name in zip(axes, names, strict=True):
         one.set_ylabel(name)
@@ -80,7 +85,7 @@ def _weight_name(config: Config) -> str:
     return "β" if config.latency_control == "mul_log" else "λ"
 
 
-def _heat_map(snapshots: Sequence[Mapping[str, Any]], space: Space) -> Any:
+def _heat_map(snapshots: Sequence[Mapping[str, Any]], space: Space) -> Figure:
     """Draws a strip for each block, with a row for each candidate that it allows."""
     steps = [line["step"] for line in snapshots]
     values = np.array([line["probabilities"] for line in snapshots])
@@ -88,7 +93,7 @@ def _heat_map(snapshots: Sequence[Mapping[str, Any]], space: Space) -> Any:
         [values[:, block, allowed].T for block, allowed in enumerate(space.allowed)]
     )
     counts = space.allowed.sum(1)
-    figure, (axes,) = panels(1, 0.8 + 0.075 * len(rows) + 0.05 * len(counts))
+    figure, (axes,) = panels(1, 0.8 + 0.065 * len(rows) + 0.05 * len(counts))
     half = max(1.0, (steps[-1] - steps[0]) / max(1, len(steps) - 1)) / 2
     axes.imshow(
         rows,
@@ -105,10 +110,7 @@ def _heat_map(snapshots: Sequence[Mapping[str, Any]], space: Space) -> Any:
     axes.set_yticks(ends - counts / 2, [block.name for block in space.blocks])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
-    axes.set_xlabel(
-        "step; within a block the candidates from top to bottom: "
-        + " ".join(str(candidate) for candidate in space.candidates)
-    )
+    axes.set_xlabel("step")
     return figure
 
 

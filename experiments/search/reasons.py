@@ -9,7 +9,7 @@ import numpy as np
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.verdict import NONE
 from jaxnas.latency import LatencyTable
-from jaxnas.space import Space
+from jaxnas.space import Block, Candidate, Space
 
 Choices = Mapping[str, Any]  # content of choices.json
 
@@ -19,7 +19,7 @@ def candidates(choices: Choices, table_ms: LatencyTable, space: Space) -> Elemen
     path = space.path(space.parse(choices["architecture"]))
     rows: list[list[Node]] = []
     for row, block in enumerate(space.blocks):
-        cells: list[Node] = [block.name, _shape(block)]
+        cells: list[Node] = [tag("span", block.name, tag("small", _shape(block)))]
         probabilities = choices["blocks"][block.name]["probabilities"]
         for column, candidate in enumerate(space.candidates):
             if not space.allowed[row, column]:
@@ -33,11 +33,11 @@ def candidates(choices: Choices, table_ms: LatencyTable, space: Space) -> Elemen
                 )
             )
         rows.append(cells)
-    head = ("block", "shape", *(_name(candidate) for candidate in space.candidates))
+    head = ("block", *(_name(candidate) for candidate in space.candidates))
     shown = table(
         head,
         rows,
-        (0, 1),
+        (0,),
         f"Latency of each candidate by the table ({table_ms.device}, {table_ms.kind}), its "
         f"probability at the end of the search, and ✓ for the chosen one",
     )
@@ -104,12 +104,12 @@ def predicted_parts(table_ms: LatencyTable, space: Space, path: np.ndarray) -> d
     return {**table_ms.fixed_ms, **blocks}
 
 
-def _shape(block: Any) -> str:
+def _shape(block: Block) -> str:
     stride = f", stride {block.stride}" if block.stride != 1 else ""
     return f"{block.in_channels} → {block.out_channels}{stride}"
 
 
-def _name(candidate: Any) -> str:
+def _name(candidate: Candidate) -> str:
     return "skip" if candidate.is_skip else str(candidate)
 
 

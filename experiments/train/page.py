@@ -2,11 +2,9 @@
 
 import pathlib
 from typing import Any
-from xml.etree.ElementTree import Element
 
-from experiments.pages.curves import draw_training, shade, spans_of
+from experiments.pages.curves import training
 from experiments.pages.drawings import run_drawing
-from experiments.pages.figures import inline, legend, panels
 from experiments.pages.html import page, save, section, tag
 from experiments.pages.milliseconds import milliseconds
 from experiments.pages.pictures import pictures
@@ -36,7 +34,11 @@ def write(folder: pathlib.Path, result: dict[str, Any] | None = None) -> None:
             tag("p", tag("code", result["architecture"])),
             run_drawing(result),
         ),
-        _training(run),
+        section(
+            "course",
+            "How the training went",
+            training(run.lines("train"), run.lines("evaluate")),
+        ),
     ]
     if run.latency is not None:
         sections.append(milliseconds(result, run.latency, None, ""))
@@ -45,19 +47,3 @@ def write(folder: pathlib.Path, result: dict[str, Any] | None = None) -> None:
         repeat(run, "experiments.train", config),
     ]
     save(page("Training", config.title, sections), folder)
-
-
-def _training(run: RunFiles) -> Element:
-    figure, axes = panels(2, 1.9)
-    draw_training(axes[0], axes[1], run.lines("train"), run.lines("evaluate"))
-    shade(axes, spans_of(run.metrics, ["train"]))
-    axes[0].set_ylabel("loss")
-    axes[1].set_ylabel("top-1, %")
-    axes[1].set_xlabel("step")
-    for one in axes:
-        legend(one)
-    return section(
-        "course",
-        "How the training went",
-        inline(figure, "course", "Loss and accuracy over the steps of the training."),
-    )
