@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -19,6 +20,7 @@ from experiments.search import config, page
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from tests.browser import least_width_px, open_page
+from tests.conftest import same_bits
 from tests.test_search import config_of, result_of, trainer_of
 
 PHONE_PX = 390
@@ -151,8 +153,11 @@ def test_each_block_s_next_best_choice_is_its_most_probable_other_one(micro_sear
     other = choices["blocks"]["block02"]["next_best"]
     changed[2] = [str(candidate) for candidate in micro_space.candidates].index(other["candidate"])
     with trainer_of(config_of(micro_searched)) as trainer:
-        assert trainer.inherited_top1(path) == choices["inherited_top1"]
-        assert trainer.inherited_top1(changed) == other["inherited_top1"]
+        assert choices["examples"] == 256
+        before = jax.tree.map(np.array, trainer.state)
+        scores = list(trainer.batch_top1([path, changed], 4))
+        assert scores == [choices["inherited_top1"], other["inherited_top1"]]
+        assert same_bits(before, trainer.state)
 
 
 def test_wrong_answers_come_first_then_the_least_sure():

@@ -113,7 +113,7 @@ def run(
         # Supernet and α: the warm-up, then weight steps with α steps in between.
         trainer = Trainer(config, parts, workdir, progress)
         if not trainer.is_over or not _is_derived(config, workdir, device is not None):
-            trainer.compile(latency, scores=True)
+            trainer.compile(latency)
         trainer.search(latency)
 
         # Derive: an architecture for the budget, and one for each further budget.

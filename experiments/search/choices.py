@@ -14,6 +14,7 @@ from experiments.search.supernet_trainer import Trainer
 from jaxnas import data
 
 FILE = "choices.json"
+_BATCHES = 4  # of held-out examples: the quick start has no more, and they take seconds
 
 
 def weigh(trainer: Trainer, architecture: str) -> None:
@@ -28,42 +29,40 @@ def weigh(trainer: Trainer, architecture: str) -> None:
     """
     if is_weighed(trainer.workdir, architecture):
         return
-    space, alpha = trainer.space, np.asarray(trainer.state.alpha)
+    space, config = trainer.space, trainer.config
+    alpha = np.asarray(trainer.state.alpha)
     path = space.path(space.parse(architecture))
-    others = np.where(space.allowed, alpha, -np.inf)
-    others[np.arange(len(path)), path] = -np.inf
+    others = _next_best(np.where(space.allowed, alpha, -np.inf), path)
+    changed = [np.where(np.arange(len(path)) == row, others[row], path) for row in others]
+    batches = min(_BATCHES, max(1, len(trainer.parts.alpha) // config.batch_size))
+    top1: list[float] = []
+    with trainer.progress.phase("choices", total=1 + len(changed)) as phase:
+        for score in trainer.batch_top1([path, *changed], batches):
+            top1.append(score)
+            phase.update(len(top1), "the next best choice of each block")
+    scores = dict(zip(others, top1[1:], strict=True))
     probabilities = trainer.probabilities(alpha).tolist()
     blocks: dict[str, Any] = {}
-    with trainer.progress.phase("choices", total=1 + len(path)) as phase:
-        top1 = trainer.inherited_top1(path)
-        for row, block in enumerate(space.blocks):
-            phase.update(1 + row, f"{block.name} of {architecture}")
-            blocks[block.name] = {
-                "probabilities": {
-                    str(candidate): p
-                    for candidate, p, allowed in zip(
-                        space.candidates, probabilities[row], space.allowed[row], strict=True
-                    )
-                    if allowed
-                },
-                "next_best": None,
+    for row, block in enumerate(space.blocks):
+        known = zip(space.candidates, probabilities[row], space.allowed[row], strict=True)
+        blocks[block.name] = {
+            "probabilities": {str(candidate): p for candidate, p, allowed in known if allowed},
+            "next_best": {
+                "candidate": str(space.candidates[others[row]]),
+                "inherited_top1": scores[row],
             }
-            if np.isfinite(others[row]).any():
-                changed = path.copy()
-                changed[row] = others[row].argmax()
-                blocks[block.name]["next_best"] = {
-                    "candidate": str(space.candidates[changed[row]]),
-                    "inherited_top1": trainer.inherited_top1(changed),
-                }
+            if row in others
+            else None,
+        }
     trainer.workdir.write_json(
         FILE,
         {
             "schema": 1,
             "architecture": architecture,
-            "inherited_top1": top1,
-            "split": f"held out of {data.dataset(trainer.config.dataset).train_split} for α",
-            "examples": len(trainer.parts.alpha),
-            "image_size": trainer.config.search_image_size,
+            "inherited_top1": top1[0],
+            "split": f"held out of {data.dataset(config.dataset).train_split} for α",
+            "examples": min(batches * config.batch_size, len(trainer.parts.alpha)),
+            "image_size": config.search_image_size,
             "blocks": blocks,
         },
     )
@@ -73,3 +72,15 @@ def is_weighed(workdir: Workdir, architecture: str) -> bool:
     """Returns whether an earlier start of the run wrote the file for this architecture."""
     known = workdir.read_json(FILE)
     return known is not None and known["architecture"] == architecture
+
+
+def _next_best(alpha: np.ndarray, path: np.ndarray) -> dict[int, int]:
+    """Returns the most probable other candidate, by block; none where one alone is allowed.
+
+    Args:
+      alpha: [blocks, candidates], -inf where not allowed.
+      path: candidate of each block, int32 [blocks].
+    """
+    alpha = alpha.copy()
+    alpha[np.arange(len(path)), path] = -np.inf
+    return {row: int(one.argmax()) for row, one in enumerate(alpha) if np.isfinite(one).any()}
