@@ -60,7 +60,7 @@ def why(choices: Choices, table_ms: LatencyTable, space: Space) -> Element:
         elif chosen.is_skip:
             without = "skipped"
         if other is None:
-            rows.append((block.name, _name(chosen), NONE, NONE, NONE, without))
+            rows.append((block.name, _name(chosen), NONE, NONE, NONE, NONE, without))
             continue
         column = [str(candidate) for candidate in space.candidates].index(other["candidate"])
         change_ms = table_ms.candidate_ms[row, column] - chosen_ms
@@ -71,6 +71,7 @@ def why(choices: Choices, table_ms: LatencyTable, space: Space) -> Element:
                 _name(space.candidates[column]),
                 _signed(change_ms, ".2f"),
                 _signed(100 * (other["inherited_top1"] - choices["inherited_top1"]), ".2f"),
+                _signed(other["inherited_loss"] - choices["inherited_loss"], ".3f"),
                 without,
             )
         )
@@ -78,13 +79,21 @@ def why(choices: Choices, table_ms: LatencyTable, space: Space) -> Element:
         tag(
             "p",
             f"For each block the most probable other candidate: what it would change in latency, "
-            f"by the table, and in accuracy. The accuracies are of the supernet's weights, without "
-            f"training, on {choices['examples']} examples {choices['split']} at "
-            f"{choices['image_size']} px, where this network has {choices['inherited_top1']:.2%}: "
-            f"they only compare.",
+            f"by the table, in accuracy and in loss. Accuracy and loss are those of the supernet's "
+            f"weights, without training, on {choices['examples']} examples {choices['split']} at "
+            f"{choices['image_size']} px, where this network has {choices['inherited_top1']:.2%} "
+            f"and {choices['inherited_loss']:.3f}: they only compare.",
         ),
         table(
-            ("block", "chosen", "next best", "latency, ms", "top-1, points", "without it, ms"),
+            (
+                "block",
+                "chosen",
+                "next best",
+                "latency, ms",
+                "top-1, points",
+                "loss",
+                "without it, ms",
+            ),
             rows,
             (0, 1, 2),
         ),

@@ -219,8 +219,10 @@ class Trainer:
             )
         return float(right.mean())
 
-    def batch_top1(self, paths: Sequence[np.ndarray], batches: int) -> Iterator[float]:
-        """Yields each path's top-1, as a fraction, with the supernet's weights on held-out data.
+    def batch_scores(
+        self, paths: Sequence[np.ndarray], batches: int
+    ) -> Iterator[tuple[float, float]]:
+        """Yields each path's top-1, as a fraction, and loss on held-out data, inherited weights.
 
         Less exact than `inherited_top1`, and without a program of its own to compile: weight steps
         of learning rate 0 normalize by the statistics of each batch. Does not change the trainer's
@@ -237,11 +239,12 @@ class Trainer:
         state = jax.tree.map(jnp.copy, self.state)  # which a step consumes
         rate = place(np.float32(0))
         for path in paths:
-            top1 = []
+            scores = []
             for batch in held_out:
                 state, metrics = self.steps.weight(state, batch, place(np.int32(path)), rate)
-                top1.append(float(metrics["top1"]))
-            yield float(np.mean(top1))
+                scores.append((float(metrics["top1"]), float(metrics["ce"])))
+            top1, loss = np.mean(scores, 0).tolist()
+            yield top1, loss
 
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Returns running statistics in which a path's are the mean over training batches.
