@@ -70,7 +70,7 @@ def milliseconds(
     )
     if predicted_ms is not None:
         parts += [part for part, value in predicted_ms.items() if value and part not in parts]
-        caption += "; the black mark is the prediction by the table"
+        caption += "; the upright mark is the prediction by the table"
     children: list[Node] = [
         inline(_bars(layers, parts, predicted_ms), "milliseconds", f"{caption}."),
         tag(
