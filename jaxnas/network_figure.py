@@ -152,17 +152,22 @@ def _draw_legend(axes: Axes, middle: float, dense: bool) -> None:
                 hatchcolor=_HATCH_COLOR,
             )
         )
-        axes.text(x + width + 0.08, middle, text, fontsize=9, va="center", color=_TEXT)
+        axes.text(x + width + 0.08, middle, text, fontsize=9, va="center")
         x += advance
 
 
 def save(fig: Figure, file: pathlib.Path) -> None:
     """Writes a figure as SVG or PNG by the file's suffix; equal figures give equal bytes."""
     metadata = {"Date": None} if file.suffix == ".svg" else None
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)  # users' names may contain dollar signs
+    without_math(fig)
     with matplotlib.rc_context({"svg.hashsalt": "jaxnas"}):
         fig.savefig(file, metadata=metadata, dpi=120)
+
+
+def without_math(fig: Figure) -> None:
+    """Makes a figure draw all its texts as they are: users' names may contain dollar signs."""
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _row_width(spec: NetworkSpec) -> float:

@@ -61,7 +61,11 @@ class Phase:
 
 
 class Progress:
-    """Progress of a program; a context manager that encloses all its phases."""
+    """Progress of a program; a context manager that encloses all its phases.
+
+    Attributes:
+      seconds: time of the phases so far by name, without those inside another one.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         """Prepares the output.
@@ -71,6 +75,8 @@ class Progress:
         """
         self.console = rich.console.Console(stderr=True, highlight=False, quiet=quiet)
         self.interactive = self.console.is_terminal
+        self.seconds: dict[str, float] = {}
+        self._depth = 0
         self.bars = rich.progress.Progress(
             rich.progress.SpinnerColumn(),
             rich.progress.TextColumn("{task.description:<12}"),
@@ -97,11 +103,16 @@ class Progress:
     @contextlib.contextmanager
     def phase(self, name: str, total: float, done: float = 0) -> Iterator[Phase]:
         """Yields a phase of `total` units; its bar is removed when the block ends."""
-        phase = Phase(self, name, total, done)
+        phase, start = Phase(self, name, total, done), time.monotonic()
+        self._depth += 1
         try:
             yield phase
         finally:
             phase.close()
+            self._depth -= 1
+            if not self._depth:
+                seconds = time.monotonic() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def _clock(seconds: float) -> str:

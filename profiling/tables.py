@@ -127,13 +127,7 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
     """
     parts = {"host": measurement.host_ms}
     for layer in measurement.layers:
-        head = layer.name.split("/")[0]
-        if head.startswith(f"{export.INPUT}@"):
-            head = "input"
-        elif head.startswith(f"{export.OUTPUT}@"):
-            head = "output"
-        elif head == export.OUTPUT:
-            head = "classifier"
+        head = part_of(layer.name)
         if head not in FIXED and not head.startswith("block"):
             raise ValueError(
                 f"{measurement.setup.device} reports a layer {layer.name!r} that "
@@ -141,6 +135,16 @@ def ms_by_part(measurement: Measurement) -> dict[str, float]:
             )
         parts[head] = parts.get(head, 0.0) + layer.ms
     return parts
+
+
+def part_of(layer: str) -> str:
+    """Returns the fixed part or the block that a layer's name belongs to; its head for another."""
+    head = layer.split("/")[0]
+    if head.startswith(f"{export.INPUT}@"):
+        return "input"
+    if head.startswith(f"{export.OUTPUT}@"):
+        return "output"
+    return "classifier" if head == export.OUTPUT else head
 
 
 def build(

@@ -182,17 +182,21 @@ def test_files_that_targets_name_exist():
 def test_every_data_file_belongs_to_a_target():
     named = {path(item) for target in targets().values() for item in target["data"]}
     files = {f for folder in FOLDERS for f in (ROOT / folder).rglob("*.*")}
-    data = {str(f.relative_to(ROOT)) for f in files if f.suffix in (".json", ".csv", ".dot")}
+    data = {
+        str(f.relative_to(ROOT)) for f in files if f.suffix in (".json", ".csv", ".css", ".dot")
+    }
     assert data <= named
 
 
 def test_imports_go_one_way():
     programs = ("benchmark", "compare", "search", "study", "sweep", "train", "truth")
+    all_programs = ("//experiments:", *(f"//experiments/{p}" for p in programs))
     above = {
         "//jaxnas": ("//profiling", "//experiments", "//tests"),
         "//profiling": ("//experiments", "//tests"),
         "//experiments": ("//tests",),
-        "//experiments/runs": ("//experiments:", *(f"//experiments/{p}" for p in programs)),
+        "//experiments/runs": ("//experiments/pages", *all_programs),
+        "//experiments/pages": all_programs,
         "//experiments/train": tuple(f"//experiments/{p}" for p in programs if p != "train"),
         "//experiments/search": tuple(
             f"//experiments/{p}" for p in programs if p not in ("search", "train")

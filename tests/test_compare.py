@@ -9,10 +9,11 @@ import xml.etree.ElementTree
 import matplotlib.image
 import pytest
 
-from experiments.compare import __main__
+from experiments.compare import __main__, page
 from experiments.runs import published_figures, summary
 from experiments.runs.published_figures import PUBLISHED
 from jaxnas.zoo import ZOO
+from tests.browser import open_page
 from tests.programs import run_program
 
 FOUND = "k5e6 - k3e3 k7e6 -"
@@ -162,6 +163,22 @@ def test_every_network_is_drawn(compared):
     assert "DejaVu" not in text  # text is drawn as paths, which look alike everywhere
     height, width, _ = matplotlib.image.imread(folder / "compare.png").shape
     assert width > 1800 and 600 < height < 800
+
+
+def test_a_browser_shows_the_comparison(compared):
+    folder, _ = compared
+    opened = open_page(folder / "report.html")
+    assert opened.console == []
+    for name in ("networks", "latencies-MYRIADX_COMPILER"):
+        assert opened.dom.count(f'<figure id="figure-{name}"><div class="scroll"><svg') == 1, name
+    document = json.loads((folder / "compare.json").read_text())
+    for row in document["networks"]:
+        assert f'<th scope="row" class="text">{row["title"]}</th>' in opened.dom
+        assert f'<td class="figure">{row["latency"]["MYRIADX_COMPILER"]["ms"]:.2f}' in opened.dom
+    assert "NPU is left out: it is unavailable" in opened.dom
+    before = (folder / "report.html").read_bytes()
+    page.write(folder)
+    assert (folder / "report.html").read_bytes() == before
 
 
 def test_what_was_estimated_is_not_estimated_again(compared, command):

@@ -103,12 +103,13 @@ def test_many_in_a_row_end_the_run(run):
     loop.close()
 
 
-def test_processes_are_compared_at_log_lines_alone(run):
-    compared: list[int] = []
+def test_details_are_asked_for_at_log_lines_alone(run):
+    """There processes compare what decides which path they draw."""
     phase = dataclasses.replace(
-        of_losses([1.0] * 25), compare=lambda state: compared.append(int(state.step))
+        of_losses([1.0] * 25), details=lambda state, step: {"twice": 2 * int(state.step)}
     )
     loop = loop_of(run, State(jnp.int32(0), jnp.zeros(2)))
     loop.run(phase)
     loop.close()
-    assert compared == [10, 20, 25]
+    lines = [json.loads(line) for line in (run[0].path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["twice"]) for line in lines] == [(10, 20), (20, 40), (25, 50)]

@@ -84,7 +84,9 @@ def test_wheel_holds_the_packages_with_their_data_and_no_tests(wheel):
     assert [name for name in about if name.endswith("/LICENSE")]
     files = (f for package in PACKAGES for f in (ROOT / package).rglob("*.*"))
     wanted = {
-        str(file.relative_to(ROOT)) for file in files if file.suffix in (".py", ".json", ".csv")
+        str(file.relative_to(ROOT))
+        for file in files
+        if file.suffix in (".py", ".json", ".csv", ".css")
     }
     assert TABLE in wanted and "profiling/myriad/public_counters.csv" in wanted
     assert names - about == wanted
@@ -114,7 +116,7 @@ def test_installed_package_reads_its_own_table(installed, tmp_path):
 
 def test_every_import_is_of_a_declared_dependency():
     extras = PROJECT["optional-dependencies"]
-    declared = set(requirements([*PROJECT["dependencies"], *extras["oak"]]))
+    declared = set(requirements([*PROJECT["dependencies"], *extras["oak"], *extras["tensorboard"]]))
     distributions = importlib.metadata.packages_distributions()
     for file in (f for package in PACKAGES for f in (ROOT / package).rglob("*.py")):
         if file == WORKER:

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import re
 import time
 
 import jax
@@ -109,6 +110,10 @@ def test_twenty_kills_change_nothing(micro_search, micro_searched, tmp_path):
     results = [json.loads((run / "result.json").read_text()) for run in (folder, micro_searched)]
     assert results[0] == results[1]
     assert same_bits(final_state(folder), final_state(micro_searched))
+    pages = [(run / "report.html").read_text() for run in (folder, micro_searched)]
+    # The time is that of each run itself: of all its starts that were not killed.
+    pages = [re.sub(r'(<dd class="time">)[^<]*', r"\1", page) for page in pages]
+    assert pages[0] == pages[1]
     assert np.isfinite(final_state(folder)[0].alpha).any()
 
 

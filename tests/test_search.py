@@ -120,6 +120,11 @@ def test_leaves_every_file_of_the_contract(finished):
         "model.blob",
         "model.rvc2.tar.xz",
         "result.json",
+        "report.html",
+        "choices.json",
+        "latency.json",
+        "answers.json",
+        "time.json",
         "checkpoints",
     ):
         assert (folder / name).exists(), name

@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import re
 import signal
+import urllib.parse
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.sweep import report
+from experiments.sweep import page, report
 from experiments.sweep.plan import plan
+from tests.browser import open_page
 from tests.conftest import NO_RESTART
 from tests.programs import Program, run_program
 
@@ -84,6 +87,20 @@ def test_a_sweep_ends_with_tables_and_a_figure(swept):
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     for file in ("sweep.json", "sweep.md", "sweep.svg", "sweep.png"):
         assert file in done.stdout
+
+
+def test_a_browser_shows_the_sweep_with_links_to_its_runs(swept):
+    folder, _, _, done = swept
+    opened = open_page(folder / "report.html")
+    assert opened.console == [] and "report.html" in done.stdout
+    assert opened.dom.count('<figure id="figure-sweep"><div class="scroll"><svg') == 1
+    links = [urllib.parse.unquote(link) for link in re.findall(r'href="([^"#d][^"]*)"', opened.dom)]
+    assert links == [f"{name}/report.html" for name in state_of(folder)]
+    assert all((folder / link).exists() for link in links)
+    assert opened.dom.count("±") == 2 * 2 + 1  # two settings, and the description
+    before = (folder / "report.html").read_bytes()
+    page.write(folder)
+    assert (folder / "report.html").read_bytes() == before
 
 
 def test_every_combination_is_a_run(search_flags, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,12 @@ import pytest
 
 from experiments.runs.networks import Architecture, find_architecture
 from experiments.train import config as train_config
+from experiments.train import page
 from experiments.train.config import TrainConfig
 from experiments.train.supernet_weights import from_supernet
 from jaxnas import search_steps, supernet
 from jaxnas.builtin_spaces import PROXYLESS_TINY
+from tests.browser import open_page
 from tests.programs import ROOT, Program, run_program
 
 TEXT = "k5e3 - k3e3 k7e3 -"
@@ -91,6 +94,7 @@ def test_result_says_what_was_trained_and_how_good_it_is(finished):
     assert result["accuracy"]["top1"] > 0.2
     assert result["parity"]["same_top1"]
     assert set(result["files"].values()) == {
+        "report.html",
         "model.onnx",
         "model.xml",
         "labels.txt",
@@ -106,6 +110,21 @@ def test_result_says_what_was_trained_and_how_good_it_is(finished):
         "model.blob",
     ):
         assert words in " ".join(done.stdout.split()), words
+
+
+def test_a_browser_shows_the_training(finished):
+    folder, _ = finished
+    opened = open_page(folder / "report.html")
+    assert opened.console == []
+    for name in ("networks", "training", "milliseconds"):
+        assert opened.dom.count(f'<figure id="figure-{name}"><div class="scroll"><svg') == 1, name
+    text = " ".join(re.sub(r"<[^>]*>", " ", opened.dom).split())
+    result = result_of(folder)
+    assert f"{result['accuracy']['top1']:.2%}" in text and "held out, 64 px" in text
+    assert f"--network='{TEXT}'" in text or f"'--network={TEXT}'" in text
+    before = (folder / "report.html").read_bytes()
+    page.write(folder)
+    assert (folder / "report.html").read_bytes() == before
 
 
 def test_every_epoch_is_evaluated_and_the_best_one_delivered(finished):

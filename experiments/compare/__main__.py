@@ -4,8 +4,8 @@
 
 Latency and parameters are of networks with the same number of classes (--num_classes), whatever
 the found ones were trained on. Top-1 of a found network is on its own data set, which is named.
-Networks in the store of measurements are not measured again. Writes compare.json, compare.md and
-drawings of all networks, compare.svg and compare.png.
+Networks in the store of measurements are not measured again. Writes compare.json, compare.md,
+report.html and drawings of all networks, compare.svg and compare.png.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.compare import report
+from experiments.compare import page, report
 from experiments.compare.report import Comparison, Row
 from experiments.runs.networks import find_architecture, read_accuracy, read_architecture
 from experiments.runs.published_figures import PUBLISHED
 from jaxnas import network_figure
 from jaxnas.json_file import write_object
+from jaxnas.network import NetworkSpec
 from jaxnas.zoo import ZOO
 from profiling import command, tables
 from profiling.database import Store
@@ -50,9 +51,10 @@ def main(argv: Sequence[str]) -> int:
     with command.device_errors(), command.open_store(args.store) as store, Progress() as progress:
         columns, left_out = measure(rows, devices, options, args.image_size, store, progress)
     result = Comparison(rows, columns, left_out, args.image_size, args.num_classes)
-    write(result, output)
-    report.show(result)
-    print(f"files in {output}: compare.json, compare.md, compare.svg, compare.png")
+    document = report.document(result)
+    write(document, [row.spec for row in rows], output)
+    report.show(document)
+    print(f"files in {output}: report.html, compare.json, compare.md, compare.svg, compare.png")
     return 0
 
 
@@ -164,11 +166,18 @@ def measure(
     return columns, left_out
 
 
-def write(result: Comparison, output: pathlib.Path) -> None:
-    """Writes compare.json, compare.md, compare.svg and compare.png."""
-    write_object(output / "compare.json", report.document(result))
-    (output / "compare.md").write_text(report.markdown(result))
-    figure = network_figure.figure([row.spec for row in result.rows], report.captions(result))
+def write(document: report.Document, specs: Sequence[NetworkSpec], output: pathlib.Path) -> None:
+    """Writes compare.json, compare.md, compare.svg, compare.png and report.html.
+
+    Args:
+      document: content of compare.json.
+      specs: specifications of its networks.
+      output: folder to write to.
+    """
+    write_object(output / page.FILE, document)
+    (output / "compare.md").write_text(report.markdown(document))
+    page.write(output)
+    figure = network_figure.figure(list(specs), report.captions(document))
     for name in ("compare.svg", "compare.png"):
         network_figure.save(figure, output / name)
 

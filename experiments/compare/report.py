@@ -1,4 +1,4 @@
-"""The table of a comparison as JSON, as Markdown, and on a terminal."""
+"""The table of a comparison as JSON, and from that as Markdown and on a terminal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,11 @@ import rich.table
 from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
 from experiments.runs.published_figures import LUXONIS, POSTERS_FOUND, PUBLISHED, Published, front
+from experiments.runs.run_folder import REPORT
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
+
+Document = Mapping[str, Any]  # of compare.json
 
 NONE = "–"
 NCS2_DEVICES = ("MYRIAD", "MYRIADX_COMPILER")  # comparable with the poster's NCS2 latencies
@@ -89,13 +92,19 @@ def document(result: Comparison) -> dict[str, Any]:
         "left_out": dict(result.left_out),
         "networks": networks,
         "published_alone": [dataclasses.asdict(POSTERS_FOUND)],
-        "files": {"table": "compare.md", "figure": "compare.svg", "figure_png": "compare.png"},
+        "notes": _notes(result),
+        "files": {
+            "report": REPORT,
+            "table": "compare.md",
+            "figure": "compare.svg",
+            "figure_png": "compare.png",
+        },
     }
 
 
-def markdown(result: Comparison) -> str:
+def markdown(document: Document) -> str:
     """Returns the text of `compare.md`."""
-    head, *body = _cells(result)
+    head, *body = cells(document)
     lines = [
         "# Networks compared",
         "",
@@ -104,14 +113,14 @@ def markdown(result: Comparison) -> str:
         "![the networks, drawn](compare.png)",
         "",
     ]
-    lines += [f"- {note}" for note in _notes(result)]
+    lines += [f"- {note}" for note in document["notes"]]
     return "\n".join(lines) + "\n"
 
 
-def show(result: Comparison) -> None:
+def show(document: Document) -> None:
     """Prints the table and its notes to standard output."""
     console = rich.console.Console(highlight=False, markup=False)
-    head, *body = _cells(result)
+    head, *body = cells(document)
     grid = rich.table.Table(box=None, padding=(0, 1, 0, 0))
     for index, title in enumerate(head):
         # With line breaks in the titles, a table of one device fits in 80 columns.
@@ -127,53 +136,57 @@ def show(result: Comparison) -> None:
     width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
     rich.console.Console(highlight=False, markup=False, width=width).print(grid)
     console.print()
-    for note in _notes(result):
+    for note in document["notes"]:
         console.print(note)
 
 
-def captions(result: Comparison) -> list[str]:
+def captions(document: Document) -> list[str]:
     """Returns the caption of each drawing: the network's name and its latencies."""
     texts = []
-    for index, row in enumerate(result.rows):
+    for network in document["networks"]:
         figures = [
-            f"{column[index].latency_ms:.1f} ms on {name} ({column[index].setup.kind})"
-            for name, column in result.columns.items()
+            f"{latency['ms']:.1f} ms on {name} ({latency['kind']})"
+            for name, latency in network["latency"].items()
         ]
-        texts.append(f"{row.title} – {', '.join(figures)}")
+        texts.append(f"{network['title']} – {', '.join(figures)}")
     return texts
 
 
-def _cells(result: Comparison) -> list[list[str]]:
+def cells(document: Document) -> list[list[str]]:
     """Returns titles and rows; the last row is the poster's network, with published figures."""
     head = [
         "network",
         "parameters",
         "MACs, M",
-        *(f"{name} ms, {column[0].setup.kind}" for name, column in result.columns.items()),
+        *(f"{name} ms, {setup['kind']}" for name, setup in document["devices"].items()),
         "top-1 %, ours",
         "NCS2 ms, published",
         "top-1 %, published",
     ]
     rows = [
         [
-            row.title,
-            f"{count_parameters(row.spec):,}",
-            f"{count_macs(row.spec, result.image_size) / 1e6:.1f}",
-            *(f"{column[index].latency_ms:.2f}" for column in result.columns.values()),
-            "; ".join(f"{100 * one['top1']:.2f} {one['dataset']}" for one in row.accuracy) or NONE,
-            *_published_cells(row.published),
+            network["title"],
+            f"{network['parameters']:,}",
+            f"{network['macs'] / 1e6:.1f}",
+            *(f"{latency['ms']:.2f}" for latency in network["latency"].values()),
+            "; ".join(f"{100 * one['top1']:.2f} {one['dataset']}" for one in network["accuracy"])
+            or NONE,
+            *_published_cells(network["published"]),
         ]
-        for index, row in enumerate(result.rows)
+        for network in document["networks"]
     ]
-    last = [POSTERS_FOUND.title, *[NONE] * (len(head) - 3), *_published_cells(POSTERS_FOUND)]
-    return [head, *rows, last]
+    rows += [
+        [alone["title"], *[NONE] * (len(head) - 3), *_published_cells(alone)]
+        for alone in document["published_alone"]
+    ]
+    return [head, *rows]
 
 
-def _published_cells(published: Published | None) -> list[str]:
+def _published_cells(published: Document | None) -> list[str]:
     if published is None:
         return [NONE, NONE]
-    ncs2 = NONE if published.ncs2_ms is None else f"{published.ncs2_ms:g}"
-    return [ncs2, f"{published.top1_percent:g}"]
+    ncs2 = NONE if published["ncs2_ms"] is None else f"{published['ncs2_ms']:g}"
+    return [ncs2, f"{published['top1_percent']:g}"]
 
 
 def _notes(result: Comparison) -> list[str]:

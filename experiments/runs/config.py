@@ -5,6 +5,7 @@ flag.
 """
 
 import dataclasses
+import importlib.util
 import pathlib
 import types
 import typing
@@ -30,6 +31,7 @@ _SAME_RUN = (
     "worker_prefix",
     "store",
     "require_target",
+    "tensorboard",
 )
 
 
@@ -129,6 +131,11 @@ class RunConfig:
     )
     seed: int = option(0, "Seed of all random draws of the run.", 0)
     checkpoint_seconds: int = option(60, "Minimum time between checkpoints in s.", 0)
+    tensorboard: bool = option(
+        False,
+        "Also write the metrics as event files of TensorBoard, in the folder tensorboard of the "
+        "run; needs the package tensorboardX.",
+    )
     workdir: str = option(
         None,
         "Folder of the run; unset is a folder in runs/ named after the most important flags.",
@@ -219,6 +226,11 @@ def check_run(config: RunConfig, sizes: dict[str, int | None], stride: int, owne
       ValueError: an invalid value; the message names it, what is allowed and the remedy.
     """
     device_names(config.device)
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError(
+            "--tensorboard: the package tensorboardX is not installed; run "
+            "`pip install tensorboardX`, or leave the flag out"
+        )
     spec = data.dataset(config.dataset)
     for name, size in sizes.items():
         if size is not None and size % stride:

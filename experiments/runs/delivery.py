@@ -1,13 +1,18 @@
 """Exports a trained network and measures accuracy and latency of the exported files."""
 
 import dataclasses
+import importlib.metadata
 import pathlib
+import platform
 from typing import Any
 
+from experiments.runs import answers
 from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
 from experiments.runs.published_figures import REFERENCES, rivals
+from experiments.runs.run_folder import REPORT
 from jaxnas import data, export, network_figure, nn_archive
+from jaxnas.json_file import write_object
 from jaxnas.network import Network, count_macs, count_parameters
 from jaxnas.zoo import find_network
 from profiling import oak_device, openvino_device, tables
@@ -25,7 +30,10 @@ ONNX, IR, LABELS, BLOB, ARCHIVE, FIGURE = (
     "model.rvc2.tar.xz",
     "architecture.svg",
 )
+LATENCY = "latency.json"
 PARITY_IMAGES = 8
+# Packages whose versions a result records, since figures may depend on them.
+_SOFTWARE = ("jax", "jaxlib", "flax", "optax", "numpy", "jax2onnx", "onnxruntime", "openvino")
 # Allowed difference between the top-1 of a float32 file and JAX's. One picture is always allowed.
 TOP1_TOLERANCE = 0.005
 
@@ -88,6 +96,7 @@ def deliver(
         with progress.phase("latency", total=3) as phase:
             measured = measure_repeatedly(device, model.SerializeToString())
             phase.update(1, f"{device.setup.device} {measured.latency_ms:.2f} ms")
+            write_object(folder / LATENCY, measured.document(ONNX))
             latency = {
                 **_latency(measured),
                 "references": _references(device, spec.num_classes, image_size, phase),
@@ -114,7 +123,8 @@ def deliver(
         **latency,
         "accuracy": accuracy,
         "parity": dataclasses.asdict(parity),
-        "files": files,
+        "software": software(),
+        "files": {"report": REPORT, **files},
     }
 
 
@@ -144,6 +154,8 @@ def check_accuracy(
 ) -> Document:
     """Returns the `accuracy` of result.json: that of the file, in its runtime, on the whole part.
 
+    Writes answers.json, some pictures with the file's answers.
+
     A device that executes networks runs the file in the precision that it is timed in. Otherwise
     OpenVINO's CPU runs the IR in float32.
 
@@ -158,12 +170,14 @@ def check_accuracy(
     setup = executor.setup
     classifier = read_classifier(folder / (IR if setup.device in openvino_device.NAMES else ONNX))
     with progress.phase("test", total=1) as phase:
-        figures = score(classifier, executor, part, phase.update).figures()
+        scores = score(classifier, executor, part, phase.update)
+        figures = scores.figures()
         summary = (
             f"top-1 {figures['top1']:.4f} of {classifier.file.name} in {runtime_of(executor)}"
             f" on {len(part)} examples, {jax_top1:.4f} in JAX"
         )
         phase.end(summary)
+    write_object(folder / answers.FILE, answers.document(scores, part))
     if abs(figures["top1"] - jax_top1) > max(TOP1_TOLERANCE, 1.5 / len(part)):
         if setup.precision == "FP32":
             raise ParityBroken(f"{summary}: the exported file differs from the trained network")
@@ -180,6 +194,12 @@ def check_accuracy(
         **figures,
         "jax_top1": jax_top1,
     }
+
+
+def software() -> Document:
+    """Returns the versions of Python and of the packages that a run's figures depend on."""
+    versions = {name: importlib.metadata.version(name) for name in _SOFTWARE}
+    return {"python": platform.python_version(), **versions}
 
 
 def runtime_of(executor: Executor) -> str:

@@ -60,8 +60,8 @@ class Phase(Generic[State]):
       feeds: sources of the batches; `take` reads the first one in every step.
       epoch_steps: number of steps in an epoch.
       end_epoch: called with the state at the end of each epoch; returns a note for people.
-      compare: called with the state at each log line; raises ProcessesDiffer where a part of it
-        that decides what is computed differs between processes.
+      details: called with the state and the step of the run where metrics are logged, in all
+        processes; returns further values for that line. May raise ProcessesDiffer.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Phase(Generic[State]):
     feeds: Sequence[Feed]
     epoch_steps: int
     end_epoch: Callable[[State], str] | None = None
-    compare: Callable[[State], None] = lambda state: None
+    details: Callable[[State, int], Mapping[str, object]] = lambda state, step: {}
 
 
 class Loop(Generic[State]):
@@ -126,7 +126,7 @@ class Loop(Generic[State]):
 
         Raises:
           Stopped: the user or the system asked to stop; the state is saved.
-          ProcessesDiffer: as `Phase.compare`.
+          ProcessesDiffer: as `Phase.details`.
           UnreadablePicture: a picture cannot be decoded; the state before its step is saved.
           NonFiniteLoss: too many updates in a row were not finite; the previous checkpoint is kept.
         """
@@ -153,8 +153,8 @@ class Loop(Generic[State]):
                 stop, due = agreed(asked, due, logged)
                 if logged:
                     values = self._finite(metrics)
-                    phase.compare(self.state)
-                    self._workdir.log(self.step, phase.name, **values)
+                    details = phase.details(self.state, self.step)
+                    self._workdir.log(self.step, phase.name, **values, **details)
                     note = _note(values)
                 elif due or stop:
                     self._finite(metrics)  # no checkpoint of a run that ends with an error

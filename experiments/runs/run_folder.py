@@ -9,15 +9,21 @@ import dataclasses
 import fcntl
 import json
 import pathlib
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import numpy as np
 
 from experiments.runs.config import RunConfig
 from jaxnas import parallel
 from jaxnas.json_file import read_object, write_object
+from profiling.progress import Progress
 
+if TYPE_CHECKING:
+    import tensorboardX
+
+REPORT, TIME, EVENTS = "report.html", "time.json", "tensorboard"
 _WRITE_AGAIN = "remove it, and the same command writes it again"
 
 
@@ -42,7 +48,12 @@ class Workdir:
         self.path = pathlib.Path(config.workdir)
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
+        self._tensorboard = config.tensorboard
+        self._events: tensorboardX.SummaryWriter | None = None
+        self._opened = time.monotonic()
         parallel.from_process_0(lambda: self._open(config))
+        earlier = self.read_json(TIME)
+        self._earlier_starts = [] if earlier is None else earlier["starts"]
 
     def _open(self, config: RunConfig) -> None:
         check_workdir(config)
@@ -61,7 +72,7 @@ class Workdir:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._metrics, self._lock):
+        for file in (self._metrics, self._events, self._lock):
             if file is not None:
                 file.close()
 
@@ -77,6 +88,22 @@ class Workdir:
             lambda: json.loads(file.read_text()) if file.exists() else None
         )
 
+    @contextlib.contextmanager
+    def timing(self, progress: Progress) -> Iterator[None]:
+        """Context that calls `record_time` where a start is stopped; a killed one is missing."""
+        try:
+            yield
+        except BaseException:
+            if (self.path / "config.json").exists():  # not withdrawn
+                self.record_time(progress)
+            raise
+
+    def record_time(self, progress: Progress) -> None:
+        """Writes this start's seconds, in all and by phase, to time.json, after earlier starts'."""
+        phases = {name: round(seconds, 1) for name, seconds in progress.seconds.items()}
+        start = {"seconds": round(time.monotonic() - self._opened, 1), "phases": phases}
+        self.write_json(TIME, {"schema": 1, "starts": [*self._earlier_starts, start]})
+
     def withdraw(self) -> None:
         """Removes the files of a run that is refused before it starts, and its folder if empty."""
         if not parallel.is_process_0():
@@ -87,7 +114,10 @@ class Workdir:
             self.path.rmdir()
 
     def open_metrics(self, step: int) -> None:
-        """Opens metrics.jsonl at a step and drops the lines of work that will be repeated."""
+        """Opens metrics.jsonl at a step and drops the lines of work that will be repeated.
+
+        In event files, which are only appended to, TensorBoard drops what is later than the step.
+        """
         if not parallel.is_process_0():
             return
         if self._metrics is not None:
@@ -103,6 +133,13 @@ class Workdir:
         partial.write_text("".join(kept))
         partial.replace(file)
         self._metrics = file.open("a")
+        if self._tensorboard and self._events is None:  # one start repeats no step of its own
+            import tensorboardX  # optional
+
+            folder = self.path / EVENTS
+            self._events = tensorboardX.SummaryWriter(
+                str(folder), purge_step=step + 1 if folder.exists() else None, flush_secs=5
+            )
 
     def log(self, step: int, phase: str, **values: object) -> None:
         """Appends a line to metrics.jsonl."""
@@ -111,6 +148,10 @@ class Workdir:
         assert self._metrics is not None, "call open_metrics first"
         self._metrics.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
         self._metrics.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{phase}/{name}", value, step)
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:

@@ -99,22 +99,29 @@ def best_published(result: Result) -> list[str]:
     rivals = result.get("rivals")
     if not rivals:
         return []
-    latencies_ms = rivals["device_ms"]
-    budget_ms = result["target_ms"] if "target_ms" in result else result["device_ms"]
-    best_by_ms = front(latencies_ms)
-    within = [name for name in best_by_ms if latencies_ms[name] <= budget_ms]
+    latencies_ms, best = rivals["device_ms"], best_rival(result)
     classes = f"with {rivals['num_classes']} classes"
-    if not within:
-        fastest = best_by_ms[0]
+    if best is None:
+        fastest = front(latencies_ms)[0]
         return [
-            f"no published network takes {_ms(budget_ms)} or less; {PUBLISHED[fastest].title} "
-            f"takes {_ms(latencies_ms[fastest])} {classes}"
+            f"no published network takes {_ms(_budget_ms(result))} or less; "
+            f"{PUBLISHED[fastest].title} takes {_ms(latencies_ms[fastest])} {classes}"
         ]
-    best = PUBLISHED[within[-1]]
     return [
-        f"best published within {_ms(budget_ms)}: {best.title}, {_ms(latencies_ms[within[-1]])} "
-        f"{classes}, {best.top1_percent:.1f}% on ImageNet"
+        f"best published within {_ms(_budget_ms(result))}: {PUBLISHED[best].title}, "
+        f"{_ms(latencies_ms[best])} {classes}, {PUBLISHED[best].top1_percent:.1f}% on ImageNet"
     ]
+
+
+def best_rival(result: Result) -> str | None:
+    """Returns the most accurate published network within the same budget, or None."""
+    latencies_ms = (result.get("rivals") or {}).get("device_ms", {})
+    within = [name for name in front(latencies_ms) if latencies_ms[name] <= _budget_ms(result)]
+    return within[-1] if within else None
+
+
+def _budget_ms(result: Result) -> float:
+    return result["target_ms"] if "target_ms" in result else result["device_ms"]
 
 
 def _target(result: Result) -> str:

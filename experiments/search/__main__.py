@@ -18,7 +18,7 @@ from experiments.runs.delivery import deliver
 from experiments.runs.device import DeviceOfProcess0, shared_device
 from experiments.runs.picture_check import check_pictures
 from experiments.runs.run_folder import Workdir, finished
-from experiments.search import derivation, pareto
+from experiments.search import choices, derivation, page, pareto
 from experiments.search.config import Config, config_from_flags, define_flags
 from experiments.search.latency_table import deployment_table, given_table
 from experiments.search.supernet_trainer import Schedule, Trainer
@@ -59,6 +59,7 @@ def search() -> int:
             store or contextlib.nullcontext(),
             workdir,
             Progress(quiet=not parallel.is_process_0()) as progress,
+            workdir.timing(progress),
         ):
             result = run(config, parts, table, store, workdir, progress)
     elif parallel.is_process_0():
@@ -118,6 +119,7 @@ def run(
 
         # Derive: an architecture for the budget, and one for each further budget.
         derived = derivation.derive(trainer, table, device)
+        choices.weigh(trainer, derived.architecture)
         front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
 
         # Extract: the network with the supernet's weights.
@@ -132,13 +134,12 @@ def run(
         # Deliver: files, their accuracy and their latency.
         def delivered() -> dict[str, Any]:
             assert not isinstance(device, DeviceOfProcess0)  # this is process 0
-            title = f"{config.space} for {config.device}, {config.target_ms:g} ms"
             return deliver(
                 network,
                 fitted.top1,
                 parts.test,
                 config.image_size,
-                title,
+                config.title,
                 device,
                 config.options,
                 workdir.path,
@@ -167,14 +168,19 @@ def run(
             lambda: pareto.save_figure(front, result["references"], workdir.path)
         )
         result["files"]["pareto"] = pareto.FILE
+    workdir.record_time(progress)
+    parallel.from_process_0(lambda: page.write(workdir.path, result))
     workdir.write_json("result.json", result)
     return result
 
 
 def _is_derived(config: Config, workdir: Workdir, has_device: bool) -> bool:
     """Returns whether an earlier start of the run derived the networks of all budgets."""
-    return derivation.known_derivation(workdir, has_device) is not None and (
-        not config.pareto_ms or pareto.known_front(workdir, has_device) is not None
+    known = derivation.known_derivation(workdir, has_device)
+    return (
+        known is not None
+        and choices.is_weighed(workdir, known.architecture)
+        and (not config.pareto_ms or pareto.known_front(workdir, has_device) is not None)
     )
 
 

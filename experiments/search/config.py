@@ -139,6 +139,11 @@ class Config(RunConfig):
     )
 
     @property
+    def title(self) -> str:
+        """Title of the search, for people."""
+        return f"{self.space} for {self.device}, {self.target_ms:g} ms"
+
+    @property
     def search_space(self) -> Space:
         return find_space(self.space)
 

@@ -7,7 +7,8 @@ ones; then all take it over and are trained apart.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,18 +17,20 @@ import numpy as np
 import optax
 
 from experiments.runs.config import RISE_EPOCHS
-from experiments.runs.loop import SEARCH, Loop, Metrics, Phase
+from experiments.runs.loop import LOG_EVERY, SEARCH, Loop, Metrics, Phase
 from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
 from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
-from jaxnas import data, parallel, search_steps, supernet
+from jaxnas import data, parallel, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
 
 Tree = Any  # nested dicts of arrays
+
+_SNAPSHOTS = 100  # of α in metrics.jsonl, about: a long search would write 50 MB at every line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +225,33 @@ class Trainer:
             )
         return float(right.mean())
 
+    def batch_scores(
+        self, paths: Sequence[np.ndarray], batches: int
+    ) -> Iterator[tuple[float, float]]:
+        """Yields each path's top-1, as a fraction, and loss on held-out data, inherited weights.
+
+        Less exact than `inherited_top1`, and without a program of its own to compile: weight steps
+        of learning rate 0 normalize by the statistics of each batch. Does not change the trainer's
+        state.
+
+        Args:
+          paths: candidate of each block, int32 [blocks].
+          batches: number of batches; the same ones for all paths.
+        """
+        place = self._layout.replicate
+        feed = Feed(self.parts.alpha, self._sizes, self._layout, 0)
+        held_out = [next(feed) for _ in range(batches)]
+        feed.close()
+        state = jax.tree.map(jnp.copy, self.state)  # which a step consumes
+        rate = place(np.float32(0))
+        for path in paths:
+            scores = []
+            for batch in held_out:
+                state, metrics = self.steps.weight(state, batch, place(np.int32(path)), rate)
+                scores.append((float(metrics["top1"]), float(metrics["ce"])))
+            top1, loss = np.mean(scores, 0).tolist()
+            yield top1, loss
+
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Returns running statistics in which a path's are the mean over training batches.
 
@@ -237,6 +267,10 @@ class Trainer:
                 phase.update(i + 1)
         feed.close()
         return stats
+
+    def probabilities(self, alpha: np.ndarray) -> np.ndarray:
+        """Returns softmax(α), float32 [blocks, candidates]; 0 where not allowed."""
+        return np.asarray(sampling.probabilities(jnp.asarray(alpha), self.space.allowed))
 
     def extract(self, path: np.ndarray) -> Network:
         """Returns the network of a path, int32 [blocks], with the supernet's weights."""
@@ -298,11 +332,19 @@ class Trainer:
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}
 
-        def compare(state: search_steps.SearchState) -> None:
-            # Processes that draw different paths wait for each other for ever.
-            parallel.check_same("α", jax.device_get(state.alpha))
+        snapshot_every = LOG_EVERY * math.ceil((end - start) / (LOG_EVERY * _SNAPSHOTS))
 
-        return Phase(name, start, end, take, feeds, schedule.epoch_steps, compare=compare)
+        def details(state: search_steps.SearchState, step: int) -> dict[str, object]:
+            if latency is None:
+                return {}
+            alpha = np.asarray(state.alpha)
+            # Processes that draw different paths wait for each other for ever.
+            parallel.check_same("α", alpha)
+            if step % snapshot_every:
+                return {}
+            return {"probabilities": self.probabilities(alpha).round(4).tolist()}
+
+        return Phase(name, start, end, take, feeds, schedule.epoch_steps, details=details)
 
     def _rates(self, start: int, end: int, peak: float) -> np.ndarray:
         """Returns the learning rate of each step of a phase, float32 [steps].

@@ -18,7 +18,8 @@ import rich.table
 from absl import flags
 
 from experiments.runs import program
-from experiments.sweep import report
+from experiments.runs.run_folder import REPORT
+from experiments.sweep import page, report
 from experiments.sweep.launch import LAUNCHERS, Launcher
 from experiments.sweep.plan import PROGRAMS, define_program_flags, parse_sweeps, plan
 from experiments.sweep.state import FILE, Sweep, summary
@@ -49,7 +50,8 @@ def run_sweep() -> int:
         together = _together(progress)
         sweep.drive(launcher, together, args.retry, progress)
     document = sweep.document()
-    files = [FILE, *report.write(document, folder)]
+    files = [REPORT, FILE, *report.write(document, folder)]
+    page.write(folder)
     _show(document, files, folder)
     failed = any(run["status"] == "failed" for run in document["runs"])
     return command.FAILED if failed else 0

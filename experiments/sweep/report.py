@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from experiments.runs.markdown import table
 from jaxnas import network_figure
 
+RESULTS = ("device, ms", "predicted, ms", "target met", "top-1, %")
+OVER_SEEDS = ("seeds", "device, ms", "top-1, %")
 FILES = {"table": "sweep.md", "figure": "sweep.svg", "figure_png": "sweep.png"}
 _FRONT_COLOR = "#777777"
 
@@ -34,38 +36,24 @@ def markdown(document: Mapping[str, Any]) -> str:
     """Returns the text of sweep.md; it also lists failed runs and counts unfinished ones."""
     runs = document["runs"]
     done = [run for run in runs if run["status"] == "done"]
-    lines = [
-        f"# {len(runs)} runs of experiments.{document['program']}",
-        "",
-        ", ".join(
-            f"{sum(run['status'] == status for run in runs)} {status}"
-            for status in ("done", "failed", "running", "waiting")
-        )
-        + ".",
-        "",
-    ]
+    lines = [f"# {title(document)}", "", counts(document), ""]
     if done:
         lines += [
             f"![Latency against accuracy]({FILES['figure']})",
             "",
             *table(
-                [*_flags(runs), "device, ms", "predicted, ms", "target met", "top-1, %"],
-                map(_row, done),
+                [*flags(runs), *RESULTS],
+                map(row, done),
             ),
         ]
-        if len(settings := _by_setting(done)) < len(done):
+        if len(settings := by_setting(done)) < len(done):
             lines += [
                 "",
                 "## Over seeds: mean ± standard deviation",
                 "",
                 *table(
-                    [
-                        *(flag for flag in _flags(runs) if flag != "seed"),
-                        "seeds",
-                        "device, ms",
-                        "top-1, %",
-                    ],
-                    map(_row_over_seeds, settings),
+                    [*(flag for flag in flags(runs) if flag != "seed"), *OVER_SEEDS],
+                    map(row_over_seeds, settings),
                 ),
             ]
     failed = [run for run in runs if run["status"] == "failed"]
@@ -79,6 +67,20 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def title(document: Mapping[str, Any]) -> str:
+    """Returns the title of a sweep."""
+    return f"{len(document['runs'])} runs of experiments.{document['program']}"
+
+
+def counts(document: Mapping[str, Any]) -> str:
+    """Returns a sentence on the number of runs of each status."""
+    numbers = [
+        f"{sum(run['status'] == status for run in document['runs'])} {status}"
+        for status in ("done", "failed", "running", "waiting")
+    ]
+    return f"{', '.join(numbers)}."
+
+
 def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws a point per run, a color per setting, and the Pareto front.
 
@@ -88,7 +90,7 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.add_subplot()
-    for some in _by_setting(done):
+    for some in by_setting(done):
         name = (
             ", ".join(
                 f"{flag}={value}" for flag, value in some[0]["flags"].items() if flag != "seed"
@@ -137,7 +139,7 @@ def _latency_ms(result: Mapping[str, Any]) -> float:
     return result.get("predicted_ms", float("nan"))  # a training has no table
 
 
-def _by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """Groups the runs that differ only in their seed."""
     settings: dict[tuple, list] = {}
     for run in done:
@@ -146,11 +148,13 @@ def _by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any
     return list(settings.values())
 
 
-def _flags(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def flags(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the swept flags."""
     return list(runs[0]["flags"])
 
 
-def _row(run: Mapping[str, Any]) -> tuple:
+def row(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the cells of a run that is done, under the swept flags and RESULTS."""
     result = run["result"]
     met = {True: "yes", False: "no", None: ""}[result.get("target_met")]
     return (
@@ -162,11 +166,12 @@ def _row(run: Mapping[str, Any]) -> tuple:
     )
 
 
-def _row_over_seeds(some: Sequence[Mapping[str, Any]]) -> tuple:
-    flags = [value for flag, value in some[0]["flags"].items() if flag != "seed"]
+def row_over_seeds(some: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns the cells of runs that differ in their seed, under the other flags and OVER_SEEDS."""
+    values = [value for flag, value in some[0]["flags"].items() if flag != "seed"]
     return (
-        *flags,
-        len(some),
+        *values,
+        str(len(some)),
         _spread([_point(run)[0] for run in some]),
         _spread([_point(run)[1] for run in some]),
     )

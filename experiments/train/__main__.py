@@ -22,6 +22,7 @@ from experiments.runs.delivery import deliver
 from experiments.runs.device import find_device
 from experiments.runs.picture_check import check_pictures
 from experiments.runs.run_folder import Workdir, finished
+from experiments.train import page
 from experiments.train.config import TrainConfig, config_from_flags, define_flags
 from experiments.train.fit import fit
 from experiments.train.supernet_weights import from_supernet
@@ -57,6 +58,7 @@ def train() -> int:
             store or contextlib.nullcontext(),
             workdir,
             Progress(quiet=not parallel.is_process_0()) as progress,
+            workdir.timing(progress),
         ):
             result = run(config, network, parts, store, workdir, progress)
     elif parallel.is_process_0():
@@ -64,9 +66,7 @@ def train() -> int:
     folder = pathlib.Path(config.workdir)
     if parallel.is_process_0():
         with command.usage_errors(), summary.reading_result(folder):
-            summary.show(
-                result, config.chosen.spec(result["num_classes"]), title_of(config), folder
-            )
+            summary.show(result, config.chosen.spec(result["num_classes"]), config.title, folder)
     return 0
 
 
@@ -115,7 +115,7 @@ def run(
                 fitted.top1,
                 parts.test,
                 config.image_size,
-                title_of(config),
+                config.title,
                 device,
                 config.options,
                 workdir.path,
@@ -131,15 +131,10 @@ def run(
         **parallel.from_process_0(delivered),
         "held_out": fitted.held_out,
     }
+    workdir.record_time(progress)
+    parallel.from_process_0(lambda: page.write(workdir.path, result))
     workdir.write_json("result.json", result)
     return result
-
-
-def title_of(config: TrainConfig) -> str:
-    """Returns a title of the training, for people."""
-    name = config.architecture if config.space is None else f"a network of {config.space}"
-    start = "from scratch" if config.start == "scratch" else "from the supernet's weights"
-    return f"{name} on {config.dataset}, {start}"
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ class TrainConfig(RunConfig):
         training = Training(**{**values, "train_image_size": size})
         return training.scaled(self.batch_scale(self.batch_size))
 
+    @property
+    def title(self) -> str:
+        """Title of the training, for people."""
+        name = self.architecture if self.space is None else f"a network of {self.space}"
+        start = "from scratch" if self.start == "scratch" else "from the supernet's weights"
+        return f"{name} on {self.dataset}, {start}"
+
     def identity(self) -> dict[str, Any]:
         """Returns `RunConfig.identity` without `network`, which `architecture` replaces."""
         return {k: v for k, v in super().identity().items() if k != "network"}
