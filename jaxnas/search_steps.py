@@ -230,7 +230,12 @@ def make_steps(
 
         def objective(params):
             logits, batch_stats = supernet.apply(
-                space, params, stats, path, from_pixels(batch["image"], dtype), train=True
+                space,
+                params,
+                stats,
+                path,
+                from_pixels(batch["image"], dtype, space.normalization),
+                train=True,
             )
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
             return ce, (logits, batch_stats)
@@ -256,7 +261,7 @@ def make_steps(
         latency_weight: Array,
     ) -> tuple[dict[str, Any], Metrics]:
         check_batch(batch)
-        images = from_pixels(batch["image"], dtype)
+        images = from_pixels(batch["image"], dtype, space.normalization)
         before_ms = latency.expected_ms(sampling.probabilities(state.alpha, allowed))
         weight = latency_weight
         if hyper.latency_control == "dual":
@@ -327,7 +332,7 @@ def make_steps(
     ) -> Any:
         check_batch(batch)
         active = gather(stats, path)
-        images = from_pixels(batch["image"], dtype)
+        images = from_pixels(batch["image"], dtype, space.normalization)
         _, new = supernet.apply(space, gather(params, path), active, path, images, train=True)
         return scatter(stats, _moved(active, new, statistics_momentum), path)
 
@@ -339,7 +344,7 @@ def make_steps(
                 gather(params, path),
                 gather(stats, path),
                 path,
-                from_pixels(batch["image"]),
+                from_pixels(batch["image"], normalization=space.normalization),
                 train=False,
             )
         return loss.right_answers(logits, batch["label"], batch["mask"])

@@ -159,7 +159,7 @@ def make_steps(
         supernet_block.split(network, False)[0],
     )
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
-    dtype = PRECISIONS[recipe.precision]
+    dtype, normalization = PRECISIONS[recipe.precision], network.spec.normalization
 
     def train(state: NetworkState, batch: dict[str, Array]):
         check_batch(batch)
@@ -167,7 +167,8 @@ def make_steps(
 
         def objective(params):
             network = nnx.merge(train_graph, nnx.State(params), nnx.State(state.stats))
-            logits = _logits(network, from_pixels(batch["image"], dtype), recipe.dropout, key)
+            images = from_pixels(batch["image"], dtype, normalization)
+            logits = _logits(network, images, recipe.dropout, key)
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
             return ce, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
@@ -203,7 +204,8 @@ def make_steps(
     def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> Array:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
-            logits, _ = supernet_block.run(eval_graph, params, stats, from_pixels(batch["image"]))
+            images = from_pixels(batch["image"], normalization=normalization)
+            logits, _ = supernet_block.run(eval_graph, params, stats, images)
         return loss.right_answers(logits, batch["label"], batch["mask"])
 
     jit = functools.partial(jax.jit, out_shardings=replicated)

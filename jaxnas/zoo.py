@@ -8,12 +8,14 @@ table 1. EfficientNet-Lite0: EfficientNet-B0 (Tan and Le 2019, table 1) with ReL
 squeeze-and-excitation, stem and head unscaled, as TensorFlow's `tpu` repository publishes it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxnas.block import BlockKind, BlockSpec
 from jaxnas.network import NetworkSpec, network_of
+from jaxnas.pixels import Normalization
 from jaxnas.space import staged_space
 
 _MOBILE = (
@@ -36,7 +38,9 @@ def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
 def _efficientnet_lite0(num_classes: int = 1000) -> NetworkSpec:
     widths, counts, strides = (24, 40, 80, 112, 192, 320), (2, 2, 3, 3, 4, 1), (2, 2, 2, 1, 2, 1)
     kernels = (3, 5, 3, 5, 5, 3)
-    return _of_mbconvs("efficientnet_lite0", widths, counts, strides, kernels, num_classes)
+    spec = _of_mbconvs("efficientnet_lite0", widths, counts, strides, kernels, num_classes)
+    # As TensorFlow has it, which its published weights require.
+    return dataclasses.replace(spec, padding="same", normalization=Normalization(127, 128))
 
 
 def _of_mbconvs(
