@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas import estimators, loss, sampling, supernet, supernet_initialization
+from jaxnas import (
+    estimators,
+    loss,
+    sampling,
+    supernet,
+    supernet_initialization,
+    supernet_pretrained,
+)
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import check_batch, from_pixels
 from jaxnas.space import Space
@@ -40,7 +47,8 @@ class Hyperparameters:
       weight_decay: weight decay, added to the gradient of the sampled weights.
       label_smoothing: label smoothing of weight steps; α steps use plain cross-entropy.
       alpha_learning_rate: learning rate of α's Adam, β = (0, 0.999).
-      initialisation: initialization of the supernet, `independent` as published or `shared`.
+      initialisation: initialization of the supernet: `independent` as published, `shared`, or
+        `pretrained` (`jaxnas.supernet_pretrained`).
       estimator: estimator of α's gradient; `jaxnas.estimators` describes when to use which.
       gumbel_temperature: temperature of the estimator `gumbel`. At 1 the gradient is that of
         softmax(α + noise) itself; at lower values it is less biased and noisier (Jang et al. 2017,
@@ -55,7 +63,7 @@ class Hyperparameters:
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
     alpha_learning_rate: float = 1e-3
-    initialisation: Literal["shared", "independent"] = "independent"
+    initialisation: supernet_initialization.Initialization = "independent"
     estimator: str = "two"
     gumbel_temperature: float = GUMBEL_TEMPERATURE
     latency_control: loss.Control = "fixed"
@@ -140,7 +148,10 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
     """Returns the state of a new search."""
     key = jax.random.key(seed)
-    params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
+    if hyper.initialisation == "pretrained":
+        params, stats = supernet_pretrained.init(space, num_classes, seed)
+    else:
+        params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
     alpha = sampling.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0),
