@@ -26,7 +26,7 @@ _CPU = (
     "k5e6 k3e3 k3e3 k3e3 k5e6 k5e3 k5e3 k3e3 k5e6"
 )
 _GPU = "k5e3 - - - k7e3 - - k3e3 k7e6 - - k5e3 k5e6 - k3e3 k5e3 k7e6 k7e6 k7e6 k5e6 k7e6"
-_LITE0 = "k3e6 k3e6 k5e6 k5e6 k3e6 k3e6 k3e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k3e6"
+LITE0 = "k3e6 k3e6 k5e6 k5e6 k3e6 k3e6 k3e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k3e6"
 
 
 def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
@@ -40,7 +40,7 @@ def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
 
 def _efficientnet_lite0(num_classes: int = 1000) -> NetworkSpec:
     space = EFFICIENTNET_LITE
-    return network_of(space, space.parse(_LITE0), num_classes, "efficientnet_lite0")
+    return network_of(space, space.parse(LITE0), num_classes, "efficientnet_lite0")
 
 
 def _headless(
