@@ -2,6 +2,7 @@
 
     python -m experiments.evaluate --model=runs/FOLDER
     python -m experiments.evaluate --model=FILE.onnx --dataset=FOLDER --device=CPU
+    python -m experiments.evaluate --model=efficientnet_lite0 --weights=imagenet --dataset=FOLDER
 
 Every picture of the test split is center cropped, as in a run on that data set, and resized to the
 file's input size. `--json` prints one JSON object, and nothing else, on standard output.

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxnas.layers import ConvBatchNorm, ConvKind, KernelChoice, Tape, activate
+from jaxnas.padding import Padding
 from jaxnas.space import Activation
 
 BlockKind = Literal["mbconv", "fused", "plain", "separable", "residual"]
@@ -36,7 +37,9 @@ class LayerSpec:
         """Number of trainable parameters, batch norm's included."""
         return self.weights + 2 * self.out_channels
 
-    def module(self, activation: Activation, rng: np.random.Generator) -> ConvBatchNorm:
+    def module(
+        self, activation: Activation, padding: Padding, rng: np.random.Generator
+    ) -> ConvBatchNorm:
         """Returns the layer with newly drawn weights."""
         return ConvBatchNorm(
             self.kind,
@@ -44,6 +47,7 @@ class LayerSpec:
             self.out_channels,
             kernel=self.kernel,
             stride=self.stride,
+            padding=padding,
             activation=activation if self.activated else None,
             rng=rng,
         )
@@ -145,12 +149,17 @@ class ConvBlock(nnx.Module):
     """Block of a specification; NHWC. Its layers are attributes named after their parts."""
 
     def __init__(
-        self, spec: BlockSpec, *, activation: Activation = "relu6", rng: np.random.Generator
+        self,
+        spec: BlockSpec,
+        *,
+        activation: Activation = "relu6",
+        padding: Padding = "symmetric",
+        rng: np.random.Generator,
     ):
         self.spec = spec
         self.activation = activation
         for layer in spec.all_layers:
-            setattr(self, layer.part, layer.module(activation, rng))
+            setattr(self, layer.part, layer.module(activation, padding, rng))
 
     def __call__(
         self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None

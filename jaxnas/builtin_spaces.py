@@ -1,5 +1,8 @@
 """The search spaces that have a name."""
 
+import dataclasses
+
+from jaxnas.pixels import Normalization
 from jaxnas.space import staged_space
 
 # Cai, Zhu, Han: ProxylessNAS (ICLR 2019), §4.2, and the search network of its official repository.
@@ -50,4 +53,23 @@ NAS_BENCH_MACRO = staged_space(
     activation="relu",
 )
 
-SPACES = {space.name: space for space in (PROXYLESS, PROXYLESS_TINY, MYRIADX, NAS_BENCH_MACRO)}
+# The blocks of EfficientNet-Lite0, each with further kernels and expansions, and its padding and
+# normalization: networks for its published weights (`jaxnas.supernet_pretrained`).
+EFFICIENTNET_LITE = dataclasses.replace(
+    staged_space(
+        "efficientnet_lite",
+        stem=32,
+        first=16,
+        widths=(24, 40, 80, 112, 192, 320),
+        counts=(2, 2, 3, 3, 4, 1),
+        strides=(2, 2, 2, 1, 2, 1),
+        head=1280,
+        padding="same",
+    ),
+    normalization=Normalization(mean=127, scale=128),
+)
+
+SPACES = {
+    space.name: space
+    for space in (PROXYLESS, PROXYLESS_TINY, MYRIADX, NAS_BENCH_MACRO, EFFICIENTNET_LITE)
+}

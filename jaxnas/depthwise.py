@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnas.padding import Padding, sides
+
 Array = jax.Array
 
 # Most windows that one step of the kernel gradient adds up; its program has a term for each. Two
@@ -21,13 +23,14 @@ Array = jax.Array
 WINDOWS = 48
 
 
-def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns the depthwise convolution of x with symmetric padding k // 2.
+def depthwise_conv(x: Array, kernel: Array, stride: int, padding: Padding = "symmetric") -> Array:
+    """Returns the depthwise convolution of x.
 
     Args:
       x: [batch, height, width, channels].
       kernel: [k, k, channels], k odd, of x's dtype.
       stride: stride along both axes.
+      padding: kind of `jaxnas.padding`.
 
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), channels].
@@ -38,44 +41,49 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(depthwise_shifted, stride),
-        cuda=functools.partial(depthwise_cudnn, stride),
-        default=functools.partial(depthwise_xla, stride),
+        cpu=functools.partial(depthwise_shifted, stride, padding),
+        cuda=functools.partial(depthwise_cudnn, stride, padding),
+        default=functools.partial(depthwise_xla, stride, padding),
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def depthwise_conv_of(
-    sizes: tuple[int, ...], stride: int, x: Array, kernel: Array, index: Array
+    sizes: tuple[int, ...],
+    stride: int,
+    padding: Padding,
+    x: Array,
+    kernel: Array,
+    index: Array,
 ) -> Array:
     """Returns `depthwise_conv` with a kernel whose size is known only at run time.
 
     Args:
       sizes: possible k of the kernel, odd.
-      stride: stride along both axes.
+      stride, padding: as in `depthwise_conv`.
       x: [batch, height, width, channels].
       kernel: [k, k, channels] for the largest k or more; a smaller kernel occupies its first rows
         and columns.
       index: int32 [], index of the size in `sizes`.
     """
     return lax.switch(
-        index, [functools.partial(_corner_conv, size, stride) for size in sizes], x, kernel
+        index, [functools.partial(_corner_conv, size, stride, padding) for size in sizes], x, kernel
     )
 
 
-def _corner_conv(size: int, stride: int, x: Array, kernel: Array) -> Array:
-    return depthwise_conv(x, kernel[:size, :size], stride)
+def _corner_conv(size: int, stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
+    return depthwise_conv(x, kernel[:size, :size], stride, padding)
 
 
-def _of_forward(sizes, stride, x, kernel, index):
-    return depthwise_conv_of(sizes, stride, x, kernel, index), (x, kernel, index)
+def _of_forward(sizes, stride, padding, x, kernel, index):
+    return depthwise_conv_of(sizes, stride, padding, x, kernel, index), (x, kernel, index)
 
 
-def _of_backward(sizes, stride, residuals, dy):
+def _of_backward(sizes, stride, padding, residuals, dy):
     x, kernel, index = residuals
     pulls = [
         lambda x, kernel, dy, size=size: jax.vjp(
-            functools.partial(_corner_conv, size, stride), x, kernel
+            functools.partial(_corner_conv, size, stride, padding), x, kernel
         )[1](dy)
         for size in sizes
     ]
@@ -86,51 +94,55 @@ def _of_backward(sizes, stride, residuals, dy):
 depthwise_conv_of.defvjp(_of_forward, _of_backward)
 
 
-def depthwise_xla(stride: int, x: Array, kernel: Array) -> Array:
+def depthwise_xla(stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
     """Returns `depthwise_conv` by XLA's own convolution."""
     k, _, channels = kernel.shape
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         (stride, stride),
-        [(k // 2, k // 2)] * 2,
+        sides(padding, (x.shape[1], x.shape[2]), k, stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=channels,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def depthwise_cudnn(stride: int, x: Array, kernel: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def depthwise_cudnn(stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
     """Returns `depthwise_xla`, with a kernel gradient summed tap by tap where cuDNN's is slow.
 
     On an H100 at batch 256, cuDNN's gradient takes 85 ms against 5 ms (7x7 with stride 2 at 112 px,
     bfloat16) and 35 against 22, 25 against 8, 9 against 3 ms (float32 at 56, 28, 7 px). At stride 1
     in bfloat16 cuDNN's is faster: 0.7 against 8 ms at 56 px.
     """
-    return depthwise_xla(stride, x, kernel)
+    return depthwise_xla(stride, padding, x, kernel)
 
 
-def _cudnn_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_xla(stride, x, kernel), (x, kernel)
+def _cudnn_forward(
+    stride: int, padding: Padding, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_xla(stride, padding, x, kernel), (x, kernel)
 
 
-def _cudnn_backward(stride: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _cudnn_backward(
+    stride: int, padding: Padding, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
-    _, pull = jax.vjp(functools.partial(depthwise_xla, stride), x, kernel)
+    _, pull = jax.vjp(functools.partial(depthwise_xla, stride, padding), x, kernel)
     dx, dkernel = pull(dy)
     if stride > 1 or x.dtype != jnp.bfloat16:
-        dkernel = _tap_gradient(stride, kernel.shape[0], x, dy)
+        dkernel = _tap_gradient(stride, padding, kernel.shape[0], x, dy)
     return dx, dkernel
 
 
 depthwise_cudnn.defvjp(_cudnn_forward, _cudnn_backward)
 
 
-def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
+def _tap_gradient(stride: int, padding: Padding, k: int, x: Array, dy: Array) -> Array:
     """Returns for each tap Σ over pixels of dy times the slice of x that the tap multiplies."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     batch, height, width, channels = dy.shape
-    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    padded = _padded(stride, padding, k, x)
     taps = [
         jnp.sum(
             lax.slice(
@@ -145,6 +157,10 @@ def _tap_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
         for i, j in np.ndindex(k, k)
     ]
     return jnp.stack(taps).reshape(k, k, channels).astype(x.dtype)
+
+
+def _padded(stride: int, padding: Padding, k: int, x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), *sides(padding, (x.shape[1], x.shape[2]), k, stride), (0, 0)))
 
 
 # Jitted to cache its trace: the supernet calls it a hundred times with a few dozen shapes.
@@ -190,46 +206,52 @@ def _scaled(vectors: Array, at: tuple[int, ...], x: Array) -> Array:
     return lax.mul(lax.broadcast_in_dim(vector, x.shape, (x.ndim - 1,)), x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def depthwise_shifted(stride: int, x: Array, kernel: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def depthwise_shifted(stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
     """Returns `depthwise_conv` as a sum of shifted slices times taps."""
-    return _depthwise_forward(stride, x, kernel)[0]
+    return _depthwise_forward(stride, padding, x, kernel)[0]
 
 
-def _depthwise_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    pad = kernel.shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+def _depthwise_forward(
+    stride: int, padding: Padding, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    padded = _padded(stride, padding, kernel.shape[0], x)
     out_hw = (-(-x.shape[1] // stride), -(-x.shape[2] // stride))
     return _shifted_sum(padded, kernel, stride, out_hw), (x, kernel)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _depthwise_backward(
-    stride: int, residuals: tuple[Array, Array], dy: Array
+    stride: int, padding: Padding, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     return (
-        _input_gradient(stride, (x.shape[1], x.shape[2]), kernel, dy),
-        _kernel_gradient(stride, kernel.shape[0], x, dy),
+        _input_gradient(stride, padding, (x.shape[1], x.shape[2]), kernel, dy),
+        _kernel_gradient(stride, padding, kernel.shape[0], x, dy),
     )
 
 
 depthwise_shifted.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, dy: Array) -> Array:
+def _input_gradient(
+    stride: int, padding: Padding, height_width: tuple[int, int], kernel: Array, dy: Array
+) -> Array:
     """Returns the transposed convolution of dy for an input of this height and width.
 
     The input's pixels divide into stride² phases. Each phase has its own taps, so no zeros between
     dy's pixels are multiplied.
     """
-    k, pad = kernel.shape[0], kernel.shape[0] // 2
+    k = kernel.shape[0]
     batch, out_height, out_width, channels = dy.shape
     # Pixel u of phase p sums dy's pixels u + (p + pad - tap) / stride over taps that make it whole.
-    taps = [
-        [(tap, (p + pad - tap) // stride) for tap in range(k) if (p + pad - tap) % stride == 0]
-        for p in range(stride)
-    ]
+    row_taps, column_taps = (
+        [
+            [(tap, (p + pad - tap) // stride) for tap in range(k) if (p + pad - tap) % stride == 0]
+            for p in range(stride)
+        ]
+        for pad, _ in sides(padding, height_width, k, stride)
+    )
     margin = -(-(k - 1) // stride)
     padded = lax.optimization_barrier(
         jnp.pad(dy, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
@@ -253,7 +275,7 @@ def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, d
         return lax.optimization_barrier(total)
 
     phases = jnp.stack(
-        [jnp.stack([phase(rows, columns) for columns in taps], 3) for rows in taps], 2
+        [jnp.stack([phase(rows, columns) for columns in column_taps], 3) for rows in row_taps], 2
     )
     height, width = height_width
     return phases.reshape(batch, out_height * stride, out_width * stride, channels)[
@@ -261,7 +283,7 @@ def _input_gradient(stride: int, height_width: tuple[int, int], kernel: Array, d
     ]
 
 
-def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
+def _kernel_gradient(stride: int, padding: Padding, k: int, x: Array, dy: Array) -> Array:
     """Returns Σ over dy's pixels of the pixel times the [k, k] window of x that it depends on.
 
     The sum is over pixels, not taps: each step adds a few dozen windows to [k, k, channels], which
@@ -272,9 +294,7 @@ def _kernel_gradient(stride: int, k: int, x: Array, dy: Array) -> Array:
     columns = _divisor(width, WINDOWS)
     rows = _divisor(height, WINDOWS // columns) if columns == width else 1
     images = _divisor(batch, WINDOWS // (rows * columns)) if rows == height else 1
-    padded = lax.optimization_barrier(
-        jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    )
+    padded = lax.optimization_barrier(_padded(stride, padding, k, x))
     extent = (images, (rows - 1) * stride + k, (columns - 1) * stride + k, channels)
 
     def add(total: Array, start: tuple[Array, Array, Array]) -> tuple[Array, None]:

@@ -1,8 +1,9 @@
 """Export of a network to ONNX and OpenVINO IR, and a check that all three compute the same.
 
-Exported files take pixels: uint8, red, green, blue, 0 to 255. The scale of `jaxnas.pixels` is
-folded into the stem, and batch norm into every convolution. What remains is one cast, convolutions,
-clips, additions, one pooling and one fully connected layer. Every node is named after its block
+Exported files take pixels: uint8, red, green, blue, 0 to 255. The network's scale is folded into
+the stem, and batch norm into every convolution. What remains is one cast, convolutions, clips,
+additions, one pooling and one fully connected layer; for published weights that expect pixels
+without their mean, also its subtraction. Every node is named after its block
 (`block07/depthwise`), so per-layer times of any device can be attributed to blocks by name.
 """
 
@@ -25,22 +26,28 @@ from flax import nnx
 from jax2onnx.plugins import plugin_system
 from onnx import helper, numpy_helper
 
+from jaxnas.block import ConvBlock
 from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, activate, max_pool
 from jaxnas.network import Network, NetworkSpec
 from jaxnas.openvino_package import openvino
-from jaxnas.pixels import PIXEL_SCALE, from_pixels
+from jaxnas.padding import sides
+from jaxnas.pixels import from_pixels
 from jaxnas.space import Activation
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
 IR_VERSION = 8
 EXPORT = 2  # Increased whenever `to_onnx` changes the graph of a given specification and size.
 INPUT, OUTPUT = "image", "logits"
-CAST = "input/cast"
+CAST, MEAN = "input/cast", "input/mean"
 _OPERATORS: dict[Activation, str] = {"relu6": "Clip", "relu": "Relu"}
 
 
-def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
+def folded_convolution(layer: ConvBatchNorm, size: int) -> nnx.Conv:
     """Returns a layer as one convolution with bias, its running statistics folded in.
+
+    Args:
+      layer: the layer.
+      size: size of its square input in px, which TensorFlow's padding depends on.
 
     Computed in NumPy, since XLA would compile a program for each of a network's shapes.
     """
@@ -52,14 +59,14 @@ def folded_convolution(layer: ConvBatchNorm) -> nnx.Conv:
         kernel = kernel[:, :, None, :]
     elif layer.kind == "pointwise":
         kernel = kernel[None, None]
-    size, _, group_width, channels = kernel.shape
+    taps, _, group_width, channels = kernel.shape
     conv = nnx.eval_shape(
         lambda: nnx.Conv(
             channels if layer.kind == "depthwise" else group_width,
             channels,
-            (size, size),
+            (taps, taps),
             strides=(layer.stride,) * 2,
-            padding=[(size // 2,) * 2] * 2,
+            padding=[*sides(layer.padding, (size, size), taps, layer.stride)],
             feature_group_count=channels if layer.kind == "depthwise" else 1,
             rngs=nnx.Rngs(0),
         )
@@ -74,31 +81,46 @@ def _set(variable: nnx.Variable[Any] | None, value: np.ndarray) -> None:
     variable.set_value(value)
 
 
+def _folded_block(block: ConvBlock, size: int) -> list[nnx.Conv]:
+    """Returns a block's convolutions for an input of `size` px."""
+    convolutions, inside = [], size
+    for layer in block.spec.layers:
+        convolutions.append(folded_convolution(getattr(block, layer.part), inside))
+        inside = -(-inside // layer.stride)
+    if block.spec.shortcut_layer is not None:
+        shortcut = getattr(block, block.spec.shortcut_layer.part)
+        convolutions.append(folded_convolution(shortcut, size))
+    return convolutions
+
+
 class FoldedNetwork(nnx.Module):
     """A trained network for inference: standard NNX layers with batch norm folded in.
 
     The input is pixels as float32 [batch, size, size, 3], 0 to 255; the output is float32 logits.
+
+    Attributes:
+      normalization, activation, stem_pool, specs: of the network and its blocks.
+      stem, blocks, head, linear: the layers; a block's convolutions are in the order of
+        `BlockSpec.all_layers`.
     """
 
-    def __init__(self, network: Network):
-        self.activation = network.spec.activation
-        self.stem_pool = network.spec.stem_pool
+    def __init__(self, network: Network, image_size: int):
+        spec = network.spec
+        self.normalization, self.activation = spec.normalization, spec.activation
+        self.stem_pool = spec.stem_pool
         self.specs = tuple(block.spec for block in network.blocks)
-        self.stem = folded_convolution(network.stem)
-        _set(self.stem.kernel, np.asarray(self.stem.kernel[...]) * np.float32(PIXEL_SCALE))
-        self.blocks = nnx.List(
-            [
-                nnx.List(
-                    [
-                        folded_convolution(getattr(block, layer.part))
-                        for layer in block.spec.all_layers
-                    ]
-                )
-                for block in network.blocks
-            ]
-        )
+        self.stem = folded_convolution(network.stem, image_size)
+        scale = np.float32(1 / spec.normalization.scale)
+        _set(self.stem.kernel, np.asarray(self.stem.kernel[...]) * scale)
+        size = -(-image_size // spec.stem.stride)
+        size = -(-size // 2) if spec.stem_pool else size
+        blocks = []
+        for block in network.blocks:
+            blocks.append(nnx.List(_folded_block(block, size)))
+            size = -(-size // block.spec.stride)
+        self.blocks = nnx.List(blocks)
         head = network.classifier.head
-        self.head = None if head is None else folded_convolution(head)
+        self.head = None if head is None else folded_convolution(head, size)
         kernel = np.asarray(network.classifier.kernel[...])
         self.linear = nnx.eval_shape(lambda: nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0)))
         _set(self.linear.kernel, kernel)
@@ -106,7 +128,8 @@ class FoldedNetwork(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         act = functools.partial(activate, self.activation)
-        x = act(self.stem(images))
+        mean = self.normalization.mean
+        x = act(self.stem(images - mean if mean else images))
         x = max_pool(x) if self.stem_pool else x
         for spec, block in zip(self.specs, self.blocks, strict=True):
             y = x
@@ -130,7 +153,7 @@ def to_onnx(network: Network, image_size: int) -> onnx.ModelProto:
         raise ValueError(f"image size {image_size} px: give a positive number")
     _import_plugins()
     model = jax2onnx.to_onnx(
-        FoldedNetwork(network),
+        FoldedNetwork(network, image_size),
         [(1, image_size, image_size, 3)],
         model_name=network.spec.name,
         opset=OPSET,
@@ -162,7 +185,8 @@ def _layers(spec: NetworkSpec) -> list[tuple[str, str]]:
     def activated(name: str) -> list[tuple[str, str]]:
         return [(name, "Conv"), (f"{name}_clip", operator)]
 
-    layers = [("stem/conv", "Conv"), ("stem/clip", operator)]
+    layers = [(MEAN, "Sub")] if spec.normalization.mean else []
+    layers += [("stem/conv", "Conv"), ("stem/clip", operator)]
     if spec.stem_pool:
         layers.append(("stem/pool", "MaxPool"))
     for block in spec.blocks:
@@ -196,8 +220,12 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
     steps = iter(_layers(spec))
     nodes = [helper.make_node("Cast", [INPUT], [CAST], name=CAST, to=onnx.TensorProto.FLOAT)]
     bounds = {"clip/min": 0, "clip/max": 6} if spec.activation == "relu6" else {}
+    constants = dict(bounds)
+    if spec.normalization.mean:
+        constants[f"{MEAN}/value"] = spec.normalization.mean
     initializers = [
-        numpy_helper.from_array(np.array(bound, np.float32), name) for name, bound in bounds.items()
+        numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in constants.items()
     ]
     for node in raw.graph.node:
         if node.op_type in ("Transpose", "Pad"):  # the padding is the maximum's, below
@@ -233,9 +261,11 @@ def _named(raw: onnx.ModelProto, spec: NetworkSpec, image_size: int) -> onnx.Mod
         inputs = [values[i] for i in node.input if i not in weights]
         if operator == "Clip":
             inputs += bounds
+        elif operator == "Sub":
+            inputs.append(f"{MEAN}/value")
         for role, tensor in zip(
             ("kernel", "bias"),
-            (i for i in node.input if i in weights and operator != "Clip"),
+            (i for i in node.input if i in weights and operator in ("Conv", "Gemm")),
             strict=False,
         ):
             renamed = onnx.TensorProto()
@@ -361,4 +391,5 @@ def parity(
 def _float32_logits(graph: nnx.GraphDef, state: nnx.State, pixels: jax.Array) -> jax.Array:
     # By default accelerators multiply in TF32 or bfloat16.
     with jax.default_matmul_precision("float32"):
-        return nnx.merge(graph, state)(from_pixels(pixels))
+        network = nnx.merge(graph, state)
+        return network(from_pixels(pixels, normalization=network.spec.normalization))

@@ -19,6 +19,7 @@ from jax import lax
 from jaxnas.batch_norm import BATCH_NORM_GROUP, batch_norm_known, batch_norm_train, group_count
 from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of
+from jaxnas.padding import Padding
 from jaxnas.space import Activation
 
 BATCH_NORM_EPSILON = 1e-3
@@ -112,11 +113,13 @@ class ConvBatchNorm(nnx.Module):
         *,
         kernel: int = 1,
         stride: int = 1,
+        padding: Padding = "symmetric",
         activation: Activation | None = "relu6",
         rng: np.random.Generator,
     ):
         self.kind = kind
         self.stride = stride
+        self.padding = padding
         self.activation = activation
         self.use_running_average = False
         self.batch_norm_group = BATCH_NORM_GROUP
@@ -160,13 +163,15 @@ class ConvBatchNorm(nnx.Module):
         if self.kind == "dense":
             # Of pixels, or of 1x1, nothing is faster than XLA's.
             plain = kernel.shape[2] == 3 or kernel.shape[0] == 1
-            return (
-                dense_xla(self.stride, x, kernel) if plain else dense_conv(x, kernel, self.stride)
-            )
+            if plain:
+                return dense_xla(self.stride, self.padding, x, kernel)
+            return dense_conv(x, kernel, self.stride, self.padding)
         if choice is not None:
-            return depthwise_conv_of(choice.sizes, self.stride, x, kernel, choice.index)
+            return depthwise_conv_of(
+                choice.sizes, self.stride, self.padding, x, kernel, choice.index
+            )
         if self.kind == "depthwise":
-            return depthwise_conv(x, kernel, self.stride)
+            return depthwise_conv(x, kernel, self.stride, self.padding)
         # A plain matrix product is faster on CPU than a 1x1 convolution, and as fast elsewhere.
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 

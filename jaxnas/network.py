@@ -9,6 +9,8 @@ from flax import nnx
 
 from jaxnas.block import BlockSpec, ConvBlock, LayerSpec
 from jaxnas.layers import Classifier, max_pool
+from jaxnas.padding import Padding
+from jaxnas.pixels import Normalization
 from jaxnas.space import Activation, Arch, Block, Candidate, Space
 
 
@@ -24,6 +26,8 @@ class NetworkSpec:
       head_channels: output channels of the last 1x1 convolution; None for no such layer.
       num_classes: number of outputs.
       activation: activation of all layers.
+      padding: padding of all convolutions.
+      normalization: what makes pixels the network's input.
     """
 
     name: str
@@ -35,6 +39,8 @@ class NetworkSpec:
     stem_kernel: int = 3
     stem_pool: bool = False
     stem_stride: int = 2
+    padding: Padding = "symmetric"
+    normalization: Normalization = Normalization()
 
     @property
     def stem(self) -> LayerSpec:
@@ -99,6 +105,8 @@ def network_of(space: Space, arch: Arch, num_classes: int, name: str = "network"
         num_classes,
         space.activation,
         stem_stride=space.stem_stride,
+        padding=space.padding,
+        normalization=space.normalization,
     )
 
 
@@ -142,9 +150,12 @@ class Network(nnx.Module):
 
     def __init__(self, spec: NetworkSpec, *, rng: np.random.Generator):
         self.spec = spec
-        self.stem = spec.stem.module(spec.activation, rng)
+        self.stem = spec.stem.module(spec.activation, spec.padding, rng)
         self.blocks = nnx.List(
-            [ConvBlock(block, activation=spec.activation, rng=rng) for block in spec.blocks]
+            [
+                ConvBlock(block, activation=spec.activation, padding=spec.padding, rng=rng)
+                for block in spec.blocks
+            ]
         )
         self.classifier = Classifier(
             spec.blocks[-1].out_channels,

@@ -1,18 +1,42 @@
-"""Scaling of pixels for networks, without a shift; the same in JAX and in exported files."""
+"""Normalization of pixels for networks; the same in JAX and in exported files."""
+
+import dataclasses
 
 import chex
 import jax
 import jax.numpy as jnp
 
-# A power of two, so that folding it into the stem's convolution is exact. No mean is subtracted: it
-# could not be folded, since the convolution pads with zeros, and would cost a stage of its own on
-# the MyriadX (0.13 ms at 224 px). The stem's batch norm removes any constant.
-PIXEL_SCALE = 1 / 64
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """A network's input by its pixels, 0 to 255: (pixels - mean) / scale.
+
+    Networks of this project have no mean: the stem's batch norm removes any constant, and a mean
+    costs the MyriadX a stage of its own. It cannot be folded into the stem's convolution, which
+    pads with zeros. Published weights require theirs.
+
+    Attributes:
+      mean: mean of all channels, a whole number, so that the subtraction is exact in FP16.
+      scale: a power of two, so that the division is exact, folded into the stem's kernel too.
+    """
+
+    mean: int = 0
+    scale: int = 64
 
 
-def from_pixels(pixels: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+SCALED = Normalization()
+
+
+def from_pixels(
+    pixels: jax.Array,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    normalization: Normalization = SCALED,
+) -> jax.Array:
     """Converts pixels, uint8 [batch, size, size, 3], to a network's input in `dtype`."""
-    return pixels.astype(dtype) * PIXEL_SCALE
+    x = pixels.astype(dtype)
+    if normalization.mean:
+        x = x - normalization.mean
+    return x * (1 / normalization.scale)
 
 
 def check_batch(batch: dict[str, jax.Array]) -> None:

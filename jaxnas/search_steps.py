@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas import estimators, loss, parallel, sampling, supernet, supernet_initialization
+from jaxnas import (
+    estimators,
+    loss,
+    parallel,
+    sampling,
+    supernet,
+    supernet_initialization,
+    supernet_pretrained,
+)
 from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.latency import LatencyModel
@@ -42,7 +50,8 @@ class Hyperparameters:
       weight_decay: weight decay, added to the gradient of the sampled weights.
       label_smoothing: label smoothing of weight steps; α steps use plain cross-entropy.
       alpha_learning_rate: learning rate of α's Adam, β = (0, 0.999).
-      initialisation: initialization of the supernet, `independent` as published or `shared`.
+      initialisation: initialization of the supernet: `independent` as published, `shared`, or
+        `pretrained` (`jaxnas.supernet_pretrained`).
       estimator: estimator of α's gradient; `jaxnas.estimators` describes when to use which.
       gumbel_temperature: temperature of the estimator `gumbel`. At 1 the gradient is that of
         softmax(α + noise) itself; at lower values it is less biased and noisier (Jang et al. 2017,
@@ -58,7 +67,7 @@ class Hyperparameters:
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
     alpha_learning_rate: float = 1e-3
-    initialisation: Literal["shared", "independent"] = "independent"
+    initialisation: supernet_initialization.Initialization = "independent"
     estimator: str = "two"
     gumbel_temperature: float = GUMBEL_TEMPERATURE
     latency_control: loss.Control = "fixed"
@@ -147,7 +156,10 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
     """Returns the state of a new search."""
     key = jax.random.key(seed)
-    params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
+    if hyper.initialisation == "pretrained":
+        params, stats = supernet_pretrained.init(space, num_classes, seed)
+    else:
+        params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
     alpha = sampling.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0),
@@ -223,6 +235,7 @@ def make_steps(
     )
     gather = functools.partial(supernet.gather, space)
     scatter = functools.partial(supernet.scatter, space)
+    pixels = functools.partial(from_pixels, normalization=space.normalization)
     over_parts = functools.partial(parallel.mean_over_parts, replicated=replicated, group=group)
 
     def sample(state: SearchState) -> Array:
@@ -244,7 +257,7 @@ def make_steps(
 
         def objective(params, stats, path, batch):
             logits, batch_stats = supernet.apply(
-                space, params, stats, path, from_pixels(batch["image"], dtype), group=group
+                space, params, stats, path, pixels(batch["image"], dtype), group=group
             )
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
             return ce, (_top1(logits, batch["label"]), batch_stats)
@@ -286,7 +299,7 @@ def make_steps(
 
         def gates(choices: Array) -> tuple[Array, Array]:
             def objective(gates, params, stats, choices, batch):
-                images = from_pixels(batch["image"], dtype)
+                images = pixels(batch["image"], dtype)
                 logits = supernet.apply_gated(
                     space, params, stats, choices, gates, images, group=group
                 )
@@ -305,7 +318,7 @@ def make_steps(
 
         def reward(path: Array) -> tuple[Array, Array]:
             def results(params, stats, path, batch):
-                images = from_pixels(batch["image"], dtype)
+                images = pixels(batch["image"], dtype)
                 logits, _ = supernet.apply(space, params, stats, path, images, group=group)
                 return loss.cross_entropy(logits, batch["label"]), _top1(logits, batch["label"])
 
@@ -354,7 +367,7 @@ def make_steps(
         check_batch(batch)
 
         def batch_stats(params, stats, path, batch):
-            images = from_pixels(batch["image"], dtype)
+            images = pixels(batch["image"], dtype)
             return supernet.apply(space, params, stats, path, images, group=group)[1]
 
         active = gather(stats, path)
@@ -369,7 +382,7 @@ def make_steps(
                 gather(params, path),
                 gather(stats, path),
                 path,
-                from_pixels(batch["image"]),
+                pixels(batch["image"]),
                 group=None,
             )
         return loss.right_answers(logits, batch["label"], batch["mask"])

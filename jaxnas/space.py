@@ -16,6 +16,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxnas.padding import Padding
+from jaxnas.pixels import Normalization
+
 Activation = typing.Literal["relu6", "relu"]
 
 
@@ -86,6 +89,7 @@ class Block:
       in_channels, out_channels, stride: shape of the block.
       convolutions: candidates that the block allows besides skip, in the order of the space's.
       activation: activation of its layers.
+      padding: padding of its convolutions.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Block:
     stride: int
     convolutions: tuple[Candidate, ...]
     activation: Activation = "relu6"
+    padding: Padding = "symmetric"
 
     @property
     def allows_skip(self) -> bool:
@@ -113,6 +118,7 @@ class Space:
       head_channels: output channels of the last 1x1 convolution, before pooling.
       candidates: choices of every block, in the order of the columns of α and of tables.
       stem_stride: stride of the stem.
+      normalization: what makes pixels the networks' input.
     """
 
     name: str
@@ -123,6 +129,7 @@ class Space:
     candidates: tuple[Candidate, ...]
     first: Candidate = Candidate(3, 1)
     stem_stride: int = 2
+    normalization: Normalization = Normalization()
 
     @property
     def downsampling(self) -> int:
@@ -133,6 +140,11 @@ class Space:
     def activation(self) -> Activation:
         """Activation of all layers."""
         return self.blocks[0].activation
+
+    @property
+    def padding(self) -> Padding:
+        """Padding of all convolutions."""
+        return self.blocks[0].padding
 
     @property
     def convolutions(self) -> tuple[Candidate, ...]:
@@ -250,6 +262,7 @@ def staged_space(
     first_block: str = "k3e1",
     stem_stride: int = 2,
     activation: Activation = "relu6",
+    padding: Padding = "symmetric",
 ) -> Space:
     """Returns a space of stages; the first block of a stage has its stride and changes the width.
 
@@ -262,6 +275,7 @@ def staged_space(
       first_block: the first block, of expansion 1: k3e1, or fused as f3e1; or - for none.
       stem_stride: stride of the stem, 1 or 2.
       activation: activation of all layers, relu6 or relu.
+      padding: padding of all convolutions, symmetric or same.
 
     Raises:
       ValueError: `widths`, `counts` and `strides` (and `candidates`) differ in length, a kernel is
@@ -291,6 +305,7 @@ def staged_space(
     for key, value, allowed in (
         ("stem_stride", stem_stride, (1, 2)),
         ("activation", activation, typing.get_args(Activation)),
+        ("padding", padding, typing.get_args(Padding)),
     ):
         if value not in allowed:
             raise ValueError(f"{name}: {key} is {value!r}; give {' or '.join(map(str, allowed))}")
@@ -317,6 +332,7 @@ def staged_space(
                     stride if i == 0 else 1,
                     tuple(c for c in every if c in stage),
                     activation,
+                    padding,
                 )
             )
             channels = width

@@ -48,7 +48,7 @@ def _read_space(file: pathlib.Path) -> Space:
             f"--space={file} has candidates beside kernels or expansions; give one or the others"
         )
     for key, value in document.items():
-        if key in ("candidates", "first_block", "activation"):
+        if key in ("candidates", "first_block", "activation", "padding"):
             _check_tokens(file, key, value)
         else:
             _check_numbers(file, key, value)
@@ -85,6 +85,6 @@ def _check_tokens(file: pathlib.Path, key: str, value: object) -> None:
     if not right:
         raise ValueError(
             f"--space={file}: {key} is {value!r}; give first_block as text such as f3e1, "
-            f"activation as relu6 or relu, and candidates as a list for each stage, or one for "
-            f'all, such as [["f3e1", "k5e6"]]'
+            f"activation as relu6 or relu, padding as symmetric or same, and candidates as a list "
+            f'for each stage, or one for all, such as [["f3e1", "k5e6"]]'
         )

@@ -218,12 +218,13 @@ def fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> d
             space.stem_channels,
             kernel=3,
             stride=space.stem_stride,
+            padding=space.padding,
             activation=act,
             rng=rng,
         )
     }
     if first is not None:
-        modules["first"] = ConvBlock(first, activation=act, rng=rng)
+        modules["first"] = ConvBlock(first, activation=act, padding=space.padding, rng=rng)
     modules["classifier"] = Classifier(
         space.blocks[-1].out_channels, space.head_channels, num_classes, activation=act, rng=rng
     )

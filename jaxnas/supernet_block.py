@@ -76,7 +76,9 @@ def largest(candidates: list[Candidate]) -> Candidate:
 
 def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> ConvBlock:
     """Returns the candidate's layers, drawn at its true size."""
-    return ConvBlock(block_of(shape, candidate), activation=shape.activation, rng=rng)
+    return ConvBlock(
+        block_of(shape, candidate), activation=shape.activation, padding=shape.padding, rng=rng
+    )
 
 
 def split(

@@ -5,7 +5,7 @@ another input with each candidate. So the candidates of a block can start as one
 function can be trained before they part.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ from jaxnas.space import SKIP, Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
 Weights = tuple[Tree, Tree]  # of one candidate in all blocks of a run: params and stats
-INITIALISATIONS = ("shared", "independent")
+Initialization = Literal["shared", "independent", "pretrained"]
+INITIALISATIONS = get_args(Initialization)
 
 
 def init(
@@ -93,7 +94,7 @@ def share(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
     for (start, _), *run in zip(space.runs(), params["runs"], stats["runs"], strict=True):
         shape = supernet.shape_of(space, start)
         if not shape.allows_skip:
-            _spread(shape, _views(shape, *run))
+            _spread(shape, views(shape, *run))
     return params, stats
 
 
@@ -112,7 +113,7 @@ def _stacked(shape: Block, weights: dict[Candidate, Weights]) -> Weights:
     return run
 
 
-def _views(shape: Block, params: Tree, stats: Tree) -> dict[Candidate, Weights]:
+def views(shape: Block, params: Tree, stats: Tree) -> dict[Candidate, Weights]:
     """Returns each candidate's weights and statistics at their true sizes, to be written to."""
     views: dict[Candidate, Weights] = {}
     for name, candidates in supernet_block.stacks(shape).items():
@@ -148,8 +149,8 @@ def _link(shape: Block, weights: dict[Candidate, Weights]) -> None:
         layers = weights[_smallest(stacks[name])][0]
         kernel = layers["depthwise" if name == "mbconv" else "dense"]["kernel"]
         kernel = kernel if name == "dense" else kernel[..., :width]
-        middle = _middle(kernel.shape[1], size)
-        taps = kernel[:, *middle].copy()
+        inner = middle(kernel.shape[1], size)
+        taps = kernel[:, *inner].copy()
         if product is not None:
             if name == "dense":
                 assert project is not None  # as the product is another structure's
@@ -158,7 +159,7 @@ def _link(shape: Block, weights: dict[Candidate, Weights]) -> None:
             # the gradient.
             taps = product * (taps.std() / product.std())
         kernel[:] = 0
-        kernel[:, *middle] = taps
+        kernel[:, *inner] = taps
         if name == "dense":
             continue
         own = layers["project"]["kernel"]
@@ -193,14 +194,15 @@ def _become(weights: Weights, donor: Weights) -> None:
             into[..., : kernel.shape[-1]] = kernel
         else:
             size = min(kernel.shape[1], into.shape[1])
-            taps = kernel[:, *_middle(kernel.shape[1], size)]
+            taps = kernel[:, *middle(kernel.shape[1], size)]
             into[..., : kernel.shape[-1]] = 0
-            into[:, *_middle(into.shape[1], size), ..., : kernel.shape[-1]] = taps
+            into[:, *middle(into.shape[1], size), ..., : kernel.shape[-1]] = taps
         for old, new in zip(donor, weights, strict=True):
             for name in old[part].keys() - {"kernel"}:
                 new[part][name][:, : old[part][name].shape[1]] = old[part][name]
 
 
-def _middle(size: int, smallest: int) -> tuple[slice, slice]:
+def middle(size: int, smallest: int) -> tuple[slice, slice]:
+    """Returns where the middle of a kernel of `size` is, as large as the `smallest` one."""
     border = (size - smallest) // 2
     return (slice(border, border + smallest),) * 2

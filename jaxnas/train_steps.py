@@ -168,6 +168,7 @@ def make_steps(
     )
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
     dtype, width = PRECISIONS[recipe.precision], network.classifier.kernel[...].shape[0]
+    pixels = functools.partial(from_pixels, normalization=network.spec.normalization)
 
     def over_parts(objective):
         gradient = jax.value_and_grad(objective, has_aux=True)
@@ -179,7 +180,7 @@ def make_steps(
 
         def objective(params, stats, batch):
             network = nnx.merge(train_graph, nnx.State(params), nnx.State(stats))
-            features = network.features(from_pixels(batch["image"], dtype))
+            features = network.features(pixels(batch["image"], dtype))
             features = jnp.where(batch["kept"], features / (1 - recipe.dropout), 0)
             logits = network.classifier.logits(features)
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
@@ -230,7 +231,8 @@ def make_steps(
     def evaluate(params: Tree, stats: Tree, batch: dict[str, Array]) -> Array:
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
-            logits, _ = supernet_block.run(eval_graph, params, stats, from_pixels(batch["image"]))
+            images = pixels(batch["image"])
+            logits, _ = supernet_block.run(eval_graph, params, stats, images)
         return loss.right_answers(logits, batch["label"], batch["mask"])
 
     jit = functools.partial(jax.jit, out_shardings=replicated)

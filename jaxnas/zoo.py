@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxnas.block import BlockKind, BlockSpec
+from jaxnas.builtin_spaces import EFFICIENTNET_LITE
 from jaxnas.network import NetworkSpec, network_of
 from jaxnas.space import staged_space
 
@@ -25,32 +26,21 @@ _CPU = (
     "k5e6 k3e3 k3e3 k3e3 k5e6 k5e3 k5e3 k3e3 k5e6"
 )
 _GPU = "k5e3 - - - k7e3 - - k3e3 k7e6 - - k5e3 k5e6 - k3e3 k5e3 k7e6 k7e6 k7e6 k5e6 k7e6"
+LITE0 = "k3e6 k3e6 k5e6 k5e6 k3e6 k3e6 k3e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k5e6 k3e6"
 
 
 def mobilenet_v2(num_classes: int = 1000) -> NetworkSpec:
     """Returns MobileNetV2 1.0."""
     widths, counts, strides = (24, 32, 64, 96, 160, 320), (2, 3, 4, 3, 3, 1), (2, 2, 2, 1, 2, 1)
-    return _of_mbconvs("mobilenet_v2", widths, counts, strides, (3,) * 6, num_classes)
+    first = BlockSpec("first", 32, 16, 3, 1, 1)
+    stages = [_Stage(*stage, 3, 6) for stage in zip(widths, counts, strides, strict=True)]
+    blocks = (first, *_blocks("mbconv", 16, stages))
+    return NetworkSpec("mobilenet_v2", 32, blocks, 1280, num_classes)
 
 
 def _efficientnet_lite0(num_classes: int = 1000) -> NetworkSpec:
-    widths, counts, strides = (24, 40, 80, 112, 192, 320), (2, 2, 3, 3, 4, 1), (2, 2, 2, 1, 2, 1)
-    kernels = (3, 5, 3, 5, 5, 3)
-    return _of_mbconvs("efficientnet_lite0", widths, counts, strides, kernels, num_classes)
-
-
-def _of_mbconvs(
-    name: str,
-    widths: Sequence[int],
-    counts: Sequence[int],
-    strides: Sequence[int],
-    kernels: Sequence[int],
-    num_classes: int,
-) -> NetworkSpec:
-    """Returns a network of MBConvs of expansion 6, after a stem of 32 and a first block of 16."""
-    first = BlockSpec("first", 32, 16, 3, 1, 1)
-    stages = [_Stage(*stage, 6) for stage in zip(widths, counts, strides, kernels, strict=True)]
-    return NetworkSpec(name, 32, (first, *_blocks("mbconv", 16, stages)), 1280, num_classes)
+    space = EFFICIENTNET_LITE
+    return network_of(space, space.parse(LITE0), num_classes, "efficientnet_lite0")
 
 
 def _headless(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from jaxnas import export, pretrained
 from jaxnas.zoo import ZOO, find_network
 from profiling import command, report
 from profiling.device import measure_repeatedly
@@ -22,22 +23,29 @@ from profiling.registry import device_names, open_device
 from profiling.tables import exported
 
 
-def read_model(name: str, image_size: int, shape: str | None) -> bytes:
-    """Reads an ONNX file, or exports a published network with random weights.
+def read_model(name: str, image_size: int, shape: str | None, weights: str | None) -> bytes:
+    """Reads an ONNX file, or exports a published network.
 
     Args:
       name: path of an ONNX file, or name of a published network.
       image_size: image size in px, for published networks.
       shape: value of --shape, for ONNX files.
+      weights: value of --weights, for published networks; None draws random weights.
 
     Raises:
-      ValueError: the file is missing, or a device cannot take its network; the message says what
-        is allowed.
+      ValueError: the file or the weights are missing, or a device cannot take the network; the
+        message says what is allowed.
     """
     if name in ZOO:
         if shape is not None:
             raise ValueError(f"--shape={shape}: leave it out, {name} takes --image_size")
+        if weights is not None:
+            pretrained.check_network(name)
+            network = pretrained.pretrained(pretrained.NUM_CLASSES)
+            return export.to_onnx(network, image_size).SerializeToString()
         return exported(find_network(name), image_size)
+    if weights is not None:
+        raise ValueError(f"--weights={weights}: leave it out, {name} is no published network")
     file = pathlib.Path(name)
     if not file.exists():
         raise ValueError(
@@ -62,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         device_names(args.device)
         options = command.device_options()
         with Progress() as progress, progress.phase("read model", total=1):
-            model = read_model(args.model, args.image_size, args.shape)
+            model = read_model(args.model, args.image_size, args.shape, args.weights)
     with (
         command.device_errors(),
         command.open_store(args.store) as store,
@@ -88,6 +96,12 @@ if __name__ == "__main__":
         "fixed ones.",
     )
     flags.DEFINE_integer("image_size", 224, "px, for published networks only.", lower_bound=32)
+    flags.DEFINE_enum(
+        "weights",
+        None,
+        pretrained.WEIGHTS,
+        "Published weights, for published networks only; unset is random ones.",
+    )
     flags.DEFINE_bool("json", False, "Print only one JSON object on standard output.")
     command.define_device_flags()
     command.define_store_flag()

@@ -1,5 +1,6 @@
 """Spaces of each kind of block, small enough to compile in seconds, and their compiled steps."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxnas import search_steps
+from jaxnas.pixels import Normalization
 from jaxnas.space import Space, staged_space
 from tests.conftest import NUM_CLASSES
 
@@ -42,20 +44,24 @@ KINDS = {
         "f5e3 f5e3 f5e3",
     ),
     # Runs of one block and of two, with candidates of all kinds; no block allows all. Not the usual
-    # first layers, and ReLU.
+    # first layers, padding and normalization, and ReLU.
     "mixed": Kind(
-        staged_space(
-            "mixed",
-            stem=4,
-            first=4,
-            widths=(6, 6),
-            counts=(1, 2),
-            strides=(2, 1),
-            head=8,
-            candidates=[["f3e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]],
-            first_block="-",
-            stem_stride=1,
-            activation="relu",
+        dataclasses.replace(
+            staged_space(
+                "mixed",
+                stem=4,
+                first=4,
+                widths=(6, 6),
+                counts=(1, 2),
+                strides=(2, 1),
+                head=8,
+                candidates=[["f3e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]],
+                first_block="-",
+                stem_stride=1,
+                activation="relu",
+                padding="same",
+            ),
+            normalization=Normalization(127, 128),
         ),
         ("f5e2 f3e1 k5e3", "k3e2 f3e3 f5e1", "f3e1 k3e2 -"),
         "f5e2 f3e3 f3e3",

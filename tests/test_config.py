@@ -42,6 +42,10 @@ def test_the_run_is_named_after_what_it_is(default):
             {"estimator": "reinforce", "latency_control": "dual"},
             "--estimator=reinforce --latency_control=dual: reinforce has the latency in its reward",
         ),
+        (
+            {"initialisation": "pretrained"},
+            "--initialisation=pretrained: the space proxyless has no published weights",
+        ),
         ({"gumbel_temperature": 0.5}, "--gumbel_temperature=0.5 --estimator=two: only gumbel has"),
         (
             {"latency_control": "mul_log", "target_ms": 0.9},
@@ -90,6 +94,16 @@ def test_refuses_a_batch_larger_than_the_data(default):
     examples = len(data.load("digits", seed=0).weights)
     with pytest.raises(ValueError, match="--batch_size=5000: digits has 1138 examples for the we"):
         Schedule.of(dataclasses.replace(default, batch_size=5000), examples)
+
+
+def test_transfer_flags_make_a_search_with_published_weights(search_flags, tmp_path):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["search", f"--flagfile={ROOT / 'transfer.flags'}"])
+        transfer = config.config_from_flags()
+    assert transfer.initialisation == "pretrained"
+    run = dataclasses.replace(transfer, workdir=str(tmp_path / "run"))
+    assert __main__.given_table(run).space == "efficientnet_lite"
+    assert Schedule.of(transfer, 900).shared_end == 0
 
 
 def test_budgets_are_numbers_in_order(default):

@@ -23,7 +23,7 @@ from experiments.runs.networks import find_architecture
 from experiments.runs.run_folder import Workdir
 from experiments.train.config import TrainConfig
 from experiments.train.fit import Training, fit
-from jaxnas import data, export
+from jaxnas import data, export, pixels
 from jaxnas.network import Network
 from profiling.device import Options
 from profiling.progress import Progress
@@ -147,9 +147,13 @@ def test_weights_of_another_size_s_training_are_noticed(small, digits_test, tmp_
 
 
 def test_another_normalization_is_noticed(small, digits_test, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "PIXEL_SCALE", 1 / 255)
-    with pytest.raises(ParityBroken, match="differs from the network in JAX"):
-        check_parity(small[0], export_to(tmp_path, small[0], digits_test), digits_test, SIZE)
+    network, _ = small
+    for other in (pixels.Normalization(mean=0, scale=256), pixels.Normalization(mean=16)):
+        with monkeypatch.context() as patch:
+            patch.setattr(network, "spec", dataclasses.replace(network.spec, normalization=other))
+            folder = export_to(tmp_path, network, digits_test)
+        with pytest.raises(ParityBroken, match="differs from the network in JAX"):
+            check_parity(network, folder, digits_test, SIZE)
 
 
 def test_another_order_of_classes_is_noticed(trained, result, digits_test, tmp_path):

@@ -38,7 +38,7 @@ def network() -> Network:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_evaluation_and_parity_are_float32(network, platform):
-    _, params, stats = supernet_block.split(network, False)
+    _, params, stats = supernet_block.split(network, None)
     trained = train_steps.make_steps(network, train_steps.Recipe(steps=10))
     searched = search_steps.make_steps(SMALL, search_steps.Hyperparameters())
     graph, state = nnx.split(network)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from jax import lax
 from jaxnas.batch_norm import batch_norm_known, batch_norm_train, group_count
 from jaxnas.dense import dense_conv, dense_xla
 from jaxnas.depthwise import depthwise_conv, depthwise_conv_of, depthwise_cudnn
+from jaxnas.padding import sides
 
 
 @pytest.fixture(autouse=True)
@@ -15,13 +18,13 @@ def float64():
         yield
 
 
-def reference_conv(x, kernel, stride):
+def reference_conv(x, kernel, stride, padding=None):
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         (stride, stride),
-        [(pad, pad)] * 2,
+        padding or [(pad, pad)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
@@ -62,8 +65,37 @@ def test_dense_equals_the_reference_in_value_and_gradient(kernel, stride, size):
         stride,
         x,
         w,
-        lambda x, w, stride: dense_xla(stride, x, w),
+        lambda x, w, stride: dense_xla(stride, "symmetric", x, w),
     )
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+# Sizes as above, even and odd, of which SAME pads only the even ones as TensorFlow alone does.
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 2), (2, 60), (2, 3)])
+def test_same_is_tensorflows_padding_in_value_and_gradient(kernel, size):
+    rng = np.random.default_rng(6)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)))
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 3)))
+    same = functools.partial(reference_conv, padding="SAME")  # XLA's, which is TensorFlow's
+    assert_is_the_reference(lambda x, w: depthwise_conv(x, w, 2, "same"), 2, x, w, same)
+    assert_is_the_reference(lambda x, w: depthwise_cudnn(2, "same", x, w), 2, x, w, same)
+    w = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
+    assert_is_the_reference(
+        lambda x, w: dense_conv(x, w, 2, "same"),
+        2,
+        x,
+        w,
+        lambda x, w, stride: lax.conv_general_dilated(
+            x, w, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+    )
+
+
+def test_same_has_less_in_front_at_stride_2_and_even_sizes_alone():
+    assert sides("same", (224, 225), 3, 2) == ((0, 1), (1, 1))
+    assert sides("same", (224, 225), 5, 2) == ((1, 2), (2, 2))
+    assert sides("same", (224, 225), 5, 1) == ((2, 2), (2, 2))
+    assert sides("symmetric", (224, 225), 5, 2) == ((2, 2), (2, 2))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -71,17 +103,23 @@ def test_what_nvidia_gpus_get_equals_the_reference(stride):
     """Its formulas, on this machine's own convolutions."""
     rng = np.random.default_rng(3)
     x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 7, 9, 3), (5, 5, 3)))
-    assert_is_the_reference(lambda x, w: depthwise_cudnn(stride, x, w), stride, x, w)
+    assert_is_the_reference(lambda x, w: depthwise_cudnn(stride, "symmetric", x, w), stride, x, w)
 
 
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_chosen_kernel_is_the_corner_of_the_padded_one(index):
+def test_a_chosen_kernel_is_the_corner_of_the_padded_one(index, padding):
     sizes = (3, 7, 5)
     rng = np.random.default_rng(4)
     x, w = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 8, 8, 3), (7, 7, 3)))
     corner = w[: sizes[index], : sizes[index]]
-    y, pull = jax.vjp(lambda x, w: depthwise_conv_of(sizes, 2, x, w, jnp.int32(index)), x, w)
-    expected, expected_pull = jax.vjp(lambda x, w: reference_conv(x, w, 2), x, corner)
+    y, pull = jax.vjp(
+        lambda x, w: depthwise_conv_of(sizes, 2, padding, x, w, jnp.int32(index)), x, w
+    )
+    reference = functools.partial(
+        reference_conv, stride=2, padding="SAME" if padding == "same" else None
+    )
+    expected, expected_pull = jax.vjp(reference, x, corner)
     dy = jnp.asarray(rng.normal(size=expected.shape))
     np.testing.assert_allclose(y, expected, atol=1e-12)
     (dx, dw), (expected_dx, expected_dw) = pull(dy), expected_pull(dy)

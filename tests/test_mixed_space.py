@@ -8,6 +8,7 @@ import pytest
 
 from jaxnas import export
 from jaxnas.network import Network, network_of
+from jaxnas.pixels import Normalization
 from jaxnas.space import format_arch
 from jaxnas.space_file import find_space
 from tests.conftest import NUM_CLASSES
@@ -61,14 +62,15 @@ def test_a_mixed_network_is_exported_with_its_names(tmp_path):
 
 STAGES = {"stem": 4, "first": 4, "widths": [6, 6], "counts": [1, 2], "strides": [2, 1], "head": 8}
 CANDIDATES = [["f3e1", "f5e2", "k3e2"], ["k3e2", "f3e1", "f3e3", "k5e3", "f5e1"]]
-FIRST_LAYERS = {"first_block": "-", "stem_stride": 1, "activation": "relu"}
+FIRST_LAYERS = {"first_block": "-", "stem_stride": 1, "activation": "relu", "padding": "same"}
 
 
 def test_a_json_file_gives_candidates_by_stage(tmp_path):
     file = tmp_path / "mixed.json"
     document = {**STAGES, "candidates": CANDIDATES, **FIRST_LAYERS}
     file.write_text(json.dumps(document))
-    assert dataclasses.replace(find_space(str(file)), name="mixed") == MIXED
+    found = dataclasses.replace(find_space(str(file)), name="mixed")
+    assert found == dataclasses.replace(MIXED, normalization=Normalization())
     file.write_text(json.dumps({**STAGES, "candidates": [["k5e6", "f3e4"]]}))
     found = find_space(str(file))
     assert format_arch(found.candidates) == "k5e6 f3e4 -" and str(found.first) == "k3e1"
@@ -99,6 +101,7 @@ def test_a_json_file_gives_candidates_by_stage(tmp_path):
         ({"stem_stride": 3}, "stem_stride is 3; give 1 or 2"),
         ({"stem_stride": "2"}, "stem_stride is '2'; give stem, first, head and stem_stride as"),
         ({"activation": "swish"}, "activation is 'swish'; give relu6 or relu"),
+        ({"padding": "valid"}, "padding is 'valid'; give symmetric or same"),
         ({"activation": 6}, "activation is 6; give first_block as text"),
         ({"first_block": 3}, "first_block is 3"),
     ],

@@ -41,7 +41,7 @@ def naive_gate_gradients(space, state, chosen, batch, group=BATCH_NORM_GROUP):
 
     def forward(perturbations):
         modules = [nnx.clone(network) for network in networks]  # their statistics change inside
-        x = modules[0].stem(from_pixels(batch["image"]))
+        x = modules[0].stem(from_pixels(batch["image"], normalization=space.normalization))
         fixed = len(modules[0].blocks) - blocks
         for first in modules[0].blocks[:fixed]:
             x = first(x)
@@ -172,7 +172,7 @@ def naive_reinforce(space, state, batch, table, weight):
         path = np.asarray(sampling.sample_path(key, state.alpha, space.allowed))
         network = supernet.extract(space, state.params, state.stats, path, NUM_CLASSES)
         network.train()
-        logits = np.asarray(network(from_pixels(batch["image"])))
+        logits = np.asarray(network(from_pixels(batch["image"], normalization=space.normalization)))
         top1 = np.mean(logits.argmax(1) == batch["label"])
         rewards.append(top1 * (TARGET_MS / table.path_ms(path)) ** weight)
         scores.append(np.eye(len(space.candidates))[path] - p)

@@ -179,7 +179,9 @@ def test_recalibration_gives_the_mean_of_the_batches_statistics(kind, steps, sta
     def statistics(images):
         return supernet.apply(space, params, stats, path, images, group=BATCH_NORM_GROUP)[1]
 
-    seen = [statistics(from_pixels(one["image"])) for one in batches]
+    seen = [
+        statistics(from_pixels(one["image"], normalization=space.normalization)) for one in batches
+    ]
     places = supernet.gather(space, after, path)
     # Of the stacks that the path's candidates are in: what else was gathered, nothing reads.
     got, expected = (
@@ -238,9 +240,7 @@ def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(kind, steps, s
 
 @pytest.mark.parametrize("name", ["fused", "mixed"])  # MBConv's are in test_steps.py
 @pytest.mark.parametrize("all_candidates", [False, True])
-def test_gates_have_the_gradients_of_networks_written_out(
-    all_candidates, name, state, batch, images
-):
+def test_gates_have_the_gradients_of_networks_written_out(all_candidates, name, state, batch):
     kind = KINDS[name]
     space, count = kind.space, len(kind.space.candidates)
     chosen = np.array(kind.paths[1:])
@@ -248,6 +248,7 @@ def test_gates_have_the_gradients_of_networks_written_out(
         others = [[i for i in range(count) if i != active] for active in chosen[0]]
         chosen = np.vstack([chosen[0], np.array(others).T]).astype(np.int32)
     params, stats = gathered(space, state, chosen)
+    images = from_pixels(batch["image"], normalization=space.normalization)
 
     @jax.jit
     def ce(gates):

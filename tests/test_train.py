@@ -186,10 +186,11 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
     assert (folder / "model.onnx").read_bytes() == (finished[0] / "model.onnx").read_bytes()
 
 
-def test_a_search_s_network_starts_with_the_supernet_s_weights(searched):
-    network = from_supernet(searched, 10)
+@pytest.mark.parametrize("text", [None, "k3e6 - k7e3 k5e3 -"])
+def test_a_network_starts_with_the_supernet_s_weights(searched, text):
+    network = from_supernet(searched, 10, text)
     state = search_steps.init_state(PROXYLESS_TINY, 10, search_steps.Hyperparameters(), seed=5)
-    path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(TEXT))
+    path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(text or TEXT))
     expected = supernet.extract(PROXYLESS_TINY, state.params, state.stats, path, 10)
     network.eval()
     expected.eval()

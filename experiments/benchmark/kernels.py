@@ -14,6 +14,7 @@ from experiments.benchmark.workload import Workload
 from jaxnas.dense import dense_im2col, dense_products, dense_xla, taps
 from jaxnas.depthwise import depthwise_shifted, depthwise_xla
 from jaxnas.network import block_of
+from jaxnas.padding import Padding
 from jaxnas.search_steps import PRECISIONS
 from jaxnas.space import Block
 
@@ -83,7 +84,7 @@ def _timed(
     x, kernel, dy = operands
     calls = {}
     for name, convolve in implementations.items():
-        forward = jax.jit(functools.partial(convolve, stride))
+        forward = jax.jit(functools.partial(convolve, stride, "symmetric"))
         calls[f"{name}_forward"] = functools.partial(forward, x, kernel)
         calls[f"{name}_gradient"] = functools.partial(
             jax.jit(functools.partial(_gradient, forward)), x, kernel, dy
@@ -167,8 +168,8 @@ def _blocks(workload: Workload) -> Iterator[tuple[int, Block]]:
         size = -(-size // block.stride)
 
 
-def _dense_shifted(stride: int, x: Array, kernel: Array) -> Array:
-    pixels = taps(stride, x, len(kernel))
+def _dense_shifted(stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
+    pixels = taps(stride, padding, x, len(kernel))
     weights = kernel.reshape(-1, *kernel.shape[2:])
     return functools.reduce(jnp.add, [a @ w for a, w in zip(pixels, weights, strict=True)])
 

@@ -4,7 +4,10 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
+
+import onnx
 
 from experiments.runs import answers
 from experiments.runs.accuracy import score
@@ -78,12 +81,7 @@ def deliver(
     """
     spec = network.spec
     with progress.phase("export", total=1) as phase:
-        model = export.to_onnx(network, image_size)
-        export.add_metadata(model, part.class_names, part.spec.eval_fraction)
-        export.save(model, folder / ONNX, folder / IR)
-        (folder / LABELS).write_text(
-            "".join(f"{name}\n" for name in part.class_names), encoding="utf-8"
-        )
+        model = write_files(network, image_size, part.class_names, part.spec.eval_fraction, folder)
         parity = check_parity(network, folder, part, image_size)
         network_figure.save(network_figure.figure([spec], [title]), folder / FIGURE)
         phase.end(
@@ -126,6 +124,27 @@ def deliver(
         "software": software(),
         "files": {"report": REPORT, **files},
     }
+
+
+def write_files(
+    network: Network,
+    image_size: int,
+    class_names: Sequence[str],
+    crop_fraction: float,
+    folder: pathlib.Path,
+) -> onnx.ModelProto:
+    """Writes ONNX, IR and the names of the classes to a folder; returns the ONNX model.
+
+    Args:
+      network, image_size: as for `export.to_onnx`.
+      class_names, crop_fraction: as for `export.add_metadata`.
+      folder: folder for the files.
+    """
+    model = export.to_onnx(network, image_size)
+    export.add_metadata(model, class_names, crop_fraction)
+    export.save(model, folder / ONNX, folder / IR)
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
+    return model
 
 
 def check_parity(

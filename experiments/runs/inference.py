@@ -8,7 +8,10 @@ from absl import flags
 
 from experiments.runs.classifier import SUFFIXES, Classifier, Normalization, read_classifier
 from experiments.runs.delivery import IR, ONNX
+from experiments.runs.published_model import write_model
+from jaxnas import pretrained
 from jaxnas.json_file import read_object
+from jaxnas.zoo import ZOO
 from profiling import command, openvino_device
 from profiling.device import Executor, Options
 from profiling.registry import device_kind, executor_name, open_device
@@ -50,9 +53,15 @@ def define_model_flags() -> None:
     flags.DEFINE_string(
         "model",
         None,
-        f"Folder of a run, or a classifier's file ({', '.join(SUFFIXES)}) with one picture as "
-        f"input.",
+        f"Folder of a run, a classifier's file ({', '.join(SUFFIXES)}) with one picture as "
+        f"input, or, with --weights, a published network: {pretrained.NETWORK}.",
         required=True,
+    )
+    flags.DEFINE_enum(
+        "weights",
+        None,
+        pretrained.WEIGHTS,
+        "Weights of a published network, whose files are written to a folder in runs/.",
     )
     flags.DEFINE_string(
         "device",
@@ -68,7 +77,11 @@ def define_model_flags() -> None:
         "run's accuracy, else f32 on a CPU and native elsewhere.",
     )
     flags.DEFINE_integer(
-        "image_size", None, "Size in px for a file with a dynamic input size.", lower_bound=1
+        "image_size",
+        None,
+        "Size in px for a file with a dynamic input size, and for a published network; unset is "
+        "224 for the latter.",
+        lower_bound=1,
     )
     flags.DEFINE_list(
         "mean_values",
@@ -93,11 +106,19 @@ def model_from_flags() -> Model:
     )
     if 0.0 in normalization.scale:
         raise ValueError("--scale_values contains 0; give three divisors other than 0")
+    name, image_size = args.model, args.image_size
+    if name in ZOO:
+        name, image_size = str(write_model(name, args.weights, image_size or 224)), None
+    elif args.weights is not None:
+        raise ValueError(
+            f"--weights={args.weights}: {name} has weights of its own; leave it out, or give "
+            f"--model={pretrained.NETWORK}"
+        )
     return find_model(
-        args.model,
+        name,
         args.device,
         args.inference_precision,
-        args.image_size,
+        image_size,
         normalization,
         command.device_options(),
     )

@@ -6,7 +6,6 @@ two cores; `imagenet.flags` has the published schedule.
 
 import dataclasses
 import math
-from typing import Literal
 
 from experiments.runs.config import (
     RunConfig,
@@ -18,7 +17,7 @@ from experiments.runs.config import (
     option,
 )
 from experiments.train.fit import Training
-from jaxnas import estimators, loss, search_steps, supernet_initialization
+from jaxnas import estimators, loss, search_steps, supernet_initialization, supernet_pretrained
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.space import Space
 from jaxnas.space_file import find_space
@@ -104,11 +103,12 @@ class Config(RunConfig):
     search_learning_rate: float = option(
         0.01, "Peak of the search's cosine learning rate, scaled by base_batch_size alone.", 0
     )
-    initialisation: Literal["shared", "independent"] = option(
+    initialisation: supernet_initialization.Initialization = option(
         "shared",
         "Initialization of the supernet. independent: as published, for long schedules. shared: "
         "the candidates of a block start as the same function, which the first half of the "
-        "warm-up trains, so that short schedules learn.",
+        "warm-up trains, so that short schedules learn. pretrained: the published weights of "
+        "EfficientNet-Lite0, for the space efficientnet_lite and few pictures.",
         choices=supernet_initialization.INITIALISATIONS,
     )
     alpha_learning_rate: float = option(0.05, "Learning rate of α's Adam.", 0)
@@ -237,6 +237,8 @@ def check(config: Config) -> None:
             f"--latency_weight={config.latency_weight}: λ is 0 or more; a negative λ "
             f"would reward slow networks"
         )
+    if config.initialisation == "pretrained":
+        supernet_pretrained.check_space(config.search_space)
     _check_estimator(config)
 
 

@@ -14,7 +14,6 @@ study. Several processes may work in one folder at once; a last call then writes
 """
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,19 +27,19 @@ from experiments.search.supernet_trainer import Schedule
 from experiments.study import comparison, device_preferences, results, rivals
 from experiments.study.comparison import Contender, Trained
 from experiments.study.config import Study, define_flags, study_from_flags
+from experiments.study.contenders import of_space, table_of
 from experiments.study.random_networks import Draw, draw_within_budget
 from experiments.study.rivals import Rival
 from experiments.study.study_runs import Runs, recipe, training_size
 from jaxnas import data
 from jaxnas.latency import LatencyTable
-from jaxnas.network import network_of
 from jaxnas.space import format_arch
 from jaxnas.zoo import find_network
-from profiling import command, tables
+from profiling import command
 from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
 from profiling.recording_device import Recording
-from profiling.registry import device_kind, device_names, open_device
+from profiling.registry import open_device
 
 BASELINE_NETWORKS = 200  # random networks per device for its preferences
 
@@ -89,31 +88,6 @@ def run_study() -> int:
     files = results.write(document, study.output)
     print(f"files in {study.output}: {', '.join(files)}")
     return 0
-
-
-def table_of(config: Config) -> LatencyTable:
-    """Returns the table of a search, the given or the shipped one.
-
-    Raises:
-      ValueError: no table, or a table for something else.
-    """
-    space = config.search_space
-    file = config.latency_table or tables.shipped(
-        config.device, space, config.image_size, config.options
-    )
-    if file is None:
-        raise ValueError(
-            f"no latency table ships for {config.device}, the {space.name} space and "
-            f"{config.image_size} px: build one with `python -m profiling.tables` and "
-            f"pass it as --latency_table, or as SPACE:TABLE in --other_spaces"
-        )
-    table = LatencyTable.load(pathlib.Path(file), space)
-    table.check(
-        [device_kind(name) for name in device_names(config.device)],
-        config.image_size,
-        config.options.settings(),
-    )
-    return table
 
 
 def budgets(study: Study) -> list[Budgeted]:
@@ -217,22 +191,6 @@ def found_networks(
             name = f"found{seed}" if config == study.config else f"{space.name}-found{seed}"
             networks.append(of_space(config, table, name, group, number, path))
     return networks
-
-
-def of_space(
-    config: Config, table: LatencyTable, name: str, group: str, number: int, path: np.ndarray
-) -> Contender:
-    """Returns a network of a search's space as a contender."""
-    arch = config.search_space.arch(path)
-    return Contender(
-        name,
-        group,
-        number,
-        format_arch(arch),
-        config.space,
-        network_of(config.search_space, arch, table.num_classes),
-        table.path_ms(path),
-    )
 
 
 def fitted_rivals(study: Study, table: LatencyTable, progress: Progress) -> list[Contender]:

@@ -59,15 +59,15 @@ class Runs:
         Raises:
           Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
-        space = config.search_space
-        name = f"{space.name}-{table.device.lower()}-seed{seed}"
+        space, folder = config.search_space, self.search_folder(config, table, seed)
+        name = folder.name
         config = dataclasses.replace(
             config,
             device=table.device,
             latency_table=None,
             target_ms=target_ms,
             seed=seed,
-            workdir=str(pathlib.Path(self._config.workdir, name)),
+            workdir=str(folder),
         )
         document = self.once(
             name, config, "searched.json", lambda workdir: self._searched(config, table, workdir)
@@ -85,24 +85,70 @@ class Runs:
                 )
         return found
 
+    def search_folder(self, config: Config, table: LatencyTable, seed: int) -> pathlib.Path:
+        """Returns the folder of a search; the arguments are those of `search`."""
+        name = f"{config.search_space.name}-{table.device.lower()}-seed{seed}"
+        if config.initialisation != self._config.initialisation:
+            name = f"{config.initialisation}-{name}"
+        return pathlib.Path(self._config.workdir, name)
+
     def train(self, contender: Contender, seed: int) -> Trained | None:
         """Returns the result of a training from scratch; None where another process holds it.
 
         Raises:
           Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
-        name = f"train-{contender.name}-seed{seed}"
         study = self._config
-        config = TrainConfig(
+        config = self._training(
+            contender,
+            seed,
+            start="scratch",
+            image_size=training_size(study),
+            train_image_size=None,
+            batch_size=study.batch_size,
+            **recipe(study),
+        )
+
+        def network() -> Network:
+            spec = dataclasses.replace(contender.spec, num_classes=self._num_classes)
+            return Network(spec, rng=np.random.default_rng(seed))
+
+        return self._fitted(config, network)
+
+    def tune(
+        self, contender: Contender, start: Callable[[int], Network], seed: int
+    ) -> Trained | None:
+        """Returns the result of a training from weights that exist; None as `train`.
+
+        The recipe is that of the network that a search with the study's flags derives.
+
+        Args:
+          contender: the network.
+          start: returns the network with its initial weights for a number of classes.
+          seed: seed of the training.
+
+        Raises:
+          ValueError: there are no such weights.
+          Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
+        """
+        training = dataclasses.asdict(self._config.training)
+        del training["seed"]
+        config = self._training(contender, seed, start="supernet", **training)
+        return self._fitted(config, lambda: start(self._num_classes))
+
+    @property
+    def _num_classes(self) -> int:
+        return data.dataset(self._config.dataset).num_classes
+
+    def _training(self, contender: Contender, seed: int, **values: Any) -> TrainConfig:
+        """Returns the configuration of a training with the study's device and data."""
+        study = self._config
+        return TrainConfig(
             network=contender.name,
             architecture=contender.architecture,
             space=contender.space,
-            start="scratch",
             seed=seed,
-            workdir=str(pathlib.Path(study.workdir, name)),
-            image_size=training_size(study),
-            train_image_size=None,
-            **recipe(study),
+            workdir=str(pathlib.Path(study.workdir, f"train-{contender.name}-seed{seed}")),
             **{
                 field: getattr(study, field)
                 for field in (
@@ -116,14 +162,17 @@ class Runs:
                     "held_out",
                     "train_examples",
                     "deployment_epochs",
-                    "batch_size",
                     "data_workers",
                     "checkpoint_seconds",
                 )
-            },
+            }
+            | values,
         )
+
+    def _fitted(self, config: TrainConfig, network: Callable[[], Network]) -> Trained | None:
+        name = pathlib.Path(config.workdir).name
         document = self.once(
-            name, config, "trained.json", lambda workdir: self._trained(config, contender, workdir)
+            name, config, "trained.json", lambda workdir: self._trained(config, network(), workdir)
         )
         return None if document is None else Trained(**document)
 
@@ -174,14 +223,7 @@ class Runs:
             Found(config.seed, derived.architecture, derived.predicted_ms, expected)
         )
 
-    def _trained(
-        self, config: TrainConfig, contender: Contender, workdir: Workdir
-    ) -> dict[str, Any]:
-        num_classes = data.dataset(config.dataset).num_classes
-        network = Network(
-            dataclasses.replace(contender.spec, num_classes=num_classes),
-            rng=np.random.default_rng(config.seed),
-        )
+    def _trained(self, config: TrainConfig, network: Network, workdir: Workdir) -> dict[str, Any]:
         fitted = fit(
             config.training,
             config.identity(),

@@ -1,7 +1,8 @@
-"""Trains one network from scratch, or from a supernet's weights, and exports its files.
+"""Trains one network from scratch, or from weights that exist, and exports its files.
 
     python -m experiments.train --network=proxyless_mobile
     python -m experiments.train --network=runs/FOLDER_OF_A_SEARCH --start=supernet
+    python -m experiments.train --network=efficientnet_lite0 --weights=imagenet
 
 The recipe is that of ProxylessNAS for its mobile network: SGD with Nesterov momentum, a cosine
 learning rate, label smoothing, no weight decay on batch norm, dropout. Every epoch is evaluated on
@@ -26,7 +27,7 @@ from experiments.train import page
 from experiments.train.config import TrainConfig, config_from_flags, define_flags
 from experiments.train.fit import fit
 from experiments.train.supernet_weights import from_supernet
-from jaxnas import data, parallel
+from jaxnas import data, parallel, pretrained
 from jaxnas.network import Network
 from profiling import command
 from profiling.database import Store
@@ -80,6 +81,8 @@ def starting_network(config: TrainConfig) -> Network:
     num_classes = data.dataset(config.dataset).num_classes
     if config.start == "supernet":
         return from_supernet(pathlib.Path(config.network), num_classes)
+    if config.weights is not None:
+        return pretrained.pretrained(num_classes, config.seed)
     spec = config.chosen.spec(num_classes, "jaxnas")
     return Network(spec, rng=np.random.default_rng(config.seed))
 
@@ -126,6 +129,7 @@ def run(
         "schema": 2,
         **config.chosen.document(),
         "start": config.start,
+        "weights": config.weights,
         "device": config.device,
         "settings": config.options.settings(),
         **parallel.from_process_0(delivered),

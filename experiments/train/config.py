@@ -22,6 +22,7 @@ from experiments.runs.config import (
 )
 from experiments.runs.networks import Architecture, find_architecture
 from experiments.train.fit import Training
+from jaxnas import pretrained
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.zoo import ZOO
 
@@ -49,6 +50,13 @@ class TrainConfig(RunConfig):
         "scratch: random initial weights. supernet: weights of the search in the folder that "
         "--network names.",
         choices=("scratch", "supernet"),
+    )
+    weights: pretrained.Weights | None = option(
+        None,
+        f"Published weights to start from instead of random ones: imagenet, for "
+        f"{pretrained.NETWORK}, from the package {pretrained.PACKAGE}. The linear layer is newly "
+        f"drawn unless there are {pretrained.NUM_CLASSES} classes.",
+        choices=pretrained.WEIGHTS,
     )
     epochs: int = option(20, "Epochs in total, each followed by an evaluation on held-out data.", 1)
     warmup_epochs: int = option(
@@ -87,6 +95,8 @@ class TrainConfig(RunConfig):
         """Title of the training, for people."""
         name = self.architecture if self.space is None else f"a network of {self.space}"
         start = "from scratch" if self.start == "scratch" else "from the supernet's weights"
+        if self.weights is not None:
+            start = f"from weights of {self.weights}"
         return f"{name} on {self.dataset}, {start}"
 
     def identity(self) -> dict[str, Any]:
@@ -128,6 +138,13 @@ def check(config: TrainConfig) -> None:
             f"--start=supernet: --network={config.network} is not a folder; give the folder of a "
             f"search, whose supernet has the weights"
         )
+    if config.weights is not None:
+        if config.start == "supernet":
+            raise ValueError(
+                f"--weights={config.weights} --start=supernet: give one of them, as either sets "
+                f"the initial weights"
+            )
+        pretrained.check_network(config.architecture)
     spec = config.chosen.spec(2)
     check_run(
         config,

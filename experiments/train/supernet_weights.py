@@ -16,8 +16,13 @@ from jaxnas.network import Network
 from jaxnas.space_file import find_space
 
 
-def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
-    """Returns the network of a search's folder, with the weights of its newest checkpoint.
+def from_supernet(folder: pathlib.Path, num_classes: int, text: str | None = None) -> Network:
+    """Returns a network with the weights of the newest checkpoint of a search.
+
+    Args:
+      folder: folder of the search.
+      num_classes: number of classes of the data set to train on.
+      text: text form of the architecture; None is the one that the search derived.
 
     Raises:
       ValueError: the folder is not that of a search or is in use, or its weights are of another
@@ -69,7 +74,7 @@ def from_supernet(folder: pathlib.Path, num_classes: int) -> Network:
         space,
         state.params,
         state.stats,
-        space.path(space.parse(architecture.text)),
+        space.path(space.parse(architecture.text if text is None else text)),
         classes,
         name="jaxnas",
     )

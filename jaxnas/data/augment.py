@@ -105,7 +105,8 @@ def center_crop(image: Image.Image, size: int, fraction: float) -> np.ndarray:
     """Returns the centered square of `fraction` of the shorter side, as uint8 [size, size, 3]."""
     width, height = image.size
     side = fraction * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    # From a whole pixel, so that a crop at the picture's own scale takes its pixels unchanged.
+    left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(_resize(image, size, (left, top, left + side, top + side)))
 
 

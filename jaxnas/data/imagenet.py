@@ -61,6 +61,11 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder):
             )
 
 
+def synsets() -> list[str]:
+    """Returns the names of the 1,000 classes, WordNet's ids, in the order of their labels."""
+    return tfds.core.tfds_path(f"{_LISTS}/labels.txt").read_text().split()
+
+
 def _train(archive: pathlib.Path) -> Iterator[Picture]:
     """Yields the pictures of an archive of archives, one per synset."""
     for name, content in _members(tarfile.open(archive)):
