@@ -156,11 +156,12 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
 def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
     """Returns the state of a new search."""
     key = jax.random.key(seed)
+    alpha = sampling.init_alpha(key, space.allowed)
     if hyper.initialisation == "pretrained":
         params, stats = supernet_pretrained.init(space, num_classes, seed)
+        alpha += supernet_pretrained.prior(space)
     else:
         params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
-    alpha = sampling.init_alpha(key, space.allowed)
     return SearchState(
         step=jnp.int32(0),
         key=jax.random.key_data(key),

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from sklearn.datasets import load_sample_images
 
-from jaxnas import pretrained, supernet, supernet_pretrained
+from jaxnas import pretrained, sampling, supernet, supernet_pretrained
 from jaxnas.builtin_spaces import EFFICIENTNET_LITE, PROXYLESS
 from jaxnas.network import network_of
 from jaxnas.pixels import from_pixels
@@ -85,6 +85,14 @@ def test_smaller_candidates_have_the_middle_and_the_channels_that_matter(weights
         (small.project.bias, block.project.bias[...]),
     ):
         np.testing.assert_array_equal(mine[...], theirs)
+
+
+def test_alpha_starts_with_the_published_choices():
+    alpha = supernet_pretrained.prior(SPACE)
+    p = np.asarray(sampling.probabilities(alpha, SPACE.allowed))
+    np.testing.assert_allclose(p[np.arange(15), path(PUBLISHED)], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(p[0, :6].sum(), 1, rtol=1e-6)  # the first block may not be skipped
+    assert p[1, 6] == pytest.approx(1 / 12)
 
 
 def test_refuses_a_space_without_published_weights():
