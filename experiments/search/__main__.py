@@ -124,7 +124,8 @@ def run(
 
         # Extract: the network with the supernet's weights.
         path = trainer.space.path(trainer.space.parse(derived.architecture))
-        network, steps = trainer.extract(path), trainer.schedule.end
+        few_steps = config.initialisation == "pretrained"
+        network, steps = trainer.extract(path, calibrated=few_steps), trainer.schedule.end
         trainer.close()
         del trainer  # frees the memory of the supernet
 

@@ -272,10 +272,17 @@ class Trainer:
         """Returns softmax(α), float32 [blocks, candidates]; 0 where not allowed."""
         return np.asarray(sampling.probabilities(jnp.asarray(alpha), self.space.allowed))
 
-    def extract(self, path: np.ndarray) -> Network:
-        """Returns the network of a path, int32 [blocks], with the supernet's weights."""
+    def extract(self, path: np.ndarray, calibrated: bool = False) -> Network:
+        """Returns the network of a path, int32 [blocks], with the supernet's weights.
+
+        Args:
+          path: candidate of each block.
+          calibrated: whether the statistics are `calibrated_stats` and not those of the search,
+            which lag behind where few steps were taken.
+        """
+        stats = self.calibrated_stats(path) if calibrated else self.state.stats
         return supernet.extract(
-            self.space, self.state.params, self.state.stats, path, self.num_classes, name="jaxnas"
+            self.space, self.state.params, stats, path, self.num_classes, name="jaxnas"
         )
 
     def close(self) -> None:
