@@ -341,6 +341,7 @@ def test_phases_of_a_training_end_at_the_deployment_size():
         dropout=0.0,
         ema_decay=0.0,
         precision="f32",
+        batch_norm_group=64,
         seed=0,
         checkpoint_seconds=60,
     )
