@@ -136,6 +136,8 @@ def test_the_command_on_the_page_makes_the_same_run(search_flags, micro_searched
     assert words[-1] == "--workdir=NEW_FOLDER" and f"--space={run.space}" in words
     assert not any(word.startswith("--estimator") for word in words)  # at its default
     with flagsaver.flagsaver():
+        for name in flags.FLAGS:  # other tests of this process have parsed some
+            flags.FLAGS[name].unparse()
         flags.FLAGS(words[2:])
         assert config.config_from_flags().identity() == run.identity()
 
