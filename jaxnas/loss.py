@@ -47,6 +47,16 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array
     return jnp.mean(optax.softmax_cross_entropy(logits.astype(jnp.float32), targets))
 
 
+def top1(logits: Array, labels: Array) -> Array:
+    """Returns the fraction of examples whose greatest logit is the label's, float32 [].
+
+    Args:
+      logits: [batch, classes].
+      labels: int32 [batch].
+    """
+    return jnp.mean(logits.argmax(-1) == labels)
+
+
 def right_answers(logits: Array, labels: Array, mask: Array) -> Array:
     """Returns int32 [batch]: 1 where the greatest logit is the label's, else 0, -1 for padding.
 

@@ -205,10 +205,6 @@ def _map_trace(function, *states):
     )
 
 
-def _top1(logits: Array, labels: Array) -> Array:
-    return jnp.mean(logits.argmax(-1) == labels)
-
-
 def _key(state: SearchState, use: int) -> Array:
     return jax.random.fold_in(
         jax.random.fold_in(jax.random.wrap_key_data(state.key), use), state.step
@@ -261,7 +257,7 @@ def make_steps(
                 space, params, stats, path, pixels(batch["image"], dtype), group=group
             )
             ce = loss.cross_entropy(logits, batch["label"], hyper.label_smoothing)
-            return ce, (_top1(logits, batch["label"]), batch_stats)
+            return ce, (loss.top1(logits, batch["label"]), batch_stats)
 
         (ce, (top1, batch_stats)), gradient = over_parts(
             jax.value_and_grad(objective, has_aux=True)
@@ -321,7 +317,7 @@ def make_steps(
             def results(params, stats, path, batch):
                 images = pixels(batch["image"], dtype)
                 logits, _ = supernet.apply(space, params, stats, path, images, group=group)
-                return loss.cross_entropy(logits, batch["label"]), _top1(logits, batch["label"])
+                return loss.cross_entropy(logits, batch["label"]), loss.top1(logits, batch["label"])
 
             ce, top1 = over_parts(results)(
                 gather(state.params, path), gather(state.stats, path), path, batch

@@ -184,7 +184,7 @@ def make_steps(
             features = jnp.where(batch["kept"], features / (1 - recipe.dropout), 0)
             logits = network.classifier.logits(features)
             ce = loss.cross_entropy(logits, batch["label"], recipe.label_smoothing)
-            top1 = jnp.mean(logits.argmax(-1) == batch["label"])
+            top1 = loss.top1(logits, batch["label"])
             return ce, (top1, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
         # Of the whole batch, so that the draw does not depend on the number of devices.

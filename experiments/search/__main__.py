@@ -124,8 +124,9 @@ def run(
 
         # Extract: the network with the supernet's weights.
         path = trainer.space.path(trainer.space.parse(derived.architecture))
-        few_steps = config.initialisation == "pretrained"
-        network, steps = trainer.extract(path, calibrated=few_steps), trainer.schedule.end
+        # The few steps of a transfer leave running statistics behind the weights.
+        calibrated = config.initialisation == "pretrained"
+        network, steps = trainer.extract(path, calibrated), trainer.schedule.end
         trainer.close()
         del trainer  # frees the memory of the supernet
 
