@@ -205,7 +205,8 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "parts",
         [name for name in PARTS if name not in ("growth", "tpu")],
-        f"Parts to measure, comma-separated: {', '.join(PARTS)}; growth and tpu take half an hour.",
+        f"Parts to measure, comma-separated: {', '.join(PARTS)}; growth takes half an hour, tpu "
+        f"many minutes.",
     )
     flags.DEFINE_string("space", "proxyless", f"Search space: {', '.join(SPACES)}.")
     flags.DEFINE_integer(
