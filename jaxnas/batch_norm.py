@@ -45,8 +45,7 @@ def batch_norm_train(
 
 
 def _batch_norm_forward(epsilon, groups, x, scale, bias):
-    wide = _grouped(x, groups)
-    axes = tuple(range(1, wide.ndim - 1))
+    wide, axes = _grouped(x, groups)
     mean = jnp.mean(wide, axes, keepdims=True)
     # Two passes, since E[x²] − E[x]² cancels catastrophically for channels far from zero.
     variance = jnp.mean(jnp.square(wide - mean), axes, keepdims=True)
@@ -56,9 +55,15 @@ def _batch_norm_forward(epsilon, groups, x, scale, bias):
     return (y.astype(x.dtype), *statistics), (x, scale, mean, inverse)
 
 
-def _grouped(x: Array, groups: int) -> Array:
-    """Returns x in float32, [groups, batch // groups, ..., channels]."""
-    return x.astype(jnp.float32).reshape(groups, -1, *x.shape[1:])
+def _grouped(x: Array, groups: int) -> tuple[Array, tuple[int, ...]]:
+    """Returns x in float32 with an axis of groups, and the axes that a group's statistics reduce.
+
+    One group has no axis of its own: XLA's CPU programs of a step are 6 % slower with it.
+    """
+    x = x.astype(jnp.float32)
+    if groups > 1:
+        x = x.reshape(groups, -1, *x.shape[1:])
+    return x, tuple(range(groups > 1, x.ndim - 1))
 
 
 def _batch_norm_backward(epsilon, groups, residuals, cotangents):
@@ -68,10 +73,9 @@ def _batch_norm_backward(epsilon, groups, residuals, cotangents):
 def _batch_norm_gradients(residuals: tuple[Array, ...], dy: Array) -> tuple[Array, Array, Array]:
     """Returns the gradients with respect to x, scale and bias, including through the statistics."""
     x, scale, mean, inverse = residuals
-    groups = mean.shape[0]
-    dy = _grouped(dy, groups)
-    normal = (_grouped(x, groups) - mean) * inverse
-    axes = tuple(range(1, dy.ndim - 1))
+    groups = mean.size // x.shape[-1]
+    dy, axes = _grouped(dy, groups)
+    normal = (_grouped(x, groups)[0] - mean) * inverse
     dbias = jnp.sum(dy, axes, keepdims=True)
     dscale = jnp.sum(dy * normal, axes, keepdims=True)
     count = x.size // x.shape[-1] // groups
@@ -97,10 +101,9 @@ def batch_norm_known(
 
 
 def _known_forward(epsilon, x, scale, bias, mean, variance):
-    wide = _grouped(x, len(mean))
-    mean, variance = (
-        leaf.reshape(len(leaf), *(1,) * (wide.ndim - 2), -1) for leaf in (mean, variance)
-    )
+    wide, axes = _grouped(x, len(mean))
+    shape = [1 if axis in axes else size for axis, size in enumerate(wide.shape)]
+    mean, variance = mean.reshape(shape), variance.reshape(shape)
     inverse = lax.rsqrt(variance + epsilon)
     y = ((wide - mean) * (inverse * scale) + bias).reshape(x.shape)
     return y.astype(x.dtype), (x, scale, mean, inverse)
