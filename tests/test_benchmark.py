@@ -13,6 +13,7 @@ import pytest
 
 from experiments.benchmark import (
     bandwidth,
+    figures,
     growth,
     kernels,
     performance,
@@ -212,7 +213,7 @@ def test_bandwidth_is_of_what_is_copied():
     rates = {point["mb"]: point["gb_per_s"] for point in part["points"]}
     assert tuple(rates) == bandwidth.SIZES_MB
     assert all(0.1 < rate < 10_000 for rate in rates.values())
-    (figure,) = report.figures({"bandwidth": part})
+    (figure,) = figures.figures({"bandwidth": part})
     assert f"256 MB {rates[256]:.0f}" in figure.value
 
 
@@ -233,7 +234,7 @@ def test_kernels_are_those_of_the_space():
     assert row["products_gradient"]["count"] == row["shifted_forward"]["count"] == 2
     part = {"depthwise": rows, "dense": [row], "switch": {"choice_us": 1.0}}
     assert "### Dense convolutions, median ms" in report._kernels_table(part)
-    assert [figure.name for figure in report.figures({"kernels": part})][2:4] == [
+    assert [figure.name for figure in figures.figures({"kernels": part})][2:4] == [
         "dense forward: XLA ÷ ours",
         "dense gradient: XLA ÷ ours",
     ]
@@ -306,16 +307,16 @@ def test_growth_has_one_axis_at_a_time():
 
 
 def test_figures_stand_with_their_bounds():
-    figures = {one.name: one for one in report.figures(DOCUMENT["parts"])}
-    ratio = figures["weight step ÷ the same path compiled statically, median of paths"]
+    by_name = {one.name: one for one in figures.figures(DOCUMENT["parts"])}
+    ratio = by_name["weight step ÷ the same path compiled statically, median of paths"]
     assert (ratio.value, ratio.bound, ratio.met) == (
         "1.30 (1.20 to 1.40 over 2 paths)",
         "≤ 1.25",
         False,
     )
-    memory = figures["temporaries of the weight step ÷ the largest static path's"]
+    memory = by_name["temporaries of the weight step ÷ the largest static path's"]
     assert (memory.value, memory.bound, memory.met) == ("1.05 (210 MB ÷ 200 MB)", "≤ 1.10", True)
-    assert figures["grows faster than linear (exponent)"].value == (
+    assert by_name["grows faster than linear (exponent)"].value == (
         "weight step, ms with batch (2.00)"
     )
 
