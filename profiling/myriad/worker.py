@@ -172,13 +172,11 @@ def infer(request):
     wait_s = read_number(request, "wait_s", (int, float))
     with prepared(request) as (engine, network, folder):
         wait_for(engine, device, wait_s)
-        on_stick = device.split(".")[0] == "MYRIAD"
-        config = {"PERF_COUNT": "YES"}
+        on_stick = is_stick(device)
+        config = dict(device_config(device, folder, shaves), PERF_COUNT="YES")
         if on_stick:
             # Per stage, since per layer the plugin merges the conversions of input and output.
-            config.update(
-                schedule_config(folder, shaves), MYRIAD_PERF_REPORT_MODE="MYRIAD_PER_STAGE"
-            )
+            config["MYRIAD_PERF_REPORT_MODE"] = "MYRIAD_PER_STAGE"
             give_fp16(network)
         take_pixels(network)
         executable = loaded(engine, network, device, config)
@@ -227,10 +225,7 @@ def scores(request):
             )
         info.precision = "U8" if request["dtype"] == "uint8" else "FP32"
         wait_for(engine, device, wait_s)
-        on_stick = device.split(".")[0] == "MYRIAD"
-        executable = loaded(
-            engine, network, device, schedule_config(folder, shaves) if on_stick else {}
-        )
+        executable = loaded(engine, network, device, device_config(device, folder, shaves))
         try:
             outputs = [
                 list(executable.infer({name: image}).values())[0].ravel()
@@ -416,6 +411,19 @@ def read_network(engine, model_path):
         else:
             message = "OpenVINO cannot read this ONNX file: " + message
         raise Refused("model", message, layer_named(message)) from error
+
+
+def is_stick(device):
+    """Returns whether a name that `devices` returns is a stick's, and not the CPU's."""
+    return device.split(".")[0] == "MYRIAD"
+
+
+def device_config(device, folder, shaves):
+    """Returns the options with which a device runs a network in the precision of its kind."""
+    if is_stick(device):
+        return schedule_config(folder, shaves)
+    # On a processor with bfloat16 the CPU plugin would compute in it.
+    return {"ENFORCE_BF16": "NO"}
 
 
 def schedule_config(folder, shaves):
