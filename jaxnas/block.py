@@ -161,16 +161,20 @@ class ConvBlock(nnx.Module):
         for layer in spec.all_layers:
             setattr(self, layer.part, layer.module(activation, padding, rng))
 
+    def layer(self, part: str) -> ConvBatchNorm:
+        """Returns the layer of this name within the block."""
+        return getattr(self, part)
+
     def __call__(
         self, x: jax.Array, choice: KernelChoice | None = None, tape: Tape | None = None
     ) -> jax.Array:
         """Applies the block to x [batch, height, width, in]; `choice` is for a depthwise kernel."""
         y = x
         for layer in self.spec.layers:
-            y = getattr(self, layer.part)(y, choice if layer.kind == "depthwise" else None, tape)
+            y = self.layer(layer.part)(y, choice if layer.kind == "depthwise" else None, tape)
         if not self.spec.shortcut:
             return y
         if self.spec.shortcut_layer is not None:
-            x = getattr(self, self.spec.shortcut_layer.part)(x)
+            x = self.layer(self.spec.shortcut_layer.part)(x)
         y = x + y
         return activate(self.activation, y) if self.spec.kind == "residual" else y

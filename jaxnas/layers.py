@@ -140,7 +140,7 @@ class ConvBatchNorm(nnx.Module):
     ) -> jax.Array:
         """Applies the layer to x [batch, height, width, in]; `choice` is for depthwise kernels."""
         kernel = self.kernel[...].astype(x.dtype)
-        convolve = functools.partial(self._convolve, choice)
+        convolve = functools.partial(self.convolve, choice)
         x = convolve(x, kernel) if tape is None else tape.take(convolve, x, kernel)
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
@@ -159,7 +159,8 @@ class ConvBatchNorm(nnx.Module):
             self.variance.set_value(variance)
         return activate(self.activation, x)
 
-    def _convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def convolve(self, choice: KernelChoice | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Returns the layer's convolution of x, before its normalization."""
         if self.kind == "dense":
             # Of pixels, or of 1x1, nothing is faster than XLA's.
             plain = kernel.shape[2] == 3 or kernel.shape[0] == 1

@@ -27,6 +27,7 @@ from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import check_batch, from_pixels
+from jaxnas.reconstruction import Examples
 from jaxnas.space import Space
 
 Array = jax.Array
@@ -60,7 +61,8 @@ class Hyperparameters:
         `reinforce` supports `fixed` only, as the exponent of its reward.
       precision: precision of the layers' inputs and products in weight and α steps. Weights,
         statistics, loss, gate gradients and evaluation are float32.
-      batch_norm_group: number of images that batch normalization takes together in training.
+      batch_norm_group: number of images that batch normalization takes together in training; None
+        normalizes by the running statistics, which stay as they are.
     """
 
     momentum: float = 0.9
@@ -72,7 +74,7 @@ class Hyperparameters:
     gumbel_temperature: float = GUMBEL_TEMPERATURE
     latency_control: loss.Control = "fixed"
     precision: Precision = "f32"
-    batch_norm_group: int = BATCH_NORM_GROUP
+    batch_norm_group: int | None = BATCH_NORM_GROUP
 
 
 @functools.partial(
@@ -131,7 +133,8 @@ class Steps:
         state by name, metrics). latency_weight is λ of `fixed`, the initial λ of `dual`, β of
         `mul_log`; with `reinforce` it is the exponent of latency in the reward.
       recalibrate: (params, stats, path, batch, statistics_momentum) → stats. With momentum
-        i / (i + 1) for i = 0, 1, ... the path's statistics become the batches' mean.
+        i / (i + 1) for i = 0, 1, ... the path's statistics become the batches' mean. With a
+        batch_norm_group of None they stay.
       evaluate: (params, stats, path, batch) → `loss.right_answers`, with running statistics.
     """
 
@@ -153,12 +156,23 @@ def _alpha_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
     return optax.adam(hyper.alpha_learning_rate, b1=0.0, b2=0.999)
 
 
-def init_state(space: Space, num_classes: int, hyper: Hyperparameters, seed: int) -> SearchState:
-    """Returns the state of a new search."""
+def init_state(
+    space: Space,
+    num_classes: int,
+    hyper: Hyperparameters,
+    seed: int,
+    examples: Examples | None = None,
+    tick: Callable[[float], None] = lambda done: None,
+) -> SearchState:
+    """Returns the state of a new search.
+
+    Args:
+      examples, tick: as for `supernet_pretrained.init`; for the initialization `pretrained` only.
+    """
     key = jax.random.key(seed)
     alpha = sampling.init_alpha(key, space.allowed)
     if hyper.initialisation == "pretrained":
-        params, stats = supernet_pretrained.init(space, num_classes, seed)
+        params, stats = supernet_pretrained.init(space, num_classes, seed, examples, tick)
         alpha += supernet_pretrained.prior(space)
     else:
         params, stats = supernet_initialization.init(space, num_classes, seed, hyper.initialisation)
@@ -265,7 +279,7 @@ def make_steps(
         updates, new_momentum = optimizer.update(gradient, momentum, params)
         new = (
             jax.tree.map(lambda p, u: p - learning_rate * u, params, updates),
-            _moved(stats, batch_stats, BN_MOMENTUM),
+            stats if group is None else _moved(stats, batch_stats, BN_MOMENTUM),
             new_momentum,
         )
         finite = is_finite(ce, gradient, batch_stats)

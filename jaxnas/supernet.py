@@ -132,7 +132,7 @@ def apply_gated(
     gates: jax.Array,
     images: jax.Array,
     *,
-    group: int,
+    group: int | None,
 ) -> jax.Array:
     """Applies the first of k paths' networks, with all paths' candidates behind gates.
 

@@ -218,12 +218,12 @@ def _forward(
 ) -> tuple[jax.Array, Tree, tuple[jax.Array, ...]]:
     """Returns the output, the statistics after it and, if `keeps`, padded convolution outputs.
 
-    If `keeps`, the statistics are those of each group, [groups, ...].
+    If `keeps` and there is a group, the statistics are those of each group, [groups, ...].
     """
     like = _kept_shapes(shape, x.shape) if keeps else []
 
     def unchanged(stats):
-        if not keeps:
+        if not keeps or group is None:
             return stats
         groups = group_count(len(x), group)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (groups, *leaf.shape)), stats)
@@ -267,6 +267,7 @@ def _forward(
 def _backward(
     space: Space,
     shape: Block,
+    group: int | None,
     params: Tree,
     group_stats: Tree,
     choice: jax.Array,
@@ -278,7 +279,7 @@ def _backward(
     """Returns the gradients of params, if requested, and x, from what `_forward` returned."""
 
     def convolutions(stack, candidate, kernels):
-        graph, true_params, true_stats = split_of(shape, candidate)
+        graph, true_params, true_stats = split_of(shape, candidate, group)
         widths = [size[-1] for size in _output_shapes(shape, candidate, x.shape)]
 
         def branch(kernel, params, group_stats, kept, x, dy):
@@ -325,7 +326,7 @@ def block(
 ) -> tuple[jax.Array, Tree]:
     """Returns the chosen candidate's output, and its statistics as in `supernet.apply`.
 
-    Gradients require a group, and are those of the output only.
+    Gradients are those of the output only.
 
     Args:
       group: number of images that are normalized together; None for the running statistics.
@@ -338,13 +339,15 @@ def block(
 
 def _block_forward(space, shape, group, params, stats, choice, x):
     y, group_stats, kept = _forward(space, shape, group, True, params, stats, choice, x)
-    batch_stats = jax.tree.map(lambda leaf: leaf.mean(0), group_stats)
+    batch_stats = group_stats
+    if group is not None:
+        batch_stats = jax.tree.map(lambda leaf: leaf.mean(0), group_stats)
     return (y, batch_stats), (params, group_stats, choice, kept, x)
 
 
 def _block_backward(space, shape, group, residuals, cotangents):
-    dparams, dx = _backward(space, shape, *residuals, cotangents[0])
-    dstats = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), residuals[1])
+    dparams, dx = _backward(space, shape, group, *residuals, cotangents[0])
+    dstats = jax.tree.map(jnp.zeros_like, cotangents[1])
     return dparams, dstats, None, dx
 
 
@@ -355,7 +358,7 @@ block.defvjp(_block_forward, _block_backward)
 def gated_block(
     space: Space,
     shape: Block,
-    group: int,
+    group: int | None,
     slices: tuple[Tree, Tree],
     choices: jax.Array,
     gates: jax.Array,
@@ -388,7 +391,7 @@ def _gated_forward(space, shape, group, slices, choices, gates, x):
 
 def _gated_backward(space, shape, group, saved, dy):
     slices, y, others, residuals = saved
-    _, dx = _backward(space, shape, *residuals, dy, with_params=False)
+    _, dx = _backward(space, shape, group, *residuals, dy, with_params=False)
 
     def gradient(outputs):
         # In float32 for any precision of the blocks, since the sums are over a whole batch.

@@ -4,6 +4,7 @@ Each block's published choice has its published weights, so the published path i
 network. The other candidates come as near to it as their sizes allow.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,16 @@ import numpy as np
 
 from jaxnas import pretrained, supernet, supernet_block, supernet_initialization
 from jaxnas.builtin_spaces import EFFICIENTNET_LITE
+from jaxnas.reconstruction import (
+    FITTED_IMAGES,
+    Examples,
+    adapt,
+    block_outputs,
+    fit_block,
+    fit_classifier,
+    is_same_function,
+    stem_outputs,
+)
 from jaxnas.space import Space
 from jaxnas.zoo import LITE0
 
@@ -27,18 +38,25 @@ def check_space(space: Space) -> None:
     pretrained.check_network(pretrained.NETWORK)
 
 
-def init(space: Space, num_classes: int, seed: int) -> tuple[Tree, Tree]:
+def init(
+    space: Space,
+    num_classes: int,
+    seed: int,
+    examples: Examples | None = None,
+    tick: Callable[[float], None] = lambda done: None,
+) -> tuple[Tree, Tree]:
     """Returns weights and batch statistics of a supernet with published weights.
 
-    A kernel smaller than the published one is its middle; a larger one has it in its middle and
-    zeros around, which is the same function. A smaller expansion has the channels that matter most.
-    The statistics are the published ones, so those of smaller candidates are to be recalibrated, or
-    to be learned in training, before the running ones are used.
+    A candidate has the weights of `reconstruction.adapt`. With examples it then computes what the
+    published block does on them as nearly as it can, given the same input, and the linear layer is
+    fitted to them.
 
     Args:
       space: `efficientnet_lite`.
       num_classes: as for `pretrained.pretrained`.
       seed: seed of the linear layer for another number of classes than ImageNet's.
+      examples: images uint8 [n, size, size, 3] and their labels, int32 [n].
+      tick: called with the fraction done.
 
     Returns:
       params, stats: as `supernet_initialization.init`.
@@ -50,17 +68,33 @@ def init(space: Space, num_classes: int, seed: int) -> tuple[Tree, Tree]:
     network = pretrained.pretrained(num_classes, seed)
     drawn = supernet_initialization.init(space, num_classes, seed, "independent")
     params, stats = jax.tree.map(np.array, jax.device_get(drawn))
+    network.eval()
     first, *blocks = network.blocks
+    x = None
+    if examples is not None:
+        if num_classes != pretrained.NUM_CLASSES:
+            fit_classifier(network, *examples)
+        x = block_outputs(first, stem_outputs(network, examples[0][:FITTED_IMAGES]))
     fixed = {"stem": network.stem, "first": first, "classifier": network.classifier}
     for name, module in fixed.items():
         _, params[name], stats[name] = supernet_block.split(module)
+    rng = np.random.default_rng(seed)  # what it draws is replaced
     for (start, length), *run in zip(space.runs(), params["runs"], stats["runs"], strict=True):
-        views = supernet_initialization.views(supernet.shape_of(space, start), *run)
-        for index in range(length):
-            _, *published = supernet_block.split(blocks[start + index])
-            for weights in views.values():
+        shape = supernet.shape_of(space, start)
+        views = supernet_initialization.views(shape, *run)
+        for index, source in enumerate(blocks[start : start + length]):
+            target = np.zeros(0) if x is None else block_outputs(source, x)
+            for candidate, weights in views.items():
+                block = supernet_block.module(shape, candidate, rng)
+                adapt(block, source)
+                if x is not None and not is_same_function(block, source):
+                    block.eval()
+                    fit_block(block, source, x, x, target)
+                _, *fitted = supernet_block.split(block)
                 of_block = jax.tree.map(lambda leaf, index=index: leaf[index], weights)
-                _adapt(of_block, published)
+                jax.tree.map(np.copyto, of_block, tuple(fitted))
+            x = None if x is None else target
+            tick((start + index + 1) / len(blocks))
     return jax.device_put((params, stats))
 
 
@@ -75,33 +109,3 @@ def prior(space: Space) -> np.ndarray:
     alpha = np.zeros(space.allowed.shape, np.float32)
     alpha[np.arange(len(published)), published] = np.log(space.allowed.sum(1) - 1)
     return alpha
-
-
-def _adapt(weights: tuple[Tree, Tree], published: list[Tree]) -> None:
-    """Gives a candidate of one block the published weights and statistics, in place."""
-    width = len(weights[0]["project"]["kernel"])
-    kept = np.sort(np.argsort(-_importance(published[0]), kind="stable")[:width])
-    for part, layer in published[0].items():
-        kernel, into = layer["kernel"], weights[0][part]["kernel"]
-        if part == "project":
-            into[:] = kernel[kept]
-        elif part == "expand":
-            into[:] = kernel[:, kept]
-        else:
-            size = min(len(kernel), len(into))
-            taps = kernel[*supernet_initialization.middle(len(kernel), size)]
-            into[:] = 0
-            into[*supernet_initialization.middle(len(into), size)] = taps[..., kept]
-        channels = slice(None) if part == "project" else kept
-        for old, new in zip(published, weights, strict=True):
-            for name in old[part].keys() - {"kernel"}:
-                new[part][name][:] = old[part][name][channels]
-
-
-def _importance(params: Tree) -> np.ndarray:
-    """Returns how much each inner channel of an MBConv adds to its output, float32 [channels].
-
-    That is the norm of its projection, times the deviation of what is projected before activation.
-    """
-    norms = np.linalg.norm(params["project"]["kernel"], axis=1)
-    return norms * np.abs(params["depthwise"]["scale"])

@@ -44,7 +44,8 @@ class Recipe:
       ema_decay: decay of the moving average of weights and statistics that is evaluated and
         exported; 0 uses the weights themselves. The average is bias-corrected, as in Adam.
       precision: precision of the training step.
-      batch_norm_group: number of images that batch normalization takes together in training.
+      batch_norm_group: number of images that batch normalization takes together in training; None
+        normalizes by the running statistics, which stay as they are.
     """
 
     steps: int
@@ -57,7 +58,7 @@ class Recipe:
     dropout: float = 0.1
     ema_decay: float = 0.0
     precision: Precision = "f32"
-    batch_norm_group: int = BATCH_NORM_GROUP
+    batch_norm_group: int | None = BATCH_NORM_GROUP
 
 
 @functools.partial(

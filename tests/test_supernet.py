@@ -67,18 +67,13 @@ def passes(kind, images, batch):
     return passes_of(kind, images, batch)
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_a_path_computes_and_learns_what_its_network_does(
-    index, kind, passes, state, batch, images
-):
-    """Logits in both modes; every weight's gradient, against plain differentiation."""
-    evaluated, gradients = passes
-    path = kind.paths[index]
-    network = supernet.extract(kind.space, state.params, state.stats, path, NUM_CLASSES)
-    network.eval()
-    mine = evaluated(state.params, state.stats, jnp.asarray(path))
-    np.testing.assert_allclose(mine, network(images), atol=2e-5)
-    network.train(batch_norm_group=GROUP)
+def assert_learns_as_its_network(path, group, gradients, kind, stats, state, images, batch):
+    """Every weight's gradient, against plain differentiation of the extracted network."""
+    network = supernet.extract(kind.space, state.params, stats, path, NUM_CLASSES)
+    if group is None:
+        network.eval()
+    else:
+        network.train(batch_norm_group=group)
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
 
     def network_loss(weights):
@@ -86,16 +81,51 @@ def test_a_path_computes_and_learns_what_its_network_does(
         return loss.cross_entropy(logits, batch["label"], 0.1), logits
 
     expected, logits = jax.jit(jax.grad(network_loss, has_aux=True))(weights)
-    mine, my_logits = gradients(state.params, state.stats, jnp.asarray(path))
+    mine, my_logits = gradients(state.params, stats, jnp.asarray(path))
     np.testing.assert_allclose(my_logits, logits, atol=2e-5)
     # As a network of gradients: every leaf of the path, at its own size.
-    got = supernet.extract(kind.space, mine, state.stats, path, NUM_CLASSES)
+    got = supernet.extract(kind.space, mine, stats, path, NUM_CLASSES)
     leaves, expected = jax.tree.leaves(nnx.state(got, nnx.Param)), jax.tree.leaves(expected)
     assert len(leaves) == len(expected) > 15
     for a, b in zip(leaves, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     total = sum(float(jnp.sum(abs(leaf))) for leaf in jax.tree.leaves(mine))
     assert total == pytest.approx(sum(float(jnp.sum(abs(b))) for b in expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_path_computes_and_learns_what_its_network_does(
+    index, kind, passes, state, batch, images
+):
+    """Logits in evaluation, and what is learned with the statistics of groups."""
+    evaluated, gradients = passes
+    path = kind.paths[index]
+    network = supernet.extract(kind.space, state.params, state.stats, path, NUM_CLASSES)
+    network.eval()
+    mine = evaluated(state.params, state.stats, jnp.asarray(path))
+    np.testing.assert_allclose(mine, network(images), atol=2e-5)
+    assert_learns_as_its_network(path, GROUP, gradients, kind, state.stats, state, images, batch)
+
+
+def test_a_path_learns_what_its_network_does_with_running_statistics(kind, state, batch, images):
+    _, gradients = passes_of(kind, images, batch, group=None)
+    rng = np.random.default_rng(0)
+    stats = jax.tree.map(lambda leaf: leaf + rng.uniform(0.1, 0.5, leaf.shape), state.stats)
+    for path in kind.paths:
+        assert_learns_as_its_network(path, None, gradients, kind, stats, state, images, batch)
+
+
+def test_statistics_that_are_kept_are_kept_to_the_bit(batch):
+    """Weights and α learn beside them."""
+    kind, state = KINDS["mbconv"], state_of("mbconv")
+    steps = search_steps.make_steps(kind.space, hyperparameters(batch_norm_group=None))
+    latency = LatencyModel.of(random_table(kind.space, 0))
+    changes, metrics = steps.arch(state, batch, latency, jnp.float32(3.0), jnp.float32(0.1))
+    assert np.isfinite(metrics["arch_ce"]) and np.any(changes["alpha"] != state.alpha)
+    after, metrics = step(steps, state, batch, kind.paths[0])
+    assert np.isfinite(metrics["ce"])
+    assert same_bits(after.stats, state.stats)
+    assert not same_bits(after.params, state.params)
 
 
 def test_what_is_not_sampled_keeps_its_bits_and_one_program_serves_all_paths(

@@ -87,6 +87,37 @@ def test_smaller_candidates_have_the_middle_and_the_channels_that_matter(weights
         np.testing.assert_array_equal(mine[...], theirs)
 
 
+def test_smaller_candidates_come_nearer_to_what_the_published_ones_do(published):
+    """Fitted to some pictures and seen on others; the published path stays as it is."""
+    pictures = np.concatenate(
+        [
+            image[row : row + 192 : 3, column : column + 192 : 3][None]
+            for image in load_sample_images().images
+            for row in range(0, 232, 58)
+            for column in range(0, 448, 64)
+        ]
+    )
+    order = np.random.default_rng(0).permutation(len(pictures))
+    seen, others = (
+        pictures[order[:40]],
+        from_pixels(pictures[order[40:]], normalization=SPACE.normalization),
+    )
+    labels = np.arange(40, dtype=np.int32) % 2
+    fitted = supernet_pretrained.init(SPACE, 2, 0, (seen, labels))
+    taken_over = supernet_pretrained.init(SPACE, 2, 0)
+
+    def features(weights, text):
+        network = supernet.extract(SPACE, *weights, path(text), 2)
+        network.eval()
+        return np.asarray(network.features(from_pixels(others, normalization=SPACE.normalization)))
+
+    wanted = features(taken_over, PUBLISHED)
+    np.testing.assert_array_equal(features(fitted, PUBLISHED), wanted)
+    for text in (PUBLISHED.replace("k5e6", "k3e3"), PUBLISHED.replace("k3e6", "k3e3")):
+        mine, theirs = (np.square(features(w, text) - wanted).mean() for w in (fitted, taken_over))
+        assert mine < 0.8 * theirs
+
+
 def test_alpha_starts_with_the_published_choices():
     alpha = supernet_pretrained.prior(SPACE)
     p = np.asarray(sampling.probabilities(alpha, SPACE.allowed))

@@ -126,8 +126,9 @@ class RunConfig:
     batch_norm_group: int = option(
         BATCH_NORM_GROUP,
         "Images that batch normalization takes together in training, as one GPU of the official "
-        "search does; a larger batch is divided into equal groups of at least that many.",
-        2,
+        "search does; a larger batch is divided into equal groups of at least that many. 0 uses "
+        "the running statistics and keeps them, for published weights and few pictures.",
+        0,
     )
     seed: int = option(0, "Seed of all random draws of the run.", 0)
     checkpoint_seconds: int = option(60, "Minimum time between checkpoints in s.", 0)

@@ -22,7 +22,8 @@ from experiments.search import choices, derivation, page, pareto
 from experiments.search.config import Config, config_from_flags, define_flags
 from experiments.search.latency_table import deployment_table, given_table
 from experiments.search.supernet_trainer import Schedule, Trainer
-from experiments.train.fit import fit
+from experiments.train.fit import fit, has_begun
+from experiments.train.published_weights import with_published_weights
 from jaxnas import data, parallel
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import network_of
@@ -122,13 +123,21 @@ def run(
         choices.weigh(trainer, derived.architecture)
         front = pareto.trace_front(trainer, table, device) if config.pareto_ms else None
 
-        # Extract: the network with the supernet's weights.
+        # Extract: the network with the supernet's weights, or with the published ones.
         path = trainer.space.path(trainer.space.parse(derived.architecture))
-        # The few steps of a transfer leave running statistics behind the weights.
-        calibrated = config.initialisation == "pretrained"
-        network, steps = trainer.extract(path, calibrated), trainer.schedule.end
+        network, steps = trainer.extract(path), trainer.schedule.end
         trainer.close()
         del trainer  # frees the memory of the supernet
+        if config.initialisation == "pretrained" and not has_begun(workdir):
+            with progress.phase("published weights", total=1.0) as phase:
+                network = with_published_weights(
+                    network.spec,
+                    parts.weights,
+                    config.training.train_image_size,
+                    config.seed,
+                    phase.update,
+                )
+                phase.end("fitted to the network")
 
         # Fit: the network's own training, at the end at the deployment size.
         fitted = fit(config.training, config.identity(), network, parts, workdir, progress, steps)

@@ -23,6 +23,7 @@ from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
+from experiments.train.published_weights import drawn_examples
 from jaxnas import data, parallel, sampling, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
@@ -106,12 +107,10 @@ class Trainer:
             gumbel_temperature=config.gumbel_temperature or search_steps.GUMBEL_TEMPERATURE,
             latency_control=config.latency_control,
             precision=config.precision,
-            batch_norm_group=config.batch_norm_group,
+            batch_norm_group=config.batch_norm_group or None,
         )
         self.steps = search_steps.make_steps(self.space, hyper, self._layout.replicated)
-        state = self._layout.replicate(
-            search_steps.init_state(self.space, self.num_classes, hyper, config.seed)
-        )
+        state = self._layout.replicate(self._initial_state())
         self.loop = Loop(
             state,
             config.identity(),
@@ -123,6 +122,18 @@ class Trainer:
         )
         if not has_begun(workdir):  # keep the lines of the network's training, of later steps
             workdir.open_metrics(self.step)
+
+    def _initial_state(self) -> search_steps.SearchState:
+        """Returns the state of a new search, with weights that are not fitted if it has begun."""
+        config = self.config
+        arguments = (self.space, self.num_classes, self._hyper, config.seed)
+        if config.initialisation != "pretrained" or has_begun(self.workdir, SEARCH):
+            return search_steps.init_state(*arguments)
+        examples = drawn_examples(self.parts.weights, config.search_image_size, config.seed)
+        with self.progress.phase("published weights", total=1.0) as phase:
+            state = search_steps.init_state(*arguments, examples, phase.update)
+            phase.end(f"fitted to {len(examples[0])} examples")
+        return state
 
     @property
     def state(self) -> search_steps.SearchState:
@@ -255,8 +266,11 @@ class Trainer:
     def calibrated_stats(self, path: np.ndarray) -> Tree:
         """Returns running statistics in which a path's are the mean over training batches.
 
-        Computes the batches' statistics without a backward pass.
+        Computes the batches' statistics without a backward pass. Statistics that training does not
+        change are returned as they are.
         """
+        if not self.config.batch_norm_group:
+            return self.state.stats
         feed = Feed(self.parts.weights, self._sizes, self._layout, 0)
         stats = self.state.stats
         with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
@@ -272,17 +286,10 @@ class Trainer:
         """Returns softmax(α), float32 [blocks, candidates]; 0 where not allowed."""
         return np.asarray(sampling.probabilities(jnp.asarray(alpha), self.space.allowed))
 
-    def extract(self, path: np.ndarray, calibrated: bool = False) -> Network:
-        """Returns the network of a path, int32 [blocks], with the supernet's weights.
-
-        Args:
-          path: candidate of each block.
-          calibrated: whether the statistics are `calibrated_stats` and not those of the search,
-            which lag behind where few steps were taken.
-        """
-        stats = self.calibrated_stats(path) if calibrated else self.state.stats
+    def extract(self, path: np.ndarray) -> Network:
+        """Returns the network of a path, int32 [blocks], with the supernet's weights."""
         return supernet.extract(
-            self.space, self.state.params, stats, path, self.num_classes, name="jaxnas"
+            self.space, self.state.params, self.state.stats, path, self.num_classes, name="jaxnas"
         )
 
     def close(self) -> None:

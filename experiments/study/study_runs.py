@@ -19,7 +19,7 @@ from experiments.search.supernet_trainer import Trainer
 from experiments.study.comparison import Contender, Trained
 from experiments.study.device_preferences import Found, expected_statistics
 from experiments.train.config import TrainConfig
-from experiments.train.fit import fit
+from experiments.train.fit import Training, fit
 from jaxnas import data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
@@ -116,24 +116,23 @@ class Runs:
         return self._fitted(config, network)
 
     def tune(
-        self, contender: Contender, start: Callable[[int], Network], seed: int
+        self, contender: Contender, start: Callable[[int], Network], seed: int, training: Training
     ) -> Trained | None:
         """Returns the result of a training from weights that exist; None as `train`.
-
-        The recipe is that of the network that a search with the study's flags derives.
 
         Args:
           contender: the network.
           start: returns the network with its initial weights for a number of classes.
           seed: seed of the training.
+          training: parameters of the training but for its seed.
 
         Raises:
           ValueError: there are no such weights.
           Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
-        training = dataclasses.asdict(self._config.training)
-        del training["seed"]
-        config = self._training(contender, seed, start="supernet", **training)
+        values = dataclasses.asdict(training)
+        del values["seed"]
+        config = self._training(contender, seed, start="supernet", **values)
         return self._fitted(config, lambda: start(self._num_classes))
 
     @property

@@ -26,8 +26,9 @@ from experiments.runs.run_folder import Workdir, finished
 from experiments.train import page
 from experiments.train.config import TrainConfig, config_from_flags, define_flags
 from experiments.train.fit import fit
+from experiments.train.published_weights import with_published_weights
 from experiments.train.supernet_weights import from_supernet
-from jaxnas import data, parallel, pretrained
+from jaxnas import data, parallel
 from jaxnas.network import Network
 from profiling import command
 from profiling.database import Store
@@ -51,7 +52,7 @@ def train() -> int:
             parts = config.parts()
             parallel.from_process_0(lambda: check_pictures(config.dataset))
             config.training.epoch_steps(len(parts.weights), config.dataset)
-            network = starting_network(config)
+            network = starting_network(config, parts.weights)
             store = command.open_store(config.store) if parallel.is_process_0() else None
             workdir = Workdir(config)
     if result is None:
@@ -71,8 +72,8 @@ def train() -> int:
     return 0
 
 
-def starting_network(config: TrainConfig) -> Network:
-    """Returns the network with its initial weights.
+def starting_network(config: TrainConfig, part: data.Part) -> Network:
+    """Returns the network with its initial weights; published ones get a layer for the part.
 
     Raises:
       ValueError: the supernet of --start=supernet does not match.
@@ -82,7 +83,8 @@ def starting_network(config: TrainConfig) -> Network:
     if config.start == "supernet":
         return from_supernet(pathlib.Path(config.network), num_classes)
     if config.weights is not None:
-        return pretrained.pretrained(num_classes, config.seed)
+        spec = config.chosen.spec(num_classes)
+        return with_published_weights(spec, part, config.training.train_image_size, config.seed)
     spec = config.chosen.spec(num_classes, "jaxnas")
     return Network(spec, rng=np.random.default_rng(config.seed))
 

@@ -86,7 +86,7 @@ class Training:
             dropout=self.dropout,
             ema_decay=self.ema_decay,
             precision=self.precision,
-            batch_norm_group=self.batch_norm_group,
+            batch_norm_group=self.batch_norm_group or None,
         )
 
 
@@ -161,9 +161,9 @@ def fit(
     )
 
 
-def has_begun(workdir: Workdir) -> bool:
-    """Returns whether the run's folder has a checkpoint of a network's training."""
-    folder = checkpoint_folder(workdir.path, TRAIN)
+def has_begun(workdir: Workdir, name: str = TRAIN) -> bool:
+    """Returns whether the run's folder has a checkpoint of a network's training, or of SEARCH."""
+    folder = checkpoint_folder(workdir.path, name)
     return parallel.from_process_0(lambda: folder.is_dir() and any(folder.iterdir()))
 
 

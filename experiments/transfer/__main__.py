@@ -12,7 +12,7 @@ Each search and each training has its own folder in --workdir. The same command 
 study. Several processes may work in one folder at once; a last call then writes the results.
 """
 
-import functools
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,10 +27,10 @@ from experiments.study.comparison import Contender, Trained
 from experiments.study.contenders import of_space, table_of
 from experiments.study.random_networks import Draw, draw_within_budget
 from experiments.study.study_runs import Runs
+from experiments.train.published_weights import with_published_weights
 from experiments.train.supernet_weights import from_supernet
 from experiments.transfer import report
 from experiments.transfer.config import Transfer, define_flags, transfer_from_flags
-from jaxnas import pretrained
 from jaxnas.latency import LatencyTable
 from jaxnas.network import Network
 from jaxnas.zoo import LITE0
@@ -69,7 +69,8 @@ def run_study() -> int:
             )
         trained: list[tuple[Contender, list[Trained]]] = []
         for contender, start, seed in networks(study, table, draw, runs):
-            done = runs.tune(contender, start, seed)
+            of_group = study.from_scratch if contender.group == SCRATCH else config
+            done = runs.tune(contender, start, seed, of_group.training)
             if done is not None:
                 trained.append((contender, [done]))
     if runs.missing:
@@ -90,14 +91,17 @@ def run_study() -> int:
 def networks(
     study: Transfer, table: LatencyTable, draw: Draw, runs: Runs
 ) -> Iterator[tuple[Contender, Start, int]]:
-    """Yields each network of the comparison with its start and its seed, group by group.
-
-    Searches come before what needs their supernets.
-    """
+    """Yields each network of the comparison with its start and its seed, group by group."""
     config, space = study.config, study.config.search_space
 
     def contender(group: str, number: int, name: str, path: np.ndarray) -> Contender:
         return of_space(config, table, name, group, number, path)
+
+    def published(one: Contender, seed: int) -> Start:
+        part, size = runs.parts_of(seed).weights, config.training.train_image_size
+        return lambda num_classes: with_published_weights(
+            dataclasses.replace(one.spec, num_classes=num_classes), part, size, seed
+        )
 
     for group, of_group in ((FOUND, config), (SCRATCH, study.from_scratch)):
         for number, seed in enumerate(study.seeds):
@@ -105,15 +109,18 @@ def networks(
             if found is not None:
                 path = space.path(space.parse(found.architecture))
                 name = f"{of_group.initialisation}-found{seed}"
-                start = inherited(of_group, table, seed, found.architecture, runs)
-                yield contender(group, number, name, path), start, seed
+                one = contender(group, number, name, path)
+                start = published(one, seed)
+                if group == SCRATCH:
+                    start = inherited(of_group, table, seed, found.architecture, runs)
+                yield one, start, seed
     for number, path in enumerate(draw.paths):
         seed = study.seeds[number % len(study.seeds)]
         one = contender(RANDOM, number, f"random{number:02d}", path)
-        yield one, inherited(config, table, seed, one.architecture, runs), seed
+        yield one, published(one, seed), seed
     for number, seed in enumerate(study.seeds):
         whole = contender(WHOLE, number, f"lite0-{seed}", space.path(space.parse(LITE0)))
-        yield whole, functools.partial(pretrained.pretrained, seed=seed), seed
+        yield whole, published(whole, seed), seed
 
 
 def inherited(config: Config, table: LatencyTable, seed: int, text: str, runs: Runs) -> Start:

@@ -10,6 +10,9 @@ from experiments.search.config import define_flags as define_search_flags
 from experiments.study.config import seeds_of
 from profiling import command
 
+SCRATCH_EPOCHS = 3  # times those of a search with published weights, in warm-up and training
+SCRATCH_RATE = 0.02  # of a training from a supernet that began with random weights
+
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
@@ -22,8 +25,21 @@ class Transfer:
 
     @property
     def from_scratch(self) -> Config:
-        """Configuration of the searches without published weights."""
-        return dataclasses.replace(self.config, initialisation="shared")
+        """Configuration of the searches without published weights.
+
+        Their rates are those of vpu.flags and its defaults, and their epochs several times as many,
+        since published weights need few small steps and random ones many large ones.
+        """
+        return dataclasses.replace(
+            self.config,
+            initialisation="shared",
+            warmup_epochs=SCRATCH_EPOCHS * self.config.warmup_epochs,
+            train_epochs=SCRATCH_EPOCHS * self.config.train_epochs,
+            train_learning_rate=SCRATCH_RATE,
+            warmup_learning_rate=Config.warmup_learning_rate,
+            search_learning_rate=Config.search_learning_rate,
+            batch_norm_group=Config.batch_norm_group,
+        )
 
 
 def define_flags() -> None:

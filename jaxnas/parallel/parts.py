@@ -17,7 +17,7 @@ _WHOLE, _PART = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
 
 
 def mean_over_parts(
-    function: Callable[..., Tree], replicated: jax.sharding.NamedSharding | None, group: int
+    function: Callable[..., Tree], replicated: jax.sharding.NamedSharding | None, group: int | None
 ) -> Callable[..., Tree]:
     """Returns a function that applies `function` to each device's part of a batch.
 
@@ -27,7 +27,7 @@ def mean_over_parts(
     Args:
       function: (*inputs, batch) → tree of float arrays, each a mean over the groups of the batch.
       replicated: replicated sharding on the devices of a layout; None for one device.
-      group: number of images that batch normalization takes together.
+      group: number of images that batch normalization takes together; None for running statistics.
 
     Returns:
       A function of replicated inputs and a sharded batch. Its result is replicated.
@@ -37,7 +37,8 @@ def mean_over_parts(
     def averaged(*arguments: Tree) -> Tree:
         *inputs, batch = arguments
         images = len(jax.tree.leaves(batch)[0])
-        if replicated is None or devices == 1 or group_count(images, group) % devices:
+        groups = images if group is None else group_count(images, group)
+        if replicated is None or devices == 1 or groups % devices:
             return function(*inputs, batch)
         return jax.shard_map(
             lambda *local: jax.lax.pmean(function(*local), AXIS),
