@@ -1,4 +1,6 @@
-"""The study of transfer: its report, and what it refuses."""
+"""A search with published weights; the study of transfer: its report, and what it refuses."""
+
+import json
 
 import numpy as np
 
@@ -8,7 +10,8 @@ from experiments.study.random_networks import Draw
 from experiments.transfer import report
 from experiments.transfer.__main__ import FOUND, RANDOM, SCRATCH, WHOLE
 from jaxnas.zoo import LITE0, find_network
-from tests.programs import run_program
+from tests.pictures import draw_folder
+from tests.programs import ROOT, run_program
 
 EXAMPLES = 200
 TOP1 = {FOUND: (170, 172, 174), SCRATCH: (90, 110, 100), RANDOM: (168, 170, 175), WHOLE: (180,) * 3}
@@ -56,6 +59,31 @@ def test_the_report_compares_what_transfer_finds_with_each_other_group():
     assert "| 3 | 27.64 to 27.64 | 90.0 ± 0.0 | -4.0 ± 3.9 |" in row
     recipes = "one recipe: train_epochs 10. Those found from scratch: train_epochs 30."
     assert recipes in "\n".join(lines)
+
+
+def test_a_search_with_published_weights_knows_a_few_pictures(tmp_path, myriad):
+    """Two dozen drawn shapes of each class, and hardly a step: ImageNet gives what is known."""
+    draw_folder(tmp_path / "shapes", train=24, test=20, shapes=("disc", "square"))
+    flags = (
+        f"--flagfile={ROOT / 'transfer.flags'}",
+        f"--dataset={tmp_path / 'shapes'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--held_out=8",
+        "--search_image_size=64",
+        "--batch_size=8",
+        "--warmup_epochs=0",
+        "--search_epochs=2",
+        "--finalists=1",
+        "--train_image_size=224",
+        "--train_batch_size=8",
+        "--train_epochs=1",
+    )
+    done = run_program("experiments.search", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "published weights" in done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["target_met"] and result["space"] == "efficientnet_lite"
+    assert result["accuracy"]["top1"] >= 0.9
 
 
 def test_refuses_a_search_without_published_weights(tmp_path):

@@ -24,7 +24,7 @@ def document(study: Transfer, parts: data.Parts, compared: Mapping[str, Any]) ->
     return {
         "schema": 1,
         "space": config.space,
-        "dataset": config.dataset,
+        "dataset": pathlib.Path(config.dataset).name,
         "examples": {
             "classes": parts.test.spec.num_classes,
             "weights": len(parts.weights),
