@@ -4,8 +4,8 @@ A smaller block takes over the weights of the trained one as far as its size all
 is then solved for by least squares (He, Zhang, Sun 2017, §3.2), block by block, so that each block
 also makes up for what the blocks before it lack. No labels are needed. The running statistics are
 kept, since normalization by the statistics of a few images costs accuracy: EfficientNet-Lite0 is
-right on 85 % of ImageNet's pictures with its own and on 79 % with those of 512 of the pictures; a
-linear classifier of its features on 300 pictures of CIFAR-10 falls from 69 to 48 %.
+right on 85 % of 512 ImageNet pictures with its own statistics and on 79 % with those of the
+pictures; a linear classifier of its features on 300 pictures of CIFAR-10 falls from 69 to 48 %.
 """
 
 import math

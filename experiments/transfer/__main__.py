@@ -3,10 +3,10 @@
     python -m experiments.transfer --flagfile=transfer.flags --flagfile=transfer_study.flags \
         --dataset=FOLDER --train_examples=900 --held_out=100
 
-Each seed draws other pictures of the data set. With these, four kinds of networks are trained by
-the recipe of a search: those found with published weights, those found from random weights, random
-ones of the budget with the weights of the first kind's supernets, and EfficientNet-Lite0 with its
-published weights, which takes longer than the budget.
+Each seed draws other pictures of the data set. With these, four kinds of networks are trained: those
+found with published weights, those found from random weights, random ones of the budget with
+published weights fitted to them, and EfficientNet-Lite0 with its published weights, which takes
+longer than the budget. Those from random weights have a recipe of their own.
 
 Each search and each training has its own folder in --workdir. The same command resumes a stopped
 study. Several processes may work in one folder at once; a last call then writes the results.
