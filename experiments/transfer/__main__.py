@@ -3,7 +3,7 @@
     python -m experiments.transfer --flagfile=transfer.flags --flagfile=transfer_study.flags \
         --dataset=FOLDER --train_examples=900 --held_out=100
 
-Each seed draws other pictures of the data set. With these, four kinds of networks are trained: those
+Each seed draws other pictures of the data set. Four kinds of networks are trained with them: those
 found with published weights, those found from random weights, random ones of the budget with
 published weights fitted to them, and EfficientNet-Lite0 with its published weights, which takes
 longer than the budget. Those from random weights have a recipe of their own.
