@@ -1,13 +1,16 @@
 """The study against the truth: benchmark, baselines by hand, and a tiny one as a program."""
 
+import contextlib
 import gzip
 import itertools
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
+from experiments.search.config import Config
 from experiments.truth import report
 from experiments.truth.nas_bench_macro import (
     SPACE,
@@ -17,7 +20,10 @@ from experiments.truth.nas_bench_macro import (
     path_of,
     read_benchmark,
 )
+from jaxnas import search_steps
+from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import count_macs, count_parameters, network_of
+from tests.conftest import same_bits
 from tests.programs import run_program
 
 NAMES = ["".join(digits) for digits in itertools.product("012", repeat=8)]
@@ -111,6 +117,19 @@ def test_refuses_what_is_no_benchmark(content, tmp_path):
         read_benchmark(file)
 
 
+def state_in(folder: pathlib.Path) -> search_steps.SearchState:
+    """Returns the state in the newest checkpoint of a run."""
+    document = json.loads((folder / "config.json").read_text())
+    config = Config(**{key: value for key, value in document.items() if key != "schema"})
+    like = jax.eval_shape(
+        lambda: search_steps.init_state(SPACE, 10, search_steps.Hyperparameters(), config.seed)
+    )
+    with contextlib.closing(
+        Checkpoints(folder / "checkpoints" / "search", config.identity())
+    ) as checkpoints:
+        return checkpoints.restore(like)[0]
+
+
 STUDY = [
     "experiments.truth",
     "--flagfile=truth.flags",
@@ -123,7 +142,7 @@ STUDY = [
     "--search_epochs=2",
     "--calibration_batches=1",
     "--budgets=55",
-    "--methods=even,two",
+    "--methods=even,two,even+two",
     "--networks=8",
     "--evaluations=6",
     "--seeds=0",
@@ -141,11 +160,13 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
         "even, best of random",
         "two, most probable",
         "two, evolution",
+        "even+two, most probable",
+        "even+two, evolution",
     ]
     best = benchmark.best_top1(55)
     (seed,) = document["runs"]
     for run in seed["runs"]:
-        assert -1 <= run["tau"] <= 1
+        assert run["tau"] is None if run["method"] == "even+two" else -1 <= run["tau"] <= 1
         for rule, chosen in run["chosen"].items():
             network = chosen["55"]["network"]
             true = 80 + sum(map(int, network)) + (network[0] == "2") / 2
@@ -153,6 +174,12 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
             regret = document["methods"][f"{run['method']}, {rule}"]["regret"]["55"]
             assert regret["mean"] == pytest.approx(best - true / 100)
             assert regret["low"] is None  # of one seed
+    # α that learns alone leaves the weights as they are, and takes a search's number of steps.
+    folder = tmp_path / "run" / "seed0"
+    even, alone = (state_in(folder / name) for name in ("even", "even+two-55"))
+    assert same_bits(even.params, alone.params) and same_bits(even.stats, alone.stats)
+    assert not np.array_equal(even.alpha, alone.alpha)
+    assert [int(state.step) for state in (even, alone)] == [12, 4 + 2]
     text = (tmp_path / "run" / "truth.md").read_text()
     assert "| two, evolution |" in text and "| best of 8 random, each trained | – |" in text
     # Other networks are scored with the supernets that are there.

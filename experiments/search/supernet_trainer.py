@@ -208,14 +208,44 @@ class Trainer:
         )
         self.loop.save(wait=True)
 
-    def continue_from(self, warmed_up: search_steps.SearchState) -> None:
-        """Starts at the end of another run's warm-up.
+    def learn_alpha(self, latency: LatencyModel) -> None:
+        """Takes the α steps of a search without its weight steps; ends with a checkpoint.
+
+        The weights stay as they are at the end of the warm-up, or as `continue_from` gave them.
+
+        Raises:
+          Stopped, NonFiniteLoss.
+        """
+        start, config = self.schedule.warmup_end, self.config
+        first = start + self.schedule.epoch_steps  # in a search the first epoch has no α steps
+        end = start + config.alpha_steps(self.schedule.end) - config.alpha_steps(first)
+        self._await_arch_step()
+        table = self._layout.replicate(latency)
+        constants = self._layout.replicate(
+            (np.float32(config.target_ms), np.float32(config.latency_weight))
+        )
+        feed = Feed(self.parts.alpha, self._alpha_sizes, self._layout, self.step - start)
+
+        def take(
+            state: search_steps.SearchState, done: int
+        ) -> tuple[search_steps.SearchState, Metrics]:
+            changes, metrics = self.steps.arch(state, next(feed), table, *constants)
+            return dataclasses.replace(state, step=state.step + 1, **changes), metrics
+
+        epoch_steps = max(1, len(self.parts.alpha) // config.alpha_batch_size)
+        self.loop.run(Phase("α alone", start, end, take, [feed], epoch_steps))
+        self.loop.save(wait=True)
+
+    def continue_from(self, other: search_steps.SearchState) -> None:
+        """Starts at the end of the warm-up with another run's state.
 
         Args:
-          warmed_up: state of a run of equal seed, data and warm-up.
+          other: state of a run of equal seed, data and warm-up.
         """
-        self.loop.state = jax.tree.map(jnp.copy, warmed_up)  # which a step consumes
-        self.loop.step = self.schedule.warmup_end
+        state = jax.tree.map(jnp.copy, other)  # which a step consumes
+        start = self.schedule.warmup_end
+        self.loop.state = dataclasses.replace(state, step=jnp.full_like(state.step, start))
+        self.loop.step = start
 
     def inherited_top1(self, path: np.ndarray) -> float:
         """Returns a path's top-1, as a fraction, with the supernet's weights on held-out data.

@@ -14,7 +14,8 @@ from jaxnas.estimators import ESTIMATORS
 from profiling import command
 
 EVEN = "even"  # weights drawn evenly to the end, without α
-METHODS = (EVEN, *ESTIMATORS)
+ALONE = "even+"  # before an estimator: its α learns when the weights of `even` are trained
+METHODS = (EVEN, *ESTIMATORS, *(ALONE + estimator for estimator in ESTIMATORS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "methods",
         ",".join(METHODS),
-        f"Methods: {EVEN}, a supernet whose paths are drawn evenly, and the estimators of α.",
+        f"Methods: {EVEN}, a supernet whose paths are drawn evenly; an estimator of α, as in a "
+        f"search; {ALONE}ESTIMATOR, whose α learns alone from the supernet of {EVEN}.",
     )
     flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the supernets.")
     flags.DEFINE_integer(

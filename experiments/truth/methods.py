@@ -13,7 +13,7 @@ from experiments.runs.run_folder import Workdir
 from experiments.search import derivation
 from experiments.search.config import Config
 from experiments.search.supernet_trainer import Trainer
-from experiments.truth.config import EVEN, Truth
+from experiments.truth.config import ALONE, EVEN, Truth
 from experiments.truth.nas_bench_macro import LEAST_FRACTION, SPACE, macs_table, name_of
 from jaxnas import data
 from jaxnas.evolution import best, evolve
@@ -21,6 +21,7 @@ from jaxnas.latency import LatencyModel
 from jaxnas.search_steps import SearchState
 from profiling.progress import Progress
 
+WARM_UP = "warmup"
 DERIVED, EVOLUTION, BEST_OF = "most probable", "evolution", "best of random"
 
 
@@ -35,7 +36,7 @@ def seed_document(
 ) -> dict[str, Any]:
     """Returns the results of all methods with one seed.
 
-    All continue one warm-up. A resumed run does not repeat what is done.
+    All continue one warm-up, or the supernet of `even`. A resumed run does not repeat what is done.
 
     Args:
       truth: configuration of the study.
@@ -45,36 +46,36 @@ def seed_document(
       workdir: folder of the seed; each supernet has a folder in it.
 
     Returns:
-      {"seed": seed, "runs": [...]}, an entry for each supernet: method; budget in millions (None
-      for `even`); tau, Kendall's τ of its scores and the truth (None where it is not scored);
+      {"seed": seed, "runs": [...]}, an entry for each run: method; budget in millions (None for
+      `even`); tau, Kendall's τ of its scores and the truth (None where they are not computed);
       chosen, by rule and budget the network and its true top1.
 
     Raises:
       Stopped, NonFiniteLoss, CheckpointUnreadable.
     """
     one = _Seed(truth, seed, parts, workdir.path, progress)
-    middle = truth.budgets[len(truth.budgets) // 2]
     runs = []
     for method in truth.methods:
         if method == EVEN:
             runs.append(one.run(EVEN, None, one.even))
             continue
         for budget in truth.budgets:
-            choose = functools.partial(one.searched, budget, budget == middle)
+            choose = functools.partial(one.searched, method, budget)
             runs.append(one.run(method, budget, choose))
     return {"seed": seed, "runs": runs}
 
 
 @dataclasses.dataclass
 class _Seed:
-    """One seed's supernets, and the state after their common warm-up."""
+    """One seed's supernets; states that several start from, and scores with `even`'s weights."""
 
     truth: Truth
     seed: int
     parts: data.Parts
     folder: pathlib.Path
     progress: Progress
-    warmed_up: SearchState | None = None
+    states: dict[str, SearchState] = dataclasses.field(default_factory=dict)
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(
         self, method: str, budget: float | None, choose: Callable[[Trainer], dict[str, Any]]
@@ -90,11 +91,8 @@ class _Seed:
             if document is None:
                 self.progress.print(f"seed {self.seed}, {name}", "bold")
                 trainer = Trainer(config, self.parts, workdir, self.progress)
-                if trainer.step < trainer.schedule.warmup_end:
-                    trainer.continue_from(self._warm_up())
                 latency = None if budget is None else LatencyModel.of(macs_table())
-                trainer.compile(latency, scores=True)
-                trainer.search(latency)
+                self._train(trainer, method, latency)
                 document = {"method": method, "budget": budget, **choose(trainer)}
                 trainer.close()
                 workdir.write_json(file, document)
@@ -102,7 +100,7 @@ class _Seed:
 
     def even(self, trainer: Trainer) -> dict[str, Any]:
         """Scores the random networks; chooses by evolution and by best of random."""
-        truth, score = self.truth, _cached(trainer.inherited_top1)
+        truth, score = self.truth, _cached(trainer.inherited_top1, self.scores)
         chosen: dict[str, Any] = {EVOLUTION: {}, BEST_OF: {}}
         for budget in truth.budgets:
             rng = np.random.default_rng(self.seed)
@@ -113,15 +111,17 @@ class _Seed:
             chosen[EVOLUTION][f"{budget:g}"] = self._truth_of(self._evolved(score, start, budget))
         return {"tau": self._tau(score), "chosen": chosen}
 
-    def searched(self, budget: float, compared: bool, trainer: Trainer) -> dict[str, Any]:
+    def searched(self, method: str, budget: float, trainer: Trainer) -> dict[str, Any]:
         """Derives from α by its probabilities, and by evolution from its most probable paths."""
-        score = _cached(trainer.inherited_top1)
+        is_alone, budgets = method.startswith(ALONE), self.truth.budgets
+        score = _cached(trainer.inherited_top1, self.scores if is_alone else {})
         rule = dataclasses.replace(
             trainer.config,
             finalists=max(1, self.truth.evaluations // 2),
             tolerance=2 * (1 - LEAST_FRACTION),
         )
         alpha = np.asarray(trainer.state.alpha)
+        compared = budget == budgets[len(budgets) // 2] and not is_alone
         paths = derivation.candidate_paths(rule, alpha, macs_table(), SPACE.allowed)
         chosen = {DERIVED: paths[0], EVOLUTION: self._evolved(score, paths, budget)}
         return {
@@ -160,23 +160,37 @@ class _Seed:
     def _truth_of(self, path: np.ndarray) -> dict[str, Any]:
         return {"network": name_of(path), "true_top1": self.truth.benchmark.top1_of(path)}
 
-    def _warm_up(self) -> SearchState:
-        """Returns the state after the warm-up, which is taken, or read, once."""
-        if self.warmed_up is None:
-            config = self._config("warmup", EVEN, None)
+    def _train(self, trainer: Trainer, method: str, latency: LatencyModel | None) -> None:
+        """Takes the remaining steps of a method's run."""
+        is_alone = method.startswith(ALONE)
+        if trainer.step < trainer.schedule.warmup_end:
+            trainer.continue_from(self._state(EVEN if is_alone else WARM_UP))
+        trainer.compile(latency, scores=True)
+        if latency is not None and is_alone:
+            trainer.learn_alpha(latency)
+        else:
+            trainer.search(latency)
+
+    def _state(self, name: str) -> SearchState:
+        """Returns the state at the end of the warm-up or of `even`, trained, or read, once."""
+        if name not in self.states:
+            config = self._config(name, EVEN, None)
             with Workdir(config) as workdir:
                 trainer = Trainer(config, self.parts, workdir, self.progress)
-                if trainer.step < trainer.schedule.warmup_end:
+                if name == EVEN:
+                    self._train(trainer, EVEN, None)
+                elif trainer.step < trainer.schedule.warmup_end:
                     trainer.compile(None, scores=True)
                     trainer.warm_up()
                     trainer.loop.save(wait=True)
                 trainer.close()
-                self.warmed_up = trainer.state
-        return self.warmed_up
+                self.states[name] = trainer.state
+        return self.states[name]
 
     def _config(self, name: str, method: str, budget: float | None) -> Config:
-        changes: Mapping[str, Any] = {} if method == EVEN else {"estimator": method}
-        if method == "reinforce":  # which has the latency in its reward
+        estimator = method.removeprefix(ALONE)
+        changes: Mapping[str, Any] = {} if method == EVEN else {"estimator": estimator}
+        if estimator == "reinforce":  # which has the latency in its reward
             changes = {**changes, "latency_control": "fixed"}
         return dataclasses.replace(
             self.truth.config,
@@ -187,9 +201,10 @@ class _Seed:
         )
 
 
-def _cached(score: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
-    """Returns a score that is computed once for each path."""
-    scores: dict[str, float] = {}
+def _cached(
+    score: Callable[[np.ndarray], float], scores: dict[str, float]
+) -> Callable[[np.ndarray], float]:
+    """Returns a score that is computed once for each path and kept by name in `scores`."""
 
     def cached(path: np.ndarray) -> float:
         name = name_of(path)

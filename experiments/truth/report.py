@@ -1,5 +1,6 @@
 """truth.json, truth.md and its figure: the results of all seeds."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +13,22 @@ from scipy import stats
 from experiments.runs.markdown import table
 from experiments.study import intervals
 from experiments.study.intervals import mean_interval
-from experiments.truth.config import Truth
-from experiments.truth.methods import scored_networks
+from experiments.truth.config import ALONE, EVEN, Truth
+from experiments.truth.methods import DERIVED, scored_networks
 from experiments.truth.nas_bench_macro import LEAST_FRACTION, Benchmark
 from jaxnas import network_figure
 from jaxnas.json_file import write_object
 
 TRAINED = 8  # random networks that someone without a search would train
+DEFAULT = f"two, {DERIVED}"  # what a search does by default
 
 
 def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns truth.json: baselines from the benchmark alone, and each method's τ and regret.
 
     Regrets are fractions of top-1: the best network's of at most the budget less the chosen one's.
+    Of each method: tau, and regret by budget; mean_regret, over the budgets; and more_than_default,
+    how much more that is than `DEFAULT`'s with the same seed (None without it).
     """
     benchmark, config = truth.benchmark, truth.config
     index = scored_networks(truth)
@@ -40,6 +44,8 @@ def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
                 for budget, chosen in by_budget.items():
                     regret = benchmark.best_top1(float(budget)) - chosen["true_top1"]
                     row["regret"].setdefault(budget, []).append(regret)
+    means = {name: np.mean([*row["regret"].values()], 0) for name, row in rows.items()}
+    default = means.get(DEFAULT)
     return {
         "schema": 1,
         "networks": len(benchmark.paths),
@@ -73,8 +79,12 @@ def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "methods": {
             name: {
                 "method": row["method"],
-                "tau": mean_interval(row["tau"]),
+                "tau": mean_interval(row["tau"]) if row["tau"] else None,
                 "regret": {budget: mean_interval(all_) for budget, all_ in row["regret"].items()},
+                "mean_regret": mean_interval(means[name]),
+                "more_than_default": (
+                    None if default is None else mean_interval(means[name] - default)
+                ),
             }
             for name, row in rows.items()
         },
@@ -117,25 +127,30 @@ def markdown(document: Mapping[str, Any]) -> str:
     search, budgets = document["search"], document["budgets"]
     columns = [f"regret at {one['millions']:g} M" for one in budgets]
     rows = [
-        ("random", "–", *_points(budgets, "random_regret")),
+        ("random", "–", *_points(budgets, "random_regret"), "–"),
         (
             f"best of {TRAINED} random, each trained",
             "–",
             *_points(budgets, "best_trained_regret"),
+            "–",
         ),
         (
             "most multiply-accumulates",
             f"{document['macs_tau']:.2f}",
             *_points(budgets, "most_macs_regret"),
+            "–",
         ),
     ]
+    points = functools.partial(intervals.text, percent=True, digits=2)
     for name, method in document["methods"].items():
         regrets = [method["regret"][f"{one['millions']:g}"] for one in budgets]
+        more = method["more_than_default"]
         rows.append(
             (
                 name,
-                intervals.text(method["tau"]),
-                *(intervals.text(regret, percent=True, digits=2) for regret in regrets),
+                "–" if method["tau"] is None else intervals.text(method["tau"]),
+                *map(points, [*regrets, method["mean_regret"]]),
+                "–" if name == DEFAULT or more is None else points(more),
             )
         )
     return "\n".join(
@@ -159,9 +174,11 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"budget less that of the chosen one, which uses {LEAST_FRACTION:.0%} to 100 % of it, "
             f"in points. Evolution and best of random score {document['evaluations']} networks "
             f"with the supernet's weights; evolution begins with the most probable ones, or with "
-            f"random ones where there is no α.",
+            f"random ones where there is no α. The weights of {EVEN} are trained on paths drawn "
+            f"evenly; {ALONE}… learns α alone from them, with as many α steps as a search has. The "
+            f"last column compares the mean with that of `{DEFAULT}` with the same seed.",
             "",
-            *table(("", "τ", *columns), rows),
+            *table(("", "τ", *columns, "mean", "mean, more than the default's"), rows),
             "",
             "![Regret of each method](truth.png)",
             "",
@@ -170,7 +187,9 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _points(budgets: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return [f"{100 * one[key]:.2f}" for one in budgets]
+    """Returns a baseline's regret at each budget and their mean, in points."""
+    regrets = [one[key] for one in budgets]
+    return [f"{100 * regret:.2f}" for regret in [*regrets, np.mean(regrets)]]
 
 
 def _figure(document: Mapping[str, Any]) -> Figure:
