@@ -21,7 +21,7 @@ from jaxnas.space import Space, staged_space
 from jaxnas.space_file import find_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
-from tests.programs import run_fresh
+from tests.programs import UNOPTIMIZED, run_fresh
 
 # Two runs, the second of three equal blocks; kernels 3 and 5, expansions 1½ apart; skip.
 SMALL = staged_space(
@@ -53,9 +53,7 @@ MICRO = {
 
 def pytest_configure() -> None:
     # What is compiled here runs for a few steps: least time goes into making it fast.
-    os.environ.setdefault(
-        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    )
+    os.environ.setdefault("XLA_FLAGS", UNOPTIMIZED)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,10 @@ _LIBRARIES = (
     "sklearn.datasets",
     "tensorflow_datasets",
 )
-# Programs take tens or hundreds of steps, which no optimization at all would make slow.
-XLA_FLAGS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+# For what takes a few steps only. Most programs take tens or hundreds, which no optimization at all
+# would make slow.
+UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+XLA_FLAGS = UNOPTIMIZED.replace("level=0", "level=1")
 _ENVIRONMENT = {"COLUMNS": "120", "XLA_FLAGS": XLA_FLAGS}
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([*_LIBRARIES])

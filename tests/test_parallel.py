@@ -14,9 +14,9 @@ import pytest
 
 from jaxnas import parallel
 from tests.conftest import NO_RESTART, metrics_of
-from tests.programs import ROOT, XLA_FLAGS, Program, run_fresh, run_program
+from tests.programs import ROOT, UNOPTIMIZED, Program, run_fresh, run_program
 
-EIGHT_DEVICES = f"{XLA_FLAGS} --xla_force_host_platform_device_count=8"
+EIGHT_DEVICES = f"{UNOPTIMIZED} --xla_force_host_platform_device_count=8"
 
 
 def free_port() -> int:
@@ -40,7 +40,7 @@ class Group:
                     *flags,
                     f"--workdir={folder / 'run'}",
                     *(together if count > 1 else ()),
-                    environment=environment,
+                    environment={"XLA_FLAGS": UNOPTIMIZED, **environment},  # each compiles  # each compiles
                 )
             )
 

@@ -8,7 +8,7 @@ from experiments.benchmark.growth import FIGURES
 from experiments.runs import markdown
 
 
-def _without_folder(command: str) -> str:
+def without_folder(command: str) -> str:
     """Returns the command without --output, which means nothing on another machine."""
     return shlex.join(word for word in shlex.split(command) if not word.startswith("--output="))
 
@@ -53,7 +53,7 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
         f"{settings['space']}, {settings['num_classes']} classes, {settings['steps']} timed "
         f"repeats.",
         "",
-        "    " + _without_folder(document["command"]),
+        "    " + without_folder(document["command"]),
         "",
         *figures_table(parts, document["skipped"]),
     ]

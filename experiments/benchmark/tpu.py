@@ -1,6 +1,7 @@
 """Part `tpu`: the steps as the TPU's own compiler makes them, on a machine without a TPU."""
 
 import importlib.util
+import math
 import os
 import re
 import time
@@ -12,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
+from experiments.benchmark.chips import TPUS
 from experiments.benchmark.workload import Workload, memory_mb
 from jaxnas import parallel, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 
-# Memory of a chip in 10⁹ bytes, from Google's pages of its TPU versions.
-MEMORY_GB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 _RESERVED = 0.05  # share of the memory that the runtime takes
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -38,9 +38,9 @@ def compiled_for_tpu(workload: Workload, topology: str) -> dict[str, Any]:
 
     Returns:
       The slice, and of the steps `weight`, `arch` and `train`, the training of the largest path:
-      memory of a chip, collectives and conditionals, operations and bytes of a chip (of the longest
-      branches), seconds of compilation, and the largest batch of a chip by generation, if its
-      temporaries grow with the batch.
+      memory of a chip, collectives and their results in MB, conditionals, operations and bytes of a
+      chip (of the longest branches), seconds of compilation, and the largest batch of a chip by
+      generation, if its temporaries grow with the batch.
 
     Raises:
       ModuleNotFoundError: the compiler is not installed.
@@ -129,10 +129,22 @@ def _program(
         **memory,
         "conditionals": counts.pop("conditional"),
         "collectives": {name: count for name, count in counts.items() if count},
+        "collective_mb": collective_mb(text),
         "gflops": costs["flops"] / 1e9,
         "gb": costs["bytes accessed"] / 1e9,
         "largest_batch": {
-            chip: int(((1 - _RESERVED) * gb * 1000 - memory["argument_mb"]) / per_image_mb)
-            for chip, gb in MEMORY_GB.items()
+            name: int(
+                ((1 - _RESERVED) * chip.memory_gb * 1000 - memory["argument_mb"]) / per_image_mb
+            )
+            for name, chip in TPUS.items()
         },
     }
+
+
+def collective_mb(text: str) -> float:
+    """Returns the size of what the collectives of a compiled program return to a chip, in MB."""
+    results = re.findall(rf" = (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", text)
+    total = 0
+    for bits, dimensions in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", " ".join(results)):
+        total += int(bits) // 8 * math.prod(int(size) for size in dimensions.split(",") if size)
+    return total / 1e6

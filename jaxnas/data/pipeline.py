@@ -16,7 +16,7 @@ from jaxnas.data.workers import in_processes
 
 # Entropy of each part's random streams, beside the seed.
 _PART_STREAM = {"weights": 0, "alpha": 1, "test": 2}
-_MAX_THREADS = 16
+_MOST_WAITING = 16  # batches that are made and not yet used
 
 
 class Batch(TypedDict):
@@ -59,7 +59,7 @@ def batches(
       shard_index: index of the shard of each step's batch that this process reads.
       shard_count: number of shards of a batch; their union is the same batch for any count.
       threads: number of batches made at once, ahead of the step that uses them; None means one per
-        core, at most 16, and one for sets kept in memory; 0 makes each batch on request.
+        core, and one for sets kept in memory; 0 makes each batch on request.
       workers: number of processes that make batches instead of threads; the batches are the same.
 
     Returns:
@@ -208,7 +208,8 @@ def _ahead(
     if threads is None:
         # Images in memory are so small that the interpreter is the bottleneck, for which a second
         # thread would only contend.
-        threads = 1 if part.spec.in_memory else min(os.cpu_count() or 1, _MAX_THREADS)
-    # grain's default of 500 elements would be 500 batches here, 19 GB at batch 256 and 224 px.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        threads = 1 if part.spec.in_memory else os.cpu_count() or 1
+    # Those in the making count; grain's default of 500 would be 19 GB at batch 256 and 224 px.
+    ahead = threads + min(threads, _MOST_WAITING)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return iter(steps.to_iter_dataset(options))

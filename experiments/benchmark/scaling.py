@@ -1,0 +1,189 @@
+"""Writes docs/scaling.md: the least that a search on ImageNet takes on accelerators.
+
+    python -m experiments.benchmark.scaling --flagfile=vpu.flags --flagfile=imagenet.flags \\
+        --results=runs/benchmark/benchmark.json
+
+The results are those of the parts `tpu` and `photographs` of `python -m experiments.benchmark`.
+Nothing ran on an accelerator: a step takes as long as its slower resource, arithmetic or memory,
+would at its peak, and then the sum of its gradients over the chips.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments.benchmark import performance
+from experiments.benchmark.chips import GPUS, TPUS, Chip
+from experiments.benchmark.report import table, without_folder
+from experiments.search.config import Config, config_from_flags, define_flags
+from profiling import command
+
+DOCUMENT = "scaling.md"
+CHIPS = (1, 8, 64, 256)
+_IMAGENET_EXAMPLES = 1_281_167  # Russakovsky et al. 2015, the training part
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A search on a number of chips at their peak rates.
+
+    Attributes:
+      weight_ms, arch_ms, train_ms: a weight step, an α step, and a training step of the network.
+      images_per_s: examples of weight steps, over all chips.
+      search_hours: warm-up and search.
+      train_hours: training of the network.
+      memory_bound: share of the weight step's time that memory takes at its peak.
+    """
+
+    weight_ms: float
+    arch_ms: float
+    train_ms: float
+    images_per_s: float
+    search_hours: float
+    train_hours: float
+    memory_bound: float
+
+
+def estimate(part: Mapping[str, Any], config: Config, chip: Chip, chips: int) -> Estimate:
+    """Estimates a search from the benchmark's part `tpu`.
+
+    A step has as many examples on each chip as the part's. An α step has `base_batch_size` in all:
+    it fills that many chips at most, since batch normalization takes a group of them together.
+
+    Args:
+      part: the part `tpu`.
+      config: the search's lengths.
+      chip: peak rates.
+      chips: number of chips.
+    """
+    programs, on_each = part["programs"], part["batch_size"]
+    weight_ms, train_ms = (step_ms(programs[name], chip, chips) for name in ("weight", "train"))
+    filled = min(chips, max(1, config.alpha_batch_size // on_each))
+    arch_ms = step_ms(programs["arch"], chip, chips)
+    arch_ms *= config.alpha_batch_size / (filled * on_each)
+    assert config.held_out is not None, "which main checks"
+    examples = _IMAGENET_EXAMPLES - config.held_out
+    epoch = examples / (on_each * chips)
+    alpha_steps = examples / (config.alpha_batch_size * config.alpha_every)
+    weight_s = (config.warmup_epochs + config.search_epochs) * epoch * weight_ms / 1e3
+    alpha_s = (config.search_epochs - 1) * alpha_steps * arch_ms / 1e3
+    return Estimate(
+        weight_ms,
+        arch_ms,
+        train_ms,
+        images_per_s=1e3 * on_each * chips / weight_ms,
+        search_hours=(weight_s + alpha_s) / 3600,
+        train_hours=config.train_epochs * epoch * train_ms / 3.6e6,
+        memory_bound=programs["weight"]["gb"] / chip.memory_gb_s * 1e3 / weight_ms,
+    )
+
+
+def step_ms(program: Mapping[str, Any], chip: Chip, chips: int) -> float:
+    """Returns the least time of a step on each of a number of chips, in ms.
+
+    The sum over the chips is a ring's: a chip sends 2 (n − 1) / n times the gradients' size.
+    """
+    rate = chip.link_gb_s if chips <= chip.group else chip.network_gb_s
+    sent_gb = 2 * (chips - 1) / chips * program["collective_mb"] / 1e3
+    computed = max(program["gflops"] / chip.tflops, 1e3 * program["gb"] / chip.memory_gb_s)
+    return computed + 1e3 * sent_gb / rate
+
+
+def page(document: Mapping[str, Any], config: Config) -> list[str]:
+    """Returns the lines of docs/scaling.md."""
+    part, photographs = document["parts"]["tpu"], document["parts"]["photographs"]
+    rows = []
+    for name, chip in (TPUS | GPUS).items():
+        for chips in CHIPS:
+            one = estimate(part, config, chip, chips)
+            rows.append(
+                (
+                    name,
+                    chips,
+                    one.weight_ms,
+                    one.arch_ms,
+                    f"{one.memory_bound:.0%}",
+                    f"{one.images_per_s:,.0f}",
+                    f"{one.images_per_s / photographs['pipeline_per_s']:,.0f}",
+                    one.search_hours,
+                    one.train_hours,
+                )
+            )
+    versions, settings = document["machine"]["versions"], document["settings"]
+    return [
+        "# Scaling",
+        "",
+        "Written by `python -m experiments.benchmark.scaling` from the results of "
+        f"`{without_folder(document['command'])}`, {document['date']}, jax {versions['jax']}.",
+        "",
+        "**These are bounds, not measurements.** Nothing ran on an accelerator. A step takes as "
+        "long as its operations or its bytes would at the chip's peak rate, whichever is longer, "
+        "and then the ring sum of its gradients over all chips. Operations, bytes and collectives "
+        f"are those of the programs that the TPU's compiler makes of the {settings['space']} "
+        f"space at {settings['train_image_size']} px in {settings['precision']}, with "
+        f"{part['batch_size']} examples on each of {part['chips']} chips, and of the longest "
+        "branches: the largest path. A GPU's compiler fuses otherwise, and a GPU waits for the "
+        "host at each `lax.switch`.",
+        "",
+        f"The search is `imagenet.flags`: {config.warmup_epochs} epochs of warm-up and "
+        f"{config.search_epochs} of search, with {config.held_out:,} examples held out for α, and "
+        f"{config.train_epochs} epochs of training the largest path. Batches grow with the chips, "
+        f"{part['batch_size']} on each; whether accuracy bears the largest is untried. An α step "
+        f"has {config.alpha_batch_size} examples on any number of chips.",
+        "",
+        *table(
+            (
+                "chip",
+                "chips",
+                "weight step, ms",
+                "α step, ms",
+                "of it memory",
+                "images/s",
+                "cores that decode",
+                "search, h",
+                "training, h",
+            ),
+            rows,
+        ),
+        "",
+        f"The input pipeline makes {photographs['pipeline_per_s']:.0f} photographs of "
+        f"{photographs['size']} px a second on a core of {document['machine']['cpu']}; cores that "
+        "decode are of all hosts together. Where a host has fewer, it bounds the search and not "
+        "the chip.",
+    ]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the page; returns the exit status."""
+    del argv
+    args = flags.FLAGS
+    with command.usage_errors():
+        config = config_from_flags()
+        if config.dataset != "imagenet2012" or config.held_out is None:
+            raise ValueError(
+                f"--dataset={config.dataset}: the estimate is of a search on ImageNet; give "
+                f"--flagfile=imagenet.flags"
+            )
+        file = pathlib.Path(args.results)
+        document = performance.load(file)
+        missing = [name for name in ("tpu", "photographs") if name not in document["parts"]]
+        if missing:
+            raise ValueError(
+                f"--results={file} lacks the part {missing[0]}; run `python -m "
+                f"experiments.benchmark --parts=photographs,tpu`"
+            )
+        output = command.output_folder("output", args.output)
+    (output / DOCUMENT).write_text("\n".join(page(document, config)) + "\n")
+    print(output / DOCUMENT, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags.DEFINE_string("results", None, "File benchmark.json.", required=True)
+    flags.DEFINE_string("output", "docs", "Folder to write to.")
+    command.run(main)

@@ -1,0 +1,108 @@
+"""docs/scaling.md: estimates by hand, and the page as the program writes it."""
+
+import json
+import types
+
+import pytest
+
+from experiments.benchmark import scaling, tpu
+from experiments.benchmark.chips import Chip
+from tests.programs import run_program
+
+# 10 ms of arithmetic or 20 ms of memory on this chip; 2 ms to send 10 MB.
+CHIP = Chip(memory_gb=16, tflops=100, memory_gb_s=500, link_gb_s=10, network_gb_s=1, group=8)
+WEIGHT = {"gflops": 1000.0, "gb": 10.0, "collective_mb": 10.0}
+PART = {
+    "topology": "v5e:4x4",
+    "chips": 16,
+    "batch_size": 64,
+    "programs": {
+        "weight": WEIGHT,
+        "arch": {"gflops": 3000.0, "gb": 1.0, "collective_mb": 0.0},
+        "train": WEIGHT | {"collective_mb": 0.0},
+    },
+}
+SEARCH = types.SimpleNamespace(
+    alpha_batch_size=256,
+    alpha_every=5,
+    held_out=1_167,
+    warmup_epochs=1,
+    search_epochs=2,
+    train_epochs=4,
+)
+
+
+def test_a_step_takes_its_slower_resource_and_the_ring_s_sum():
+    assert scaling.step_ms(WEIGHT, CHIP, 1) == pytest.approx(20)
+    assert scaling.step_ms(WEIGHT | {"gflops": 3000.0}, CHIP, 1) == pytest.approx(30)
+    # A ring of two sends the gradients once: 10 MB at 10 GB/s take 1 ms; of eight, 2 · 7/8.
+    assert scaling.step_ms(WEIGHT, CHIP, 2) == pytest.approx(21)
+    assert scaling.step_ms(WEIGHT, CHIP, 8) == pytest.approx(21.75)
+    # Sixteen are more than the links connect.
+    assert scaling.step_ms(WEIGHT, CHIP, 16) == pytest.approx(20 + 2 * 15 / 16 * 10)
+
+
+def test_a_search_is_its_steps():
+    one = scaling.estimate(PART, SEARCH, CHIP, 1)
+    assert one.weight_ms == pytest.approx(20) and one.memory_bound == pytest.approx(1)
+    assert one.images_per_s == pytest.approx(3200)
+    # 256 examples are four batches of 64 on one chip.
+    assert one.arch_ms == pytest.approx(4 * 30)
+    # 1,280,000 examples: 3 epochs of 20,000 weight steps; α in one epoch, at every fifth of 256.
+    hours = (3 * 20_000 * 0.020 + 1_000 * 0.120) / 3600
+    assert one.search_hours == pytest.approx(hours)
+    assert one.train_hours == pytest.approx(4 * 20_000 * 0.020 / 3600)
+    # Eight chips take an eighth of the weight steps. The α step fills four of them.
+    eight = scaling.estimate(PART, SEARCH, CHIP, 8)
+    assert eight.arch_ms == pytest.approx(30)
+    assert eight.search_hours == pytest.approx((3 * 2_500 * 0.02175 + 1_000 * 0.030) / 3600)
+
+
+def test_collectives_are_as_large_as_their_results():
+    assert tpu.collective_mb(
+        """
+  %fusion.1 = f32[1000]{0:T(1024)} fusion(%all-reduce.3), kind=kLoop
+  %all-reduce.3 = (f32[1000,2]{1,0:T(8,128)}, bf16[50]{0}, f32[]) all-reduce(%a, %b, %c)
+  %g = f32[8]{0:T(128)S(1)} all-gather(%x), dimensions={0}
+"""
+    ) == pytest.approx((4 * 2000 + 2 * 50 + 4 + 4 * 8) / 1e6)
+
+
+def benchmark(parts: dict) -> dict:
+    return {
+        "schema": 1,
+        "date": "2026-11-30",
+        "command": "python -m experiments.benchmark --parts=tpu --output=elsewhere",
+        "settings": {"space": "proxyless", "train_image_size": 224, "precision": "bf16"},
+        "machine": {"cpu": "A CPU", "versions": {"jax": "0.10.2"}},
+        "parts": parts,
+    }
+
+
+def test_the_page_is_made_of_a_benchmark_and_the_flags_of_a_search(tmp_path):
+    file = tmp_path / "benchmark.json"
+    arguments = (
+        "experiments.benchmark.scaling",
+        "--flagfile=vpu.flags",
+        "--flagfile=imagenet.flags",
+        f"--results={file}",
+        f"--output={tmp_path}",
+    )
+    file.write_text(json.dumps(benchmark({"tpu": PART})))
+    done = run_program(*(one for one in arguments if "imagenet" not in one))
+    assert done.returncode == 2
+    assert "--dataset=digits: the estimate is of a search on ImageNet; give" in done.stderr
+    done = run_program(*arguments)
+    assert done.returncode == 2
+    assert f"--results={file} lacks the part photographs; run" in done.stderr
+    photographs = {"pipeline_per_s": 250.0, "pillow_per_s": 900.0, "size": 224}
+    file.write_text(json.dumps(benchmark({"tpu": PART, "photographs": photographs})))
+    done = run_program(*arguments)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "scaling.md").read_text()
+    assert "40 epochs of warm-up and 120 of search, with 50,000 examples held out" in page
+    assert "`python -m experiments.benchmark --parts=tpu`, 2026-11-30, jax 0.10.2" in page
+    # 10 GB at 819 GB/s.
+    (row,) = [line for line in page.splitlines() if line.startswith("| v5e | 1 |")]
+    assert row.startswith("| v5e | 1 | 12.2 | 60.9 | 100% | 5,242 | 21 |")
+    assert len([line for line in page.splitlines() if line.startswith("| H100 |")]) == 4
