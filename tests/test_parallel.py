@@ -40,7 +40,7 @@ class Group:
                     *flags,
                     f"--workdir={folder / 'run'}",
                     *(together if count > 1 else ()),
-                    environment={"XLA_FLAGS": UNOPTIMIZED, **environment},  # each compiles  # each compiles
+                    environment={"XLA_FLAGS": UNOPTIMIZED, **environment},  # each compiles
                 )
             )
 
