@@ -15,6 +15,7 @@ from jax import lax
 
 Array = jax.Array
 
+BN_MOMENTUM = 0.9  # of the running statistics
 BATCH_NORM_GROUP = 64  # images, the batch of a GPU in the official search
 
 

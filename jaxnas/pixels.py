@@ -1,10 +1,14 @@
 """Normalization of pixels for networks; the same in JAX and in exported files."""
 
 import dataclasses
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
+
+Precision = Literal["f32", "bf16"]
+PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}  # of the input and products of layers
 
 
 @dataclasses.dataclass(frozen=True)

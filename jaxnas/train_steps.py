@@ -17,11 +17,10 @@ import optax
 from flax import nnx
 
 from jaxnas import loss, parallel, supernet_block
-from jaxnas.batch_norm import BATCH_NORM_GROUP
+from jaxnas.batch_norm import BATCH_NORM_GROUP, BN_MOMENTUM
 from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.network import Network
-from jaxnas.pixels import check_batch, from_pixels
-from jaxnas.search_steps import BN_MOMENTUM, PRECISIONS, Precision
+from jaxnas.pixels import PRECISIONS, Precision, check_batch, from_pixels
 
 Array = jax.Array
 Tree = Any  # nested dicts of arrays

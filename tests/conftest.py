@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.search import config
-from jaxnas import search_steps
+from jaxnas import search_state, search_steps
 from jaxnas.json_file import write_object
 from jaxnas.latency import FIXED, LatencyTable
 from jaxnas.pixels import from_pixels
@@ -143,13 +143,13 @@ def micro_searched(shared_folder, micro_search) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def small_steps() -> search_steps.Steps:
-    return search_steps.make_steps(SMALL, search_steps.Hyperparameters(alpha_learning_rate=0.05))
+    return search_steps.make_steps(SMALL, search_state.Hyperparameters(alpha_learning_rate=0.05))
 
 
 @pytest.fixture
-def small_state() -> search_steps.SearchState:
-    return search_steps.init_state(
-        SMALL, NUM_CLASSES, search_steps.Hyperparameters(alpha_learning_rate=0.05), 0
+def small_state() -> search_state.SearchState:
+    return search_state.init_state(
+        SMALL, NUM_CLASSES, search_state.Hyperparameters(alpha_learning_rate=0.05), 0
     )
 
 

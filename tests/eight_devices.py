@@ -10,7 +10,7 @@ import re
 import jax
 import numpy as np
 
-from jaxnas import parallel, search_steps, train_steps
+from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 from tests.conftest import NUM_CLASSES, make_table
@@ -46,7 +46,7 @@ def taken(layout: parallel.Layout, batch: dict, group: int, only: str | None) ->
     """Results of each step, or one, on a layout, and the collectives of its compiled program."""
     hyper = hyperparameters(batch_norm_group=group)
     steps = search_steps.make_steps(KIND.space, hyper, layout.replicated)
-    state = layout.replicate(search_steps.init_state(KIND.space, NUM_CLASSES, hyper, 0))
+    state = layout.replicate(search_state.init_state(KIND.space, NUM_CLASSES, hyper, 0))
     path = layout.replicate(KIND.path(PATH))
     table = LatencyModel.of(make_table(KIND.space, np.ones(KIND.space.allowed.shape)))
     network = Network(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxnas import search_steps
+from jaxnas import search_state, search_steps
 from jaxnas.pixels import Normalization
 from jaxnas.space import Space, staged_space
 from tests.conftest import NUM_CLASSES
@@ -69,8 +69,8 @@ KINDS = {
 }
 
 
-def hyperparameters(**changes) -> search_steps.Hyperparameters:
-    return search_steps.Hyperparameters(alpha_learning_rate=0.05, **changes)
+def hyperparameters(**changes) -> search_state.Hyperparameters:
+    return search_state.Hyperparameters(alpha_learning_rate=0.05, **changes)
 
 
 @functools.cache
@@ -78,10 +78,10 @@ def steps_of(name: str) -> search_steps.Steps:
     return search_steps.make_steps(KINDS[name].space, hyperparameters())
 
 
-def state_of(name: str) -> search_steps.SearchState:
-    return search_steps.init_state(KINDS[name].space, NUM_CLASSES, hyperparameters(), 0)
+def state_of(name: str) -> search_state.SearchState:
+    return search_state.init_state(KINDS[name].space, NUM_CLASSES, hyperparameters(), 0)
 
 
-def copy(state: search_steps.SearchState) -> search_steps.SearchState:
+def copy(state: search_state.SearchState) -> search_state.SearchState:
     """A copy for a step that consumes it."""
     return jax.tree.map(jax.numpy.array, state)

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.runs import step_compilation
 from experiments.runs.step_compilation import compiled_steps, readiness
-from jaxnas import search_steps
+from jaxnas import search_state, search_steps
 from tests.conftest import SMALL, same_bits
 from tests.programs import ROOT
 
@@ -134,12 +134,12 @@ def test_without_a_folder_nothing_is_kept(cache):
 
 
 def test_a_loaded_weight_step_takes_the_compiled_ones_steps(cache, batch):
-    hyper = search_steps.Hyperparameters(alpha_learning_rate=0.05)
+    hyper = search_state.Hyperparameters(alpha_learning_rate=0.05)
     path = np.zeros(len(SMALL.blocks), np.int32)
 
     def arguments():
         return (
-            search_steps.init_state(SMALL, 5, hyper, 0),
+            search_state.init_state(SMALL, 5, hyper, 0),
             batch,
             path,
             jnp.float32(0.1),

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import export, search_steps, supernet_block, supernet_initialization, train_steps
+from jaxnas import (
+    export,
+    search_state,
+    search_steps,
+    supernet_block,
+    supernet_initialization,
+    train_steps,
+)
 from jaxnas.network import Network, network_of
 from tests.conftest import NUM_CLASSES, SMALL
 
@@ -40,7 +47,7 @@ def network() -> Network:
 def test_evaluation_and_parity_are_float32(network, platform):
     _, params, stats = supernet_block.split(network, None)
     trained = train_steps.make_steps(network, train_steps.Recipe(steps=10))
-    searched = search_steps.make_steps(SMALL, search_steps.Hyperparameters())
+    searched = search_steps.make_steps(SMALL, search_state.Hyperparameters())
     graph, state = nnx.split(network)
     programs = {
         "network": products(trained.evaluate, platform, params, stats, BATCH),

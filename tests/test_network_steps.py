@@ -11,6 +11,7 @@ import pytest
 
 from jaxnas import loss, supernet_block, train_steps
 from jaxnas.network import Network, network_of
+from jaxnas.pixels import PRECISIONS
 from jaxnas.train_steps import Recipe
 from tests.conftest import NUM_CLASSES, SMALL, same_bits
 
@@ -144,7 +145,7 @@ def test_dropout_is_drawn_anew_each_step_and_keeps_the_mean(network, batch):
 
 def test_bf16_learns_as_f32_does_and_keeps_a_float32_state(network, batch):
     losses = {}
-    for precision in train_steps.PRECISIONS:
+    for precision in PRECISIONS:
         recipe = dataclasses.replace(AVERAGED, precision=precision, steps=60)
         states, metrics, _ = trained(network, recipe, batch, 60)
         losses[precision] = [one["ce"] for one in metrics]

@@ -15,7 +15,7 @@ from experiments.runs.delivery import ARCHIVE, BLOB, IR, LABELS, ONNX
 from jaxnas.latency import LatencyTable
 from jaxnas.space_file import find_space
 from tests.pictures import draw_folder
-from tests.programs import ROOT, run_program
+from tests.programs import ROOT, UNOPTIMIZED, run_program
 
 README = (ROOT / "README.md").read_text()
 USE = (ROOT / "docs" / "use.md").read_text()
@@ -71,7 +71,8 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
 
     def run(command: str, *more: str) -> None:
         arguments = shlex.split(command.replace("\\\n", " "))[2:]
-        done = run_program(*arguments, *more, cwd=tmp_path, PYTHONPATH=str(ROOT))
+        environment = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": UNOPTIMIZED}
+        done = run_program(*arguments, *more, cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
 
     run(tables, "--held_out_networks=0")

@@ -17,6 +17,7 @@ from experiments.pages.repeat import command
 from experiments.runs import answers
 from experiments.runs.accuracy import Scores
 from experiments.search import config, page
+from experiments.search.path_scores import batch_scores
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from tests.browser import least_width_px, open_page
@@ -157,7 +158,7 @@ def test_each_block_s_next_best_choice_is_its_most_probable_other_one(micro_sear
     with trainer_of(config_of(micro_searched)) as trainer:
         assert choices["examples"] == 128
         before = jax.tree.map(np.array, trainer.state)
-        top1, losses = zip(*trainer.batch_scores([path, changed], 2), strict=True)
+        top1, losses = zip(*batch_scores(trainer, [path, changed], 2), strict=True)
         assert top1 == (choices["inherited_top1"], other["inherited_top1"])
         known = (choices["inherited_loss"], other["inherited_loss"])
         assert losses == pytest.approx(known, rel=1e-5)  # compiled otherwise here

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.search.config import Config
-from jaxnas import search_steps, train_steps
+from jaxnas import search_state, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network, network_of
 from tests.conftest import metrics_of, same_bits
@@ -47,7 +47,7 @@ MOMENTS = [
 ]
 
 
-def final_state(folder: pathlib.Path) -> tuple[search_steps.SearchState, train_steps.NetworkState]:
+def final_state(folder: pathlib.Path) -> tuple[search_state.SearchState, train_steps.NetworkState]:
     """Returns the states in the newest checkpoints of the search and of the training."""
     document = json.loads((folder / "config.json").read_text())
     config = Config(**{key: value for key, value in document.items() if key != "schema"})
@@ -56,7 +56,7 @@ def final_state(folder: pathlib.Path) -> tuple[search_steps.SearchState, train_s
     network = Network(network_of(space, arch, 10), rng=np.random.default_rng(0))
     likes = {
         "search": jax.eval_shape(
-            lambda: search_steps.init_state(space, 10, search_steps.Hyperparameters(), config.seed)
+            lambda: search_state.init_state(space, 10, search_state.Hyperparameters(), config.seed)
         ),
         "train": train_steps.init_state(network, config.training.recipe(17), 0),
     }

@@ -10,7 +10,15 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnas import estimators, loss, sampling, search_steps, supernet, supernet_initialization
+from jaxnas import (
+    estimators,
+    loss,
+    sampling,
+    search_state,
+    search_steps,
+    supernet,
+    supernet_initialization,
+)
 from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.builtin_spaces import PROXYLESS
 from jaxnas.latency import LatencyModel, LatencyTable
@@ -125,7 +133,7 @@ class Combination(NamedTuple):
     estimator: str
     control: str
     steps: search_steps.Steps
-    state: search_steps.SearchState
+    state: search_state.SearchState
 
 
 @pytest.fixture(
@@ -139,7 +147,7 @@ def combination(request, small_steps) -> Combination:
     return Combination(
         *request.param,
         small_steps if request.param == COMBINATIONS[0] else search_steps.make_steps(space, hyper),
-        search_steps.init_state(space, NUM_CLASSES, hyper, 0),
+        search_state.init_state(space, NUM_CLASSES, hyper, 0),
     )
 
 
@@ -447,7 +455,7 @@ def test_bf16_searches_as_f32_does_and_keeps_a_float32_state(batch):
     losses, arch_ce = {}, {}
     for name in ("f32", "bf16"):
         compiled = search_steps.make_steps(space, hyperparameters(precision=name))
-        state = search_steps.init_state(space, NUM_CLASSES, search_steps.Hyperparameters(), 0)
+        state = search_state.init_state(space, NUM_CLASSES, search_state.Hyperparameters(), 0)
         changes, metrics = compiled.arch(
             state, batch, latency, jnp.float32(TARGET_MS), jnp.float32(0.1)
         )

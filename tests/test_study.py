@@ -20,7 +20,7 @@ from jaxnas.space_file import find_space
 from profiling import tables
 from profiling.device import Options
 from tests.conftest import SMALL, make_table, random_table
-from tests.programs import Program, run_program
+from tests.programs import UNOPTIMIZED, Program, run_program
 
 # Three blocks of the poster's candidates.
 SPACE = {
@@ -96,7 +96,7 @@ def arguments(tmp_path_factory, space_file, space) -> list[str]:
 def finished(tmp_path_factory, arguments) -> pathlib.Path:
     """An undisturbed study's folder."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    done = run_program(*arguments, f"--workdir={folder}")
+    done = run_program(*arguments, f"--workdir={folder}", XLA_FLAGS=UNOPTIMIZED)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -207,7 +207,7 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     """Killed among the trainings, then gone on with while another process is at one of them."""
     folder = tmp_path / "run"
     command = [*arguments, f"--workdir={folder}"]
-    process = Program(*command)
+    process = Program(*command, environment={"XLA_FLAGS": UNOPTIMIZED})
     process.wait_until((folder / "train-found0-seed0/metrics.jsonl").exists)
     process.kill()
     assert not (folder / "study.json").exists()
@@ -217,12 +217,12 @@ def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):
     (folder / "train-random01-seed1").mkdir()
     with (folder / "train-random01-seed1/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run_program(*command)
+        done = run_program(*command, XLA_FLAGS=UNOPTIMIZED)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "1 runs are held by other processes: train-random01-seed1" in done.stderr
     assert not (folder / "study.json").exists()
 
-    done = run_program(*command)
+    done = run_program(*command, XLA_FLAGS=UNOPTIMIZED)
     assert done.returncode == 0, done.stderr
     assert {f: f.stat().st_mtime_ns for f in done_before} == done_before
     assert study_of(folder) == study_of(finished)

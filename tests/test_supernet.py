@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnas import loss, sampling, search_steps, supernet, supernet_block, supernet_initialization
+from jaxnas import (
+    loss,
+    sampling,
+    search_state,
+    search_steps,
+    supernet,
+    supernet_block,
+    supernet_initialization,
+)
 from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
@@ -36,7 +44,7 @@ def steps(name) -> search_steps.Steps:
 
 
 @pytest.fixture
-def state(name) -> search_steps.SearchState:
+def state(name) -> search_state.SearchState:
     return state_of(name)
 
 
@@ -381,7 +389,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(kind, steps
 
 def test_the_same_seed_gives_the_same_supernet(kind):
     first, second, other = (
-        search_steps.init_state(kind.space, NUM_CLASSES, hyperparameters(), seed)
+        search_state.init_state(kind.space, NUM_CLASSES, hyperparameters(), seed)
         for seed in (7, 7, 8)
     )
     assert same_bits(first, second)

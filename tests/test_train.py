@@ -19,7 +19,7 @@ from experiments.train import config as train_config
 from experiments.train import page
 from experiments.train.config import TrainConfig
 from experiments.train.supernet_weights import from_supernet
-from jaxnas import search_steps, supernet
+from jaxnas import search_state, supernet
 from jaxnas.builtin_spaces import PROXYLESS_TINY
 from tests.browser import open_page
 from tests.programs import ROOT, Program, run_program
@@ -49,7 +49,7 @@ config.define_flags()
 flags.FLAGS(["search", "--space=proxyless_tiny", "--image_size=64", f"--workdir={sys.argv[1]}"])
 run = config.config_from_flags()
 with Workdir(run) as workdir:
-    state = search_steps.init_state(run.search_space, 10, search_steps.Hyperparameters(), seed=5)
+    state = search_state.init_state(run.search_space, 10, search_state.Hyperparameters(), seed=5)
     checkpoints = Checkpoints(workdir.path / "checkpoints" / "search", run.identity())
     checkpoints.save(7, state)
     checkpoints.close()
@@ -189,7 +189,7 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_end(finished, tmp_path):
 @pytest.mark.parametrize("text", [None, "k3e6 - k7e3 k5e3 -"])
 def test_a_network_starts_with_the_supernet_s_weights(searched, text):
     network = from_supernet(searched, 10, text)
-    state = search_steps.init_state(PROXYLESS_TINY, 10, search_steps.Hyperparameters(), seed=5)
+    state = search_state.init_state(PROXYLESS_TINY, 10, search_state.Hyperparameters(), seed=5)
     path = PROXYLESS_TINY.path(PROXYLESS_TINY.parse(text or TEXT))
     expected = supernet.extract(PROXYLESS_TINY, state.params, state.stats, path, 10)
     network.eval()

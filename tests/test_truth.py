@@ -20,11 +20,11 @@ from experiments.truth.nas_bench_macro import (
     path_of,
     read_benchmark,
 )
-from jaxnas import search_steps
+from jaxnas import search_state
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import count_macs, count_parameters, network_of
 from tests.conftest import same_bits
-from tests.programs import run_program
+from tests.programs import UNOPTIMIZED, run_program
 
 NAMES = ["".join(digits) for digits in itertools.product("012", repeat=8)]
 
@@ -117,12 +117,12 @@ def test_refuses_what_is_no_benchmark(content, tmp_path):
         read_benchmark(file)
 
 
-def state_in(folder: pathlib.Path) -> search_steps.SearchState:
+def state_in(folder: pathlib.Path) -> search_state.SearchState:
     """Returns the state in the newest checkpoint of a run."""
     document = json.loads((folder / "config.json").read_text())
     config = Config(**{key: value for key, value in document.items() if key != "schema"})
     like = jax.eval_shape(
-        lambda: search_steps.init_state(SPACE, 10, search_steps.Hyperparameters(), config.seed)
+        lambda: search_state.init_state(SPACE, 10, search_state.Hyperparameters(), config.seed)
     )
     with contextlib.closing(
         Checkpoints(folder / "checkpoints" / "search", config.identity())
@@ -151,7 +151,7 @@ STUDY = [
 
 def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_path):
     arguments = [*STUDY, f"--benchmark={benchmark_file}", f"--workdir={tmp_path / 'run'}"]
-    done = run_program(*arguments)
+    done = run_program(*arguments, XLA_FLAGS=UNOPTIMIZED)
     assert done.returncode == 0, done.stderr
     before = (tmp_path / "run" / "truth.json").read_bytes()
     document = json.loads(before)
@@ -183,7 +183,7 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
     text = (tmp_path / "run" / "truth.md").read_text()
     assert "| two, evolution |" in text and "| best of 8 random, each trained | – |" in text
     # Other networks are scored with the supernets that are there.
-    more = run_program(*arguments, "--evaluations=4", "--methods=even")
+    more = run_program(*arguments, "--evaluations=4", "--methods=even", XLA_FLAGS=UNOPTIMIZED)
     assert more.returncode == 0 and "✓ search" not in more.stderr
     document = json.loads((tmp_path / "run" / "truth.json").read_text())
     assert [*document["methods"]] == ["even, evolution", "even, best of random"]

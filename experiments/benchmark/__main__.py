@@ -36,7 +36,7 @@ from experiments.benchmark.xla_profile import profile
 from experiments.runs.malloc import keep_memory
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.json_file import write_object
-from jaxnas.search_steps import PRECISIONS
+from jaxnas.pixels import PRECISIONS
 from profiling import command
 
 SCHEMA = 1

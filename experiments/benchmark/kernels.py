@@ -15,7 +15,7 @@ from jaxnas.dense import dense_im2col, dense_products, dense_xla, taps
 from jaxnas.depthwise import depthwise_shifted, depthwise_xla
 from jaxnas.network import block_of
 from jaxnas.padding import Padding
-from jaxnas.search_steps import PRECISIONS
+from jaxnas.pixels import PRECISIONS
 from jaxnas.space import Block
 
 Array = jax.Array

@@ -15,7 +15,7 @@ from jax.experimental import topologies
 
 from experiments.benchmark.chips import TPUS
 from experiments.benchmark.workload import Workload, memory_mb
-from jaxnas import parallel, search_steps, train_steps
+from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 
@@ -80,7 +80,7 @@ def _programs(
 ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     """Returns the jitted steps with the shapes of their arguments."""
     space, classes, size = workload.search_space, workload.num_classes, workload.image_size
-    hyper = search_steps.Hyperparameters(precision=workload.precision)
+    hyper = search_state.Hyperparameters(precision=workload.precision)
     steps = search_steps.make_steps(space, hyper, layout.replicated)
     spec = network_of(space, space.arch(workload.largest_path), classes)
     network = Network(spec, rng=np.random.default_rng(0))
@@ -95,7 +95,7 @@ def _programs(
     )
     state, network_state, path, table, scalar = layout.replicated_shapes(
         (
-            search_steps.init_state(space, classes, hyper, 0),
+            search_state.init_state(space, classes, hyper, 0),
             train_steps.init_state(network, recipe, 0),
             workload.largest_path,
             LatencyModel(jnp.float32(1), jnp.ones(space.allowed.shape)),

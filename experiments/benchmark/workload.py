@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import parallel, search_steps, train_steps
+from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, block_of, network_of
+from jaxnas.pixels import Precision
 from jaxnas.space import SKIP, Block, Candidate, Space
 from jaxnas.space_file import find_space
 
@@ -38,7 +39,7 @@ class Workload:
     batch_size: int = 16
     image_size: int = 96
     num_classes: int = 1000
-    precision: search_steps.Precision = "f32"
+    precision: Precision = "f32"
     blocks: int | None = None
     candidates: int | None = None
     devices: int | None = None
@@ -98,13 +99,13 @@ class Supernet:
 
     def __init__(self, workload: Workload):
         self._workload = workload
-        hyper = search_steps.Hyperparameters(precision=workload.precision)
+        hyper = search_state.Hyperparameters(precision=workload.precision)
         devices = None if workload.devices is None else jax.devices()[: workload.devices]
         layout = None if devices is None else parallel.layout(devices)
         self._steps = search_steps.make_steps(
             workload.search_space, hyper, None if layout is None else layout.replicated
         )
-        self.state = search_steps.init_state(workload.search_space, workload.num_classes, hyper, 0)
+        self.state = search_state.init_state(workload.search_space, workload.num_classes, hyper, 0)
         self.batch = workload.batch()
         if layout is not None:
             self.state = layout.replicate(self.state)
@@ -136,7 +137,7 @@ class Supernet:
 
     def weight_step(
         self, path: np.ndarray
-    ) -> tuple[search_steps.Metrics, search_steps.SearchState]:
+    ) -> tuple[search_steps.Metrics, search_state.SearchState]:
         """Takes a weight step on the path; returns arrays that are ready when the step is done."""
         self.state, metrics = self.weight(*self._weight_arguments(path))
         return metrics, self.state

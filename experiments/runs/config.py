@@ -16,7 +16,7 @@ from absl import flags
 
 from jaxnas import data
 from jaxnas.batch_norm import BATCH_NORM_GROUP
-from jaxnas.search_steps import PRECISIONS, Precision
+from jaxnas.pixels import PRECISIONS, Precision
 from profiling import command
 from profiling.device import Options
 from profiling.registry import device_names

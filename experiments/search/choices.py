@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runs.run_folder import Workdir
+from experiments.search.path_scores import batch_scores
 from experiments.search.supernet_trainer import Trainer
 from jaxnas import data
 
@@ -37,7 +38,7 @@ def weigh(trainer: Trainer, architecture: str) -> None:
     batches = min(_BATCHES, max(1, len(trainer.parts.alpha) // config.batch_size))
     scores: list[dict[str, float]] = []
     with trainer.progress.phase("choices", total=1 + len(changed)) as phase:
-        for top1, loss in trainer.batch_scores([path, *changed], batches):
+        for top1, loss in batch_scores(trainer, [path, *changed], batches):
             scores.append({"inherited_top1": top1, "inherited_loss": loss})
             phase.update(len(scores), "the next best choice of each block")
     of_others = dict(zip(others, scores[1:], strict=True))

@@ -17,7 +17,7 @@ from experiments.runs.config import (
     option,
 )
 from experiments.train.fit import Training
-from jaxnas import estimators, loss, search_steps, supernet_initialization, supernet_pretrained
+from jaxnas import estimators, loss, search_state, supernet_initialization, supernet_pretrained
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.space import Space
 from jaxnas.space_file import find_space
@@ -58,7 +58,7 @@ class Config(RunConfig):
     )
     gumbel_temperature: float | None = option(
         None,
-        f"Temperature for estimator=gumbel; unset is {search_steps.GUMBEL_TEMPERATURE:g}.",
+        f"Temperature for estimator=gumbel; unset is {search_state.GUMBEL_TEMPERATURE:g}.",
         0.01,
     )
     latency_table: str | None = option(

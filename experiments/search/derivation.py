@@ -10,6 +10,7 @@ import numpy as np
 from experiments.runs.device import DeviceOfProcess0
 from experiments.runs.run_folder import Workdir
 from experiments.search.config import Config
+from experiments.search.path_scores import inherited_top1
 from experiments.search.supernet_trainer import Trainer
 from experiments.train.fit import has_begun
 from jaxnas import budget, export, parallel, sampling
@@ -185,7 +186,7 @@ def _most_accurate(
     top1: list[float] = []
     with trainer.progress.phase("finalists", total=len(candidates)) as phase:
         for path in candidates:
-            top1.append(trainer.inherited_top1(path))
+            top1.append(inherited_top1(trainer, path))
             phase.update(len(top1), f"top-1 {top1[-1]:.4f}, inherited weights")
     finalists = [
         {

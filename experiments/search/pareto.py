@@ -17,6 +17,7 @@ from experiments.runs.device import DeviceOfProcess0
 from experiments.runs.published_figures import PUBLISHED
 from experiments.runs.run_folder import Workdir
 from experiments.search import derivation
+from experiments.search.path_scores import inherited_top1
 from experiments.search.supernet_trainer import Trainer
 from jaxnas import data, network_figure
 from jaxnas.latency import LatencyTable
@@ -62,7 +63,7 @@ def trace_front(
                     "device_ms": found["device_ms"],
                     "kind": device.setup.kind if device else None,
                     "device": device.setup.device if device else table.device,
-                    "inherited_top1": trainer.inherited_top1(path),
+                    "inherited_top1": inherited_top1(trainer, path),
                     "split": f"held out of {train_split} for α",
                     "examples": len(trainer.parts.alpha),
                 }

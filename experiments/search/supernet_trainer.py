@@ -8,7 +8,7 @@ ones; then all take it over and are trained apart.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,13 +18,13 @@ import optax
 
 from experiments.runs.config import RISE_EPOCHS
 from experiments.runs.loop import LOG_EVERY, SEARCH, Loop, Metrics, Phase
-from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes, right_answers
+from experiments.runs.prefetch import BatchSizes, Feed, batch_shapes
 from experiments.runs.run_folder import Workdir
 from experiments.runs.step_compilation import Step, compiled_steps, readiness
 from experiments.search.config import Config
 from experiments.train.fit import has_begun
 from experiments.train.published_weights import drawn_examples
-from jaxnas import data, parallel, sampling, search_steps, supernet
+from jaxnas import data, parallel, sampling, search_state, search_steps, supernet
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
@@ -78,6 +78,8 @@ class Trainer:
       workdir: folder of the run.
       progress: shows the phases.
       schedule: boundaries of the phases.
+      layout: devices of the run.
+      sizes: parameters of the weight steps' batches.
       steps: steps of the search; compiled steps of an equal configuration may be assigned.
       loop: training loop, which holds the state.
     """
@@ -93,24 +95,24 @@ class Trainer:
         self.parts, self.workdir, self.progress = parts, workdir, progress
         self.num_classes = data.dataset(config.dataset).num_classes
         self.schedule = Schedule.of(config, len(parts.weights))
-        self._layout = parallel.layout()
-        self._sizes = BatchSizes(
+        self.layout = parallel.layout()
+        self.sizes = BatchSizes(
             config.batch_size, config.search_image_size, config.data_workers, config.seed
         )
-        self._alpha_sizes = dataclasses.replace(self._sizes, batch_size=config.alpha_batch_size)
-        hyper = self._hyper = search_steps.Hyperparameters(
+        self._alpha_sizes = dataclasses.replace(self.sizes, batch_size=config.alpha_batch_size)
+        hyper = self._hyper = search_state.Hyperparameters(
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
             initialisation=config.initialisation,
             estimator=config.estimator,
-            gumbel_temperature=config.gumbel_temperature or search_steps.GUMBEL_TEMPERATURE,
+            gumbel_temperature=config.gumbel_temperature or search_state.GUMBEL_TEMPERATURE,
             latency_control=config.latency_control,
             precision=config.precision,
             batch_norm_group=config.batch_norm_group or None,
         )
-        self.steps = search_steps.make_steps(self.space, hyper, self._layout.replicated)
-        state = self._layout.replicate(self._initial_state())
+        self.steps = search_steps.make_steps(self.space, hyper, self.layout.replicated)
+        state = self.layout.replicate(self._initial_state())
         self.loop = Loop(
             state,
             config.identity(),
@@ -123,20 +125,20 @@ class Trainer:
         if not has_begun(workdir):  # keep the lines of the network's training, of later steps
             workdir.open_metrics(self.step)
 
-    def _initial_state(self) -> search_steps.SearchState:
+    def _initial_state(self) -> search_state.SearchState:
         """Returns the state of a new search, with weights that are not fitted if it has begun."""
         config = self.config
         arguments = (self.space, self.num_classes, self._hyper, config.seed)
         if config.initialisation != "pretrained" or has_begun(self.workdir, SEARCH):
-            return search_steps.init_state(*arguments)
+            return search_state.init_state(*arguments)
         examples = drawn_examples(self.parts.weights, config.search_image_size, config.seed)
         with self.progress.phase("published weights", total=1.0) as phase:
-            state = search_steps.init_state(*arguments, examples, phase.update)
+            state = search_state.init_state(*arguments, examples, phase.update)
             phase.end(f"fitted to {len(examples[0])} examples")
         return state
 
     @property
-    def state(self) -> search_steps.SearchState:
+    def state(self) -> search_state.SearchState:
         return self.loop.state
 
     @property
@@ -155,18 +157,18 @@ class Trainer:
           latency: latency for the α steps; None if there are none.
           scores: whether paths are scored in any case, and not only if the configuration asks.
         """
-        replicated = self._layout.replicated_shapes
+        replicated = self.layout.replicated_shapes
         path = replicated(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
         scalar = replicated(jax.ShapeDtypeStruct((), jnp.float32))
         state = replicated(self.state)
-        batch, masked = batch_shapes(self._sizes, self._layout)
+        batch, masked = batch_shapes(self.sizes, self.layout)
         programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
             "weight": (self.steps.weight, (state, batch, path, scalar))
         }
         if not self.is_over and latency is not None:
             table, (alpha_batch, _) = (
                 replicated(latency),
-                batch_shapes(self._alpha_sizes, self._layout),
+                batch_shapes(self._alpha_sizes, self.layout),
             )
             programs["arch"] = (self.steps.arch, (state, alpha_batch, table, scalar, scalar))
         if scores or self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
@@ -203,7 +205,7 @@ class Trainer:
                 self.schedule.warmup_end,
                 self.schedule.end,
                 self.config.search_learning_rate,
-                None if latency is None else self._layout.replicate(latency),
+                None if latency is None else self.layout.replicate(latency),
             )
         )
         self.loop.save(wait=True)
@@ -220,15 +222,15 @@ class Trainer:
         first = start + self.schedule.epoch_steps  # in a search the first epoch has no α steps
         end = start + config.alpha_steps(self.schedule.end) - config.alpha_steps(first)
         self._await_arch_step()
-        table = self._layout.replicate(latency)
-        constants = self._layout.replicate(
+        table = self.layout.replicate(latency)
+        constants = self.layout.replicate(
             (np.float32(config.target_ms), np.float32(config.latency_weight))
         )
-        feed = Feed(self.parts.alpha, self._alpha_sizes, self._layout, self.step - start)
+        feed = Feed(self.parts.alpha, self._alpha_sizes, self.layout, self.step - start)
 
         def take(
-            state: search_steps.SearchState, done: int
-        ) -> tuple[search_steps.SearchState, Metrics]:
+            state: search_state.SearchState, done: int
+        ) -> tuple[search_state.SearchState, Metrics]:
             changes, metrics = self.steps.arch(state, next(feed), table, *constants)
             return dataclasses.replace(state, step=state.step + 1, **changes), metrics
 
@@ -236,7 +238,7 @@ class Trainer:
         self.loop.run(Phase("α alone", start, end, take, [feed], epoch_steps))
         self.loop.save(wait=True)
 
-    def continue_from(self, other: search_steps.SearchState) -> None:
+    def continue_from(self, other: search_state.SearchState) -> None:
         """Starts at the end of the warm-up with another run's state.
 
         Args:
@@ -246,71 +248,6 @@ class Trainer:
         start = self.schedule.warmup_end
         self.loop.state = dataclasses.replace(state, step=jnp.full_like(state.step, start))
         self.loop.step = start
-
-    def inherited_top1(self, path: np.ndarray) -> float:
-        """Returns a path's top-1, as a fraction, with the supernet's weights on held-out data.
-
-        Recalibrates the path's batch statistics; does not change the trainer's state.
-
-        Args:
-          path: candidate of each block, int32 [blocks].
-        """
-        stats = self.calibrated_stats(path)
-        with self.progress.phase("held out", total=1.0) as phase:
-            right = right_answers(
-                lambda batch: self.steps.evaluate(self.state.params, stats, np.int32(path), batch),
-                self.parts.alpha,
-                self._sizes,
-                self._layout,
-                phase.update,
-            )
-        return float(right.mean())
-
-    def batch_scores(
-        self, paths: Sequence[np.ndarray], batches: int
-    ) -> Iterator[tuple[float, float]]:
-        """Yields each path's top-1, as a fraction, and loss on held-out data, inherited weights.
-
-        Less exact than `inherited_top1`, and without a program of its own to compile: weight steps
-        of learning rate 0 normalize by the statistics of each batch. Does not change the trainer's
-        state.
-
-        Args:
-          paths: candidate of each block, int32 [blocks].
-          batches: number of batches; the same ones for all paths.
-        """
-        place = self._layout.replicate
-        feed = Feed(self.parts.alpha, self._sizes, self._layout, 0)
-        held_out = [next(feed) for _ in range(batches)]
-        feed.close()
-        state = jax.tree.map(jnp.copy, self.state)  # which a step consumes
-        rate = place(np.float32(0))
-        for path in paths:
-            scores = []
-            for batch in held_out:
-                state, metrics = self.steps.weight(state, batch, place(np.int32(path)), rate)
-                scores.append((float(metrics["top1"]), float(metrics["ce"])))
-            top1, loss = np.mean(scores, 0).tolist()
-            yield top1, loss
-
-    def calibrated_stats(self, path: np.ndarray) -> Tree:
-        """Returns running statistics in which a path's are the mean over training batches.
-
-        Computes the batches' statistics without a backward pass. Statistics that training does not
-        change are returned as they are.
-        """
-        if not self.config.batch_norm_group:
-            return self.state.stats
-        feed = Feed(self.parts.weights, self._sizes, self._layout, 0)
-        stats = self.state.stats
-        with self.progress.phase("calibrate", self.config.calibration_batches) as phase:
-            for i in range(self.config.calibration_batches):
-                stats = self.steps.recalibrate(
-                    self.state.params, stats, np.int32(path), next(feed), np.float32(i / (i + 1))
-                )
-                phase.update(i + 1)
-        feed.close()
-        return stats
 
     def probabilities(self, alpha: np.ndarray) -> np.ndarray:
         """Returns softmax(α), float32 [blocks, candidates]; 0 where not allowed."""
@@ -336,25 +273,25 @@ class Trainer:
 
     def _phase(
         self, name: str, start: int, end: int, peak: float, latency: LatencyModel | None
-    ) -> Phase[search_steps.SearchState]:
+    ) -> Phase[search_state.SearchState]:
         """Returns a phase of weight steps; with `latency` it has α steps after the first epoch."""
         schedule, alpha_steps = self.schedule, self.config.alpha_steps
         rates = self._rates(start, end, peak)
-        feeds = [Feed(self.parts.weights, self._sizes, self._layout, self.step)]
+        feeds = [Feed(self.parts.weights, self.sizes, self.layout, self.step)]
         alpha_from = start + schedule.epoch_steps
         if latency is not None:
             taken = max(0, alpha_steps(self.step) - alpha_steps(alpha_from))
-            feeds.append(Feed(self.parts.alpha, self._alpha_sizes, self._layout, taken))
+            feeds.append(Feed(self.parts.alpha, self._alpha_sizes, self.layout, taken))
         arch_metrics: search_steps.Metrics = {}
         # On the devices before a step is called, which tests/test_transfers.py holds to.
-        place = self._layout.replicate
+        place = self.layout.replicate
         constants = place(
             (np.float32(self.config.target_ms), np.float32(self.config.latency_weight))
         )
 
         def take(
-            state: search_steps.SearchState, done: int
-        ) -> tuple[search_steps.SearchState, Metrics]:
+            state: search_state.SearchState, done: int
+        ) -> tuple[search_state.SearchState, Metrics]:
             rate, step = rates[done], start + done + 1
             takes_alpha = latency is not None and step > alpha_from
             due = alpha_steps(step) - alpha_steps(step - 1) if takes_alpha else 0
@@ -362,7 +299,7 @@ class Trainer:
             held_out = [next(feeds[1]) for _ in range(due)]
             batch = next(feeds[0])
             if schedule.shared_end and step == schedule.shared_end + 1:
-                state = self._layout.replicate(search_steps.share(self.space, state))
+                state = self.layout.replicate(search_state.share(self.space, state))
             shares = step <= schedule.shared_end
             state, metrics = self.steps.weight(
                 state,
@@ -378,7 +315,7 @@ class Trainer:
 
         snapshot_every = LOG_EVERY * math.ceil((end - start) / (LOG_EVERY * _SNAPSHOTS))
 
-        def details(state: search_steps.SearchState, step: int) -> dict[str, object]:
+        def details(state: search_state.SearchState, step: int) -> dict[str, object]:
             if latency is None:
                 return {}
             alpha = np.asarray(state.alpha)

@@ -20,6 +20,7 @@ from experiments.runs.step_compilation import compiled_steps, readiness
 from jaxnas import data, parallel, train_steps
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.network import Network
+from jaxnas.pixels import Precision
 from profiling import command
 from profiling.progress import Progress
 
@@ -40,7 +41,7 @@ class Training:
     label_smoothing: float
     dropout: float
     ema_decay: float
-    precision: train_steps.Precision
+    precision: Precision
     batch_norm_group: int
     seed: int
     checkpoint_seconds: int

@@ -9,7 +9,7 @@ from experiments.runs.config import identity_of
 from experiments.runs.loop import SEARCH, checkpoint_folder
 from experiments.runs.networks import GIVE_RUN, read_architecture
 from experiments.runs.run_folder import lock_folder
-from jaxnas import data, search_steps, supernet
+from jaxnas import data, search_state, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.json_file import read_object
 from jaxnas.network import Network
@@ -50,7 +50,7 @@ def from_supernet(folder: pathlib.Path, num_classes: int, text: str | None = Non
             f"{document['space']}; give the unchanged folder of a search"
         )
     like = jax.eval_shape(
-        lambda: search_steps.init_state(space, classes, search_steps.Hyperparameters(), 0)
+        lambda: search_state.init_state(space, classes, search_state.Hyperparameters(), 0)
     )
     # Opening checkpoints deletes the files of an unfinished save.
     with lock_folder(folder):

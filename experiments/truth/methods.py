@@ -12,13 +12,14 @@ from scipy import stats
 from experiments.runs.run_folder import Workdir
 from experiments.search import derivation
 from experiments.search.config import Config
+from experiments.search.path_scores import inherited_top1
 from experiments.search.supernet_trainer import Trainer
 from experiments.truth.config import ALONE, EVEN, Truth
 from experiments.truth.nas_bench_macro import LEAST_FRACTION, SPACE, macs_table, name_of
 from jaxnas import data
 from jaxnas.evolution import best, evolve
 from jaxnas.latency import LatencyModel
-from jaxnas.search_steps import SearchState
+from jaxnas.search_state import SearchState
 from profiling.progress import Progress
 
 WARM_UP = "warmup"
@@ -100,7 +101,7 @@ class _Seed:
 
     def even(self, trainer: Trainer) -> dict[str, Any]:
         """Scores the random networks; chooses by evolution and by best of random."""
-        truth, score = self.truth, _cached(trainer.inherited_top1, self.scores)
+        truth, score = self.truth, _cached(functools.partial(inherited_top1, trainer), self.scores)
         chosen: dict[str, Any] = {EVOLUTION: {}, BEST_OF: {}}
         for budget in truth.budgets:
             rng = np.random.default_rng(self.seed)
@@ -114,7 +115,7 @@ class _Seed:
     def searched(self, method: str, budget: float, trainer: Trainer) -> dict[str, Any]:
         """Derives from α by its probabilities, and by evolution from its most probable paths."""
         is_alone, budgets = method.startswith(ALONE), self.truth.budgets
-        score = _cached(trainer.inherited_top1, self.scores if is_alone else {})
+        score = _cached(functools.partial(inherited_top1, trainer), self.scores if is_alone else {})
         rule = dataclasses.replace(
             trainer.config,
             finalists=max(1, self.truth.evaluations // 2),
