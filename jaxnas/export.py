@@ -1,4 +1,4 @@
-"""Export of a network to ONNX and OpenVINO IR, and a check that all three compute the same.
+"""Export of a network to ONNX and OpenVINO IR.
 
 Exported files take pixels: uint8, red, green, blue, 0 to 255. The network's scale is folded into
 the stem, and batch norm into every convolution. What remains is one cast, convolutions, clips,
@@ -7,7 +7,6 @@ without their mean, also its subtraction. Every node is named after its block
 (`block07/depthwise`), so per-layer times of any device can be attributed to blocks by name.
 """
 
-import dataclasses
 import functools
 import importlib
 import json
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import jax2onnx
 import numpy as np
 import onnx
-import onnxruntime
 from flax import nnx
 from jax2onnx.plugins import plugin_system
 from onnx import helper, numpy_helper
@@ -31,7 +29,6 @@ from jaxnas.layers import BATCH_NORM_EPSILON, ConvBatchNorm, activate, max_pool
 from jaxnas.network import Network, NetworkSpec
 from jaxnas.openvino_package import openvino
 from jaxnas.padding import sides
-from jaxnas.pixels import from_pixels
 from jaxnas.space import Activation
 
 OPSET = 13  # The newest that the MyriadX compiler (OpenVINO 2021.4.2) reads without a warning.
@@ -338,58 +335,3 @@ def save(model: onnx.ModelProto, onnx_path: pathlib.Path, xml_path: pathlib.Path
         if entry.key.startswith("model_info "):
             network.set_rt_info(entry.value, entry.key.split(" "))
     openvino.save_model(network, xml_path, compress_to_fp16=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Parity:
-    """Comparison of JAX's logits with ONNX Runtime's and OpenVINO's (CPU, float32), same images."""
-
-    images: int
-    onnxruntime_max_abs: float
-    openvino_max_abs: float
-    same_top1: bool
-    largest_logit: float
-
-    @property
-    def holds(self) -> bool:
-        """True if all logits agree within 1e-4, and all images have the same top-1.
-
-        The bound is relative to the largest logit where that is above 1: networks whose activations
-        have no upper bound, as RepVGG's, have logits of tens.
-        """
-        bound = 1e-4 * max(1.0, self.largest_logit)
-        return self.same_top1 and max(self.onnxruntime_max_abs, self.openvino_max_abs) < bound
-
-
-def parity(
-    network: Network, onnx_path: pathlib.Path, xml_path: pathlib.Path, pixels: np.ndarray
-) -> Parity:
-    """Compares the written files with the network in evaluation mode, all in float32.
-
-    Args:
-      pixels: uint8 [count, size, size, 3] of the exported size.
-    """
-    network.eval()
-    graph, state = nnx.split(network)
-    expected = np.asarray(_float32_logits(graph, state, pixels))
-    session = onnxruntime.InferenceSession(onnx_path, providers=["CPUExecutionProvider"])
-    compiled = openvino.Core().compile_model(xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    batches = np.ascontiguousarray(np.moveaxis(pixels, -1, 1)[:, None])
-    runtime = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in batches])
-    device = np.concatenate([compiled(x)[OUTPUT] for x in batches])
-    tops = [logits.argmax(-1) for logits in (expected, runtime, device)]
-    return Parity(
-        len(pixels),
-        float(abs(runtime - expected).max()),
-        float(abs(device - expected).max()),
-        bool((tops[0] == tops[1]).all() and (tops[0] == tops[2]).all()),
-        float(abs(expected).max()),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _float32_logits(graph: nnx.GraphDef, state: nnx.State, pixels: jax.Array) -> jax.Array:
-    # By default accelerators multiply in TF32 or bfloat16.
-    with jax.default_matmul_precision("float32"):
-        network = nnx.merge(graph, state)
-        return network(from_pixels(pixels, normalization=network.spec.normalization))

@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxnas import supernet_block
+from jaxnas import functional, supernet_block, supernet_stacks
 from jaxnas.block import ConvBlock
 from jaxnas.layers import Classifier, ConvBatchNorm
 from jaxnas.network import Network, first_block_of, network_of
@@ -197,14 +197,14 @@ def extract(
                 continue
             module = next(modules)
             shape = shape_of(space, start)
-            stack = supernet_block.stack_of(candidate)
-            at = supernet_block.places(space, shape)[stack][path[start + i]]
-            _, *true_size = supernet_block.split_of(shape, candidate)
+            stack = supernet_stacks.stack_of(candidate)
+            at = supernet_stacks.places(space, shape)[stack][path[start + i]]
+            _, *true_size = supernet_stacks.split_of(shape, candidate)
             for tree, like in zip((params, stats), true_size, strict=True):
                 slices = jax.tree.map(
                     lambda leaf, i=i, at=at: leaf[i, at], tree["runs"][run][stack]
                 )
-                nnx.update(module, nnx.State(supernet_block.crop(slices, like)))
+                nnx.update(module, nnx.State(supernet_stacks.crop(slices, like)))
     return network
 
 
@@ -234,13 +234,13 @@ def fixed_modules(space: Space, num_classes: int, rng: np.random.Generator) -> d
 @functools.cache
 def _fixed_graphs(space: Space, group: int | None) -> dict[str, nnx.GraphDef]:
     modules = fixed_modules(space, 2, np.random.default_rng(0))
-    return {name: supernet_block.split(module, group)[0] for name, module in modules.items()}
+    return {name: functional.split(module, group)[0] for name, module in modules.items()}
 
 
 def _apply_fixed(
     name: str, space: Space, params: Tree, stats: Tree, x: jax.Array, group: int | None
 ):
-    return supernet_block.run(_fixed_graphs(space, group)[name], params[name], stats[name], x)
+    return functional.run(_fixed_graphs(space, group)[name], params[name], stats[name], x)
 
 
 def _stem(space: Space, params: Tree, stats: Tree, images: jax.Array, group: int | None):
@@ -264,7 +264,7 @@ def _choices(space: Space, path: jax.Array) -> Iterator[tuple[int, jax.Array]]:
 
 def _places(space: Space, start: int, choices: jax.Array) -> dict[str, jax.Array]:
     """Returns where in each stack of a run the chosen candidates are, shaped as the choices."""
-    places = supernet_block.places(space, shape_of(space, start))
+    places = supernet_stacks.places(space, shape_of(space, start))
     return {stack: jnp.asarray(at)[choices] for stack, at in places.items()}
 
 

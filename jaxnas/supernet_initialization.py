@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from jaxnas import supernet, supernet_block
+from jaxnas import functional, supernet, supernet_stacks
 from jaxnas.space import SKIP, Block, Candidate, Space
 
 Tree = Any  # nested dicts of arrays
@@ -44,13 +44,13 @@ def init(
     params: dict[str, Any] = {"runs": []}
     stats: dict[str, Any] = {"runs": []}
     for name, module in supernet.fixed_modules(space, num_classes, rng).items():
-        _, params[name], stats[name] = supernet_block.split(module)
+        _, params[name], stats[name] = functional.split(module)
     for start, length in space.runs():
         shape = supernet.shape_of(space, start)
         drawn: dict[Candidate, list[Weights]] = {}
         for _ in range(length):
             for candidate in shape.convolutions:
-                _, *pair = supernet_block.split(supernet_block.module(shape, candidate, rng))
+                _, *pair = functional.split(supernet_stacks.module(shape, candidate, rng))
                 drawn.setdefault(candidate, []).append(tuple(pair))
         weights = {
             candidate: jax.tree.map(lambda *leaves: np.stack(leaves), *each)
@@ -77,7 +77,9 @@ def smallest(space: Space) -> np.ndarray:
     """
     chosen = np.zeros_like(space.allowed)
     for index, block in enumerate(space.blocks):
-        few = [SKIP] if block.allows_skip else map(_smallest, supernet_block.stacks(block).values())
+        few = (
+            [SKIP] if block.allows_skip else map(_smallest, supernet_stacks.stacks(block).values())
+        )
         chosen[index, [space.candidates.index(one) for one in few]] = True
     return chosen
 
@@ -101,11 +103,11 @@ def share(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
 def _stacked(shape: Block, weights: dict[Candidate, Weights]) -> Weights:
     """Returns weights and statistics of a run by stack: leaves [length, candidates, ...]."""
     run: Weights = ({}, {})
-    for name, candidates in supernet_block.stacks(shape).items():
-        _, *full = supernet_block.split_of(shape, supernet_block.largest(candidates))
+    for name, candidates in supernet_stacks.stacks(shape).items():
+        _, *full = supernet_stacks.split_of(shape, supernet_stacks.largest(candidates))
         run[0][name], run[1][name] = jax.tree.map(
             lambda like, *leaves: np.stack(
-                [supernet_block.pad(leaf, (len(leaf), *like.shape)) for leaf in leaves], 1
+                [supernet_stacks.pad(leaf, (len(leaf), *like.shape)) for leaf in leaves], 1
             ),
             tuple(full),
             *(weights[candidate] for candidate in candidates),
@@ -116,9 +118,9 @@ def _stacked(shape: Block, weights: dict[Candidate, Weights]) -> Weights:
 def views(shape: Block, params: Tree, stats: Tree) -> dict[Candidate, Weights]:
     """Returns each candidate's weights and statistics at their true sizes, to be written to."""
     views: dict[Candidate, Weights] = {}
-    for name, candidates in supernet_block.stacks(shape).items():
+    for name, candidates in supernet_stacks.stacks(shape).items():
         for index, candidate in enumerate(candidates):
-            _, *true_size = supernet_block.split_of(shape, candidate)
+            _, *true_size = supernet_stacks.split_of(shape, candidate)
             views[candidate] = jax.tree.map(
                 lambda like, leaf, index=index: leaf[:, index, *map(slice, like.shape)],
                 tuple(true_size),
@@ -141,7 +143,7 @@ def _link(shape: Block, weights: dict[Candidate, Weights]) -> None:
     width = shape.in_channels * min(
         (c.expansion for c in shape.convolutions if c.expansion > 1), default=1
     )
-    stacks = supernet_block.stacks(shape)
+    stacks = supernet_stacks.stacks(shape)
     product = project = None
     for name in ("mbconv", "fused", "dense"):
         if name not in stacks:
@@ -173,7 +175,7 @@ def _link(shape: Block, weights: dict[Candidate, Weights]) -> None:
 
 def _spread(shape: Block, weights: dict[Candidate, Weights]) -> None:
     """Makes each structure's candidates compute what the smallest one does, in place."""
-    for candidates in supernet_block.stacks(shape).values():
+    for candidates in supernet_stacks.stacks(shape).values():
         donor = weights[_smallest(candidates)]
         for candidate in candidates:
             if weights[candidate] is not donor:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnas import pretrained, supernet, supernet_block, supernet_initialization
+from jaxnas import functional, pretrained, supernet, supernet_initialization, supernet_stacks
 from jaxnas.builtin_spaces import EFFICIENTNET_LITE
 from jaxnas.reconstruction import (
     FITTED_IMAGES,
@@ -77,7 +77,7 @@ def init(
         x = block_outputs(first, stem_outputs(network, examples[0][:FITTED_IMAGES]))
     fixed = {"stem": network.stem, "first": first, "classifier": network.classifier}
     for name, module in fixed.items():
-        _, params[name], stats[name] = supernet_block.split(module)
+        _, params[name], stats[name] = functional.split(module)
     rng = np.random.default_rng(seed)  # what it draws is replaced
     for (start, length), *run in zip(space.runs(), params["runs"], stats["runs"], strict=True):
         shape = supernet.shape_of(space, start)
@@ -85,12 +85,12 @@ def init(
         for index, source in enumerate(blocks[start : start + length]):
             target = np.zeros(0) if x is None else block_outputs(source, x)
             for candidate, weights in views.items():
-                block = supernet_block.module(shape, candidate, rng)
+                block = supernet_stacks.module(shape, candidate, rng)
                 adapt(block, source)
                 if x is not None and not is_same_function(block, source):
                     block.eval()
                     fit_block(block, source, x, x, target)
-                _, *fitted = supernet_block.split(block)
+                _, *fitted = functional.split(block)
                 of_block = jax.tree.map(lambda leaf, index=index: leaf[index], weights)
                 jax.tree.map(np.copyto, of_block, tuple(fitted))
             x = None if x is None else target

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxnas import loss, parallel, supernet_block
+from jaxnas import functional, loss, parallel
 from jaxnas.batch_norm import BATCH_NORM_GROUP, BN_MOMENTUM
 from jaxnas.finite import Skipped, counted, if_finite, is_finite, none_skipped
 from jaxnas.network import Network
@@ -137,7 +137,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 def init_state(network: Network, recipe: Recipe, seed: int) -> NetworkState:
     """Returns the state of a training that starts from a copy of the network's weights."""
-    _, params, stats = supernet_block.split(network)
+    _, params, stats = functional.split(network)
     params, stats = jax.tree.map(jnp.array, (params, stats))
     average = None
     if recipe.ema_decay:
@@ -163,8 +163,8 @@ def make_steps(
         for one device.
     """
     train_graph, eval_graph = (
-        supernet_block.split(network, recipe.batch_norm_group)[0],
-        supernet_block.split(network, None)[0],
+        functional.split(network, recipe.batch_norm_group)[0],
+        functional.split(network, None)[0],
     )
     update_weights, rate = optimizer(recipe).update, learning_rate(recipe)
     dtype, width = PRECISIONS[recipe.precision], network.classifier.kernel[...].shape[0]
@@ -232,7 +232,7 @@ def make_steps(
         check_batch(batch)
         with jax.default_matmul_precision("float32"):
             images = pixels(batch["image"])
-            logits, _ = supernet_block.run(eval_graph, params, stats, images)
+            logits, _ = functional.run(eval_graph, params, stats, images)
         return loss.right_answers(logits, batch["label"], batch["mask"])
 
     jit = functools.partial(jax.jit, out_shardings=replicated)

@@ -13,9 +13,9 @@ from flax import nnx
 
 from jaxnas import (
     export,
+    functional,
     search_state,
     search_steps,
-    supernet_block,
     supernet_initialization,
     train_steps,
 )
@@ -45,7 +45,7 @@ def network() -> Network:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_evaluation_and_parity_are_float32(network, platform):
-    _, params, stats = supernet_block.split(network, None)
+    _, params, stats = functional.split(network, None)
     trained = train_steps.make_steps(network, train_steps.Recipe(steps=10))
     searched = search_steps.make_steps(SMALL, search_state.Hyperparameters())
     graph, state = nnx.split(network)

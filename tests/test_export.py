@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from flax import nnx
 
-from jaxnas import export
+from jaxnas import export, parity
 from jaxnas.network import Network, network_of
 from jaxnas.pixels import from_pixels
 from jaxnas.zoo import find_network
@@ -121,7 +121,7 @@ def test_onnx_runtime_loads_without_a_warning(exported, capfd):
 def test_jax_onnx_and_ir_agree(exported):
     network, _, folder = exported
     pixels = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
-    result = export.parity(network, folder / "model.onnx", folder / "model.xml", pixels)
+    result = parity.compare(network, folder / "model.onnx", folder / "model.xml", pixels)
     assert result.images == 4
     assert result.holds
     assert max(result.onnxruntime_max_abs, result.openvino_max_abs) < 1e-5
@@ -136,7 +136,7 @@ def test_parity_notices_a_changed_weight(exported, tmp_path):
     bias.CopyFrom(onnx.numpy_helper.from_array(array, bias.name))
     onnx.save(changed, tmp_path / "model.onnx")
     pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    result = export.parity(network, tmp_path / "model.onnx", folder / "model.xml", pixels)
+    result = parity.compare(network, tmp_path / "model.onnx", folder / "model.xml", pixels)
     assert not result.holds
     assert result.onnxruntime_max_abs == pytest.approx(1e-3, rel=1e-2)
 
@@ -185,7 +185,7 @@ def test_networks_of_others_are_exported_as_they_are_built(name, operators, tmp_
     assert {operator: found[operator] for operator in operators} == operators
     export.save(model, tmp_path / "m.onnx", tmp_path / "m.xml")
     pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 45, 3), np.uint8)
-    assert export.parity(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds
+    assert parity.compare(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds
 
 
 @pytest.mark.parametrize(
@@ -194,5 +194,5 @@ def test_networks_of_others_are_exported_as_they_are_built(name, operators, tmp_
 )
 def test_parity_is_relative_to_logits_above_one(difference, largest, holds):
     for pair in ((difference, 0.0), (0.0, difference)):
-        assert export.Parity(8, *pair, True, largest).holds is holds
-        assert not export.Parity(8, *pair, False, largest).holds
+        assert parity.Parity(8, *pair, True, largest).holds is holds
+        assert not parity.Parity(8, *pair, False, largest).holds

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxnas import export
+from jaxnas import export, parity
 from jaxnas.network import Network, network_of
 from jaxnas.pixels import Normalization
 from jaxnas.space import format_arch
@@ -57,7 +57,7 @@ def test_a_mixed_network_is_exported_with_its_names(tmp_path):
     ]
     export.save(model, tmp_path / "m.onnx", tmp_path / "m.xml")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    assert export.parity(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds
+    assert parity.compare(network, tmp_path / "m.onnx", tmp_path / "m.xml", pixels).holds
 
 
 STAGES = {"stem": 4, "first": 4, "widths": [6, 6], "counts": [1, 2], "strides": [2, 1], "head": 8}

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas import loss, supernet_block, train_steps
+from jaxnas import functional, loss, train_steps
 from jaxnas.network import Network, network_of
 from jaxnas.pixels import PRECISIONS
 from jaxnas.train_steps import Recipe
@@ -62,7 +62,7 @@ def test_warmup_rises_evenly_to_the_peak_and_the_cosine_ends_at_zero():
 
 
 def test_decay_leaves_batch_norm_alone(network):
-    _, params, _ = supernet_block.split(network)
+    _, params, _ = functional.split(network)
     flags = jax.tree_util.tree_flatten_with_path(train_steps.decayed(params))[0]
     spared = {
         jax.tree_util.keystr(path, simple=True, separator="/") for path, yes in flags if not yes
@@ -160,7 +160,7 @@ def test_bf16_learns_as_f32_does_and_keeps_a_float32_state(network, batch):
 
 def test_evaluation_leaves_padding_out(network, batch, images):
     steps = steps_of(PLAIN)
-    _, params, stats = supernet_block.split(network, None)
+    _, params, stats = functional.split(network, None)
     mask = np.array([1, 1, 0, 1, 0, 0, 1, 1], np.float32)
     answers = steps.evaluate(params, stats, {**batch, "mask": mask})
     network.eval()

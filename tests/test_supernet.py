@@ -14,8 +14,8 @@ from jaxnas import (
     search_state,
     search_steps,
     supernet,
-    supernet_block,
     supernet_initialization,
+    supernet_stacks,
 )
 from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.latency import LatencyModel
@@ -170,8 +170,8 @@ def slices_of(space, tree, block, candidate):
         if start <= block < start + length
     )
     shape = dataclasses.replace(space.blocks[block], name="")
-    stack = supernet_block.stack_of(space.candidates[candidate])
-    place = supernet_block.stacks(shape)[stack].index(space.candidates[candidate])
+    stack = supernet_stacks.stack_of(space.candidates[candidate])
+    place = supernet_stacks.stacks(shape)[stack].index(space.candidates[candidate])
     return jax.tree.map(lambda leaf: leaf[block - start, place], tree["runs"][run][stack])
 
 
@@ -185,7 +185,7 @@ def test_padding_stays_zero(kind, steps, state, batch):
             if candidate.is_skip:
                 continue
             slices = slices_of(space, state.params, block, index)
-            true = supernet_block.split_of(dataclasses.replace(shape, name=""), candidate)[1]
+            true = supernet_stacks.split_of(dataclasses.replace(shape, name=""), candidate)[1]
             for leaf, like in zip(jax.tree.leaves(slices), jax.tree.leaves(true), strict=True):
                 inside = np.zeros(leaf.shape, bool)
                 inside[tuple(map(slice, like.shape))] = True

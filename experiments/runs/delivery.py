@@ -17,6 +17,7 @@ from experiments.runs.run_folder import REPORT
 from jaxnas import data, export, network_figure, nn_archive
 from jaxnas.json_file import write_object
 from jaxnas.network import Network, count_macs, count_parameters
+from jaxnas.parity import Parity, compare
 from jaxnas.zoo import find_network
 from profiling import oak_device, openvino_device, tables
 from profiling.device import Executor, Options, measure_repeatedly
@@ -149,7 +150,7 @@ def write_files(
 
 def check_parity(
     network: Network, folder: pathlib.Path, part: data.Part, image_size: int
-) -> export.Parity:
+) -> Parity:
     """Compares the logits of the written files with JAX's, on pictures of a part.
 
     Raises:
@@ -158,7 +159,7 @@ def check_parity(
     batch = next(
         iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES, image_size=image_size))
     )
-    parity = export.parity(network, folder / ONNX, folder / IR, batch["image"])
+    parity = compare(network, folder / ONNX, folder / IR, batch["image"])
     if not parity.holds:
         raise ParityBroken(f"the exported network differs from the network in JAX: {parity}")
     return parity

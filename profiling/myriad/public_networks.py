@@ -6,179 +6,14 @@ models. Nodes have the names of the public counters' layers, so that stages matc
 Weights are random, since no time depends on them. Batch norm is folded, as OpenVINO had folded it.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
-
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 13
-IR_VERSION = 8  # the newest that OpenVINO 2021.4.2 reads
-
-Size = tuple[int, int, int]  # channels, height, width
-Padding = Literal["same"] | int  # TensorFlow's `same`, or pixels on every side
-
-
-class _Builder:
-    """Builder of one network; the name of a layer is also the name of its output tensor.
-
-    Methods that add layers return the name of the last one's output. A ReLU of `conv` is named
-    `<name>/relu`.
-
-    Attributes:
-      sizes: size of each tensor, by name.
-      macs: number of multiply-accumulate operations so far.
-    """
-
-    def __init__(self, image_size: int):
-        self.sizes: dict[str, Size] = {"data": (3, image_size, image_size)}
-        self.macs = 0
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
-        self._rng = np.random.default_rng(0)
-
-    def conv(
-        self,
-        name: str,
-        source: str,
-        channels: int,
-        kernel: int | tuple[int, int] = 1,
-        stride: int = 1,
-        padding: Padding = "same",
-        *,
-        relu: bool = True,
-        depthwise: bool = False,
-    ) -> str:
-        """Adds a convolution; a kernel that is not square is (height, width)."""
-        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-        inputs, (out_h, out_w), pads = self._window(source, kernel, stride, padding)
-        group = channels if depthwise else 1
-        self._parameter(f"{name}/weights", (channels, inputs // group, *kernel))
-        self._parameter(f"{name}/biases", (channels,))
-        self._node(
-            "Conv",
-            [source, f"{name}/weights", f"{name}/biases"],
-            name,
-            name,
-            group=group,
-            kernel_shape=kernel,
-            strides=(stride, stride),
-            pads=pads,
-        )
-        output = f"{name}/relu" if relu else name
-        if relu:
-            self._node("Relu", [name], output, output)
-        self.sizes[output] = (channels, out_h, out_w)
-        self.macs += channels * inputs // group * kernel[0] * kernel[1] * out_h * out_w
-        return output
-
-    def pool(
-        self,
-        name: str,
-        source: str,
-        kind: str,
-        kernel: int,
-        stride: int,
-        padding: Padding = "same",
-    ) -> str:
-        """Adds max or average pooling; the average counts padding, as in Caffe."""
-        channels, (out_h, out_w), pads = self._window(source, (kernel, kernel), stride, padding)
-        extra = {"count_include_pad": 1} if kind == "average" else {}
-        self._node(
-            {"max": "MaxPool", "average": "AveragePool"}[kind],
-            [source],
-            name,
-            name,
-            kernel_shape=(kernel, kernel),
-            strides=(stride, stride),
-            pads=pads,
-            **extra,
-        )
-        self.sizes[name] = (channels, out_h, out_w)
-        return name
-
-    def concat(self, name: str, *sources: str) -> str:
-        self._node("Concat", sources, name, name, axis=1)
-        channels = sum(self.sizes[source][0] for source in sources)
-        self.sizes[name] = (channels, *self.sizes[sources[0]][1:])
-        return name
-
-    def add_relu(self, name: str, relu_name: str, first: str, second: str) -> str:
-        self._node("Add", [first, second], name, name)
-        self._node("Relu", [name], relu_name, relu_name)
-        self.sizes[relu_name] = self.sizes[first]
-        return relu_name
-
-    def classifier(self, name: str, source: str, classes: int) -> str:
-        """Adds a fully connected layer on a tensor of one pixel."""
-        self._node("Flatten", [source], f"{name}/flat", f"{name}/flat", axis=1)
-        self._parameter(f"{name}/weights", (classes, self.sizes[source][0]))
-        self._parameter(f"{name}/biases", (classes,))
-        self._node(
-            "Gemm", [f"{name}/flat", f"{name}/weights", f"{name}/biases"], name, name, transB=1
-        )
-        self.sizes[name] = (classes, 1, 1)
-        self.macs += classes * self.sizes[source][0]
-        return name
-
-    def softmax(self, name: str, source: str) -> str:
-        self._node("Softmax", [source], name, name, axis=1)
-        self.sizes[name] = self.sizes[source]
-        return name
-
-    def model(self, output: str) -> onnx.ModelProto:
-        """Returns the network that ends in `output`, with one float32 image as input."""
-        channels, height, width = self.sizes["data"]
-        flat = self._nodes[-1].op_type in ("Softmax", "Gemm")
-        shape = [1, *self.sizes[output][: 1 if flat else 3]]
-        graph = helper.make_graph(
-            self._nodes,
-            "public",
-            [
-                helper.make_tensor_value_info(
-                    "data", TensorProto.FLOAT, [1, channels, height, width]
-                )
-            ],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-            self._weights,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-        model.ir_version = IR_VERSION
-        return model
-
-    def _window(
-        self, source: str, kernel: tuple[int, int], stride: int, padding: Padding
-    ) -> tuple[int, list[int], list[int]]:
-        """Returns input channels, output height and width, and ONNX's pads of a sliding window."""
-        channels, *size = self.sizes[source]
-        outs, before, after = [], [], []
-        for extent, window in zip(size, kernel, strict=True):
-            if isinstance(padding, int):
-                first = last = padding
-                out = (extent + 2 * padding - window) // stride + 1
-            else:
-                out = -(-extent // stride)
-                total = max((out - 1) * stride + window - extent, 0)
-                first, last = total // 2, total - total // 2
-            outs.append(out)
-            before.append(first)
-            after.append(last)
-        return channels, outs, before + after
-
-    def _parameter(self, name: str, shape: tuple[int, ...]) -> None:
-        values = self._rng.standard_normal(shape, np.float32) * 0.05
-        self._weights.append(numpy_helper.from_array(values, name))
-
-    def _node(
-        self, kind: str, inputs: Sequence[str], output: str, name: str, **attributes: Any
-    ) -> None:
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], name=name, **attributes))
+from profiling.myriad.network_builder import Builder
 
 
 def inception_v1() -> tuple[onnx.ModelProto, int]:
     """Returns TensorFlow-Slim's Inception v1 at 224 px with 1001 classes, and its MACs."""
-    net, scope = _Builder(224), "InceptionV1/InceptionV1"
+    net, scope = Builder(224), "InceptionV1/InceptionV1"
     x = net.conv(f"{scope}/Conv2d_1a_7x7/Conv2D", "data", 64, 7, 2)
     x = net.pool(f"{scope}/MaxPool_2a_3x3/MaxPool", x, "max", 3, 2)
     x = net.conv(f"{scope}/Conv2d_2b_1x1/Conv2D", x, 64)
@@ -217,7 +52,7 @@ def inception_v1() -> tuple[onnx.ModelProto, int]:
 
 def resnet_50() -> tuple[onnx.ModelProto, int]:
     """Returns TensorFlow-Slim's ResNet v1 50 at 224 px with 1000 classes, and its MACs."""
-    net, scope = _Builder(224), "resnet_v1_50"
+    net, scope = Builder(224), "resnet_v1_50"
     x = net.conv(f"{scope}/conv1/Conv2D", "data", 64, 7, 2, 3)
     x = net.pool(f"{scope}/pool1/MaxPool", x, "max", 3, 2)
     for block, (width, units) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)], start=1):
@@ -239,7 +74,7 @@ def resnet_50() -> tuple[onnx.ModelProto, int]:
     return net.model(net.softmax(f"{scope}/predictions/Softmax", x)), net.macs
 
 
-def _factored(net: _Builder, prefix: str, source: str, *steps: tuple[str, int]) -> str:
+def _factored(net: Builder, prefix: str, source: str, *steps: tuple[str, int]) -> str:
     """Adds a chain of convolutions; a step's name has its kernel: 7x1 is 7 high and 1 wide."""
     for name, channels in steps:
         height, width = (1, 1) if "reduce" in name else map(int, name.split("_")[0].split("x"))
@@ -249,7 +84,7 @@ def _factored(net: _Builder, prefix: str, source: str, *steps: tuple[str, int]) 
 
 def inception_v3() -> tuple[onnx.ModelProto, int]:
     """Returns the Caffe model of Inception v3 at 299 px with 1000 classes, and its MACs."""
-    net = _Builder(299)
+    net = Builder(299)
     x = net.conv("conv1_3x3_s2", "data", 32, 3, 2, 0)
     x = net.conv("conv2_3x3_s1", x, 32, 3, 1, 0)
     x = net.conv("conv3_3x3_s1", x, 64, 3, 1, 1)
@@ -309,7 +144,7 @@ def inception_v3() -> tuple[onnx.ModelProto, int]:
 
 def inception_v4() -> tuple[onnx.ModelProto, int]:
     """Returns the Caffe model of Inception v4 at 299 px with 1000 classes, and its MACs."""
-    net = _Builder(299)
+    net = Builder(299)
     x = net.conv("conv1_3x3_s2", "data", 32, 3, 2, 0)
     x = net.conv("conv2_3x3_s1", x, 32, 3, 1, 0)
     x = net.conv("conv3_3x3_s1", x, 64, 3, 1, 1)
@@ -382,7 +217,7 @@ def resnet_18() -> tuple[onnx.ModelProto, int]:
 
     It has no softmax. Its layers have no public times.
     """
-    net = _Builder(224)
+    net = Builder(224)
     x = net.pool("pool1", net.conv("conv1", "data", 64, 7, 2, 3), "max", 3, 2, 1)
     for stage, width in enumerate((64, 128, 256, 512), start=1):
         for unit in (1, 2):
@@ -402,7 +237,7 @@ def resnet_18() -> tuple[onnx.ModelProto, int]:
 
 def depthwise(width: int, height: int, channels: int, kernel: int) -> onnx.ModelProto:
     """Returns a network of one depthwise convolution with stride 1, named `depthwise`."""
-    net = _Builder(1)
+    net = Builder(1)
     net.sizes["data"] = (channels, height, width)
     return net.model(net.conv("depthwise", "data", channels, kernel, relu=False, depthwise=True))
 
