@@ -1,4 +1,4 @@
-"""Normalization of pixels for networks; the same in JAX and in exported files."""
+"""Input of networks: precision, and normalization, the same in JAX and in exported files."""
 
 import dataclasses
 from typing import Literal

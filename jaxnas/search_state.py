@@ -81,7 +81,7 @@ class SearchState:
     """State that a search carries from step to step and saves in its checkpoints.
 
     Attributes:
-      step: int32 [], number of weight steps taken.
+      step: int32 [], number of weight steps taken, or of α steps where α learns alone.
       key: PRNG key data of the run, uint32; never changed.
       params, stats: weights and running batch statistics of the supernet.
       momentum: optimizer state of the weights, whose trace is shaped like params.

@@ -63,7 +63,7 @@ def module(shape: Block, candidate: Candidate, rng: np.random.Generator) -> Conv
 def split_of(
     shape: Block, candidate: Candidate, group: int | None = BATCH_NORM_GROUP
 ) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Returns `split` of an arbitrarily drawn candidate, for its graph and true shapes."""
+    """Returns `functional.split` of a candidate drawn at random, for its graph and true shapes."""
     return functional.split(module(shape, candidate, np.random.default_rng(0)), group)
 
 

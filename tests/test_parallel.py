@@ -65,7 +65,7 @@ class Group:
 
 
 def assert_same_search(*folders: pathlib.Path) -> None:
-    """To float tolerance: sums over the batch are added in another order."""
+    """To float tolerance: sums over the batch are added in another order, by other programs."""
     for name in ("architecture.json", "result.json"):
         documents = [json.loads((folder / name).read_text()) for folder in folders]
         assert documents[0]["architecture"] == documents[1]["architecture"]

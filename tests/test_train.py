@@ -43,7 +43,7 @@ import sys
 from absl import flags
 from experiments.runs.run_folder import Workdir
 from experiments.search import config
-from jaxnas import search_steps
+from jaxnas import search_state
 from jaxnas.checkpoint import Checkpoints
 config.define_flags()
 flags.FLAGS(["search", "--space=proxyless_tiny", "--image_size=64", f"--workdir={sys.argv[1]}"])
@@ -239,6 +239,8 @@ def test_networks_are_known_by_name_text_and_folder(searched, finished):
     assert find_architecture(f" {TEXT}  ", "proxyless_tiny") == tiny
     assert find_architecture(str(searched)) == tiny
     assert find_architecture(str(finished[0])) == tiny
+    fused = Architecture("f1e1 k3e3 f1e1 - - f1e1 - k5e6", "nas_bench_macro")
+    assert find_architecture(fused.text, fused.space) == fused
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.search.config import Config
 from experiments.truth import report
+from experiments.truth.config import Truth
 from experiments.truth.nas_bench_macro import (
     SPACE,
     Benchmark,
@@ -117,6 +118,52 @@ def test_refuses_what_is_no_benchmark(content, tmp_path):
         read_benchmark(file)
 
 
+def test_regrets_are_compared_with_the_default_of_the_same_seed(benchmark):
+    """Two seeds and two budgets; the choices are named by their true accuracies."""
+
+    def run(method: str, tau: float | None, top1: dict[str, float]) -> dict:
+        chosen = {budget: {"network": "", "true_top1": value} for budget, value in top1.items()}
+        return {"method": method, "budget": None, "tau": tau, "chosen": {"most probable": chosen}}
+
+    best = {budget: benchmark.best_top1(float(budget)) for budget in ("40", "55")}
+
+    def below(*regrets: float) -> dict[str, float]:
+        return {budget: best[budget] - regret for budget, regret in zip(best, regrets, strict=True)}
+
+    seeds = [
+        {
+            "seed": 0,
+            "runs": [run("two", 0.5, below(0.02, 0.04)), run("even+two", None, below(0.01, 0.03))],
+        },
+        {
+            "seed": 1,
+            "runs": [run("two", 0.7, below(0.04, 0.06)), run("even+two", None, below(0.05, 0.03))],
+        },
+    ]
+    truth = Truth(
+        config=Config(device="CPU", shaves=None, threads=None, worker_prefix=None, store=None),
+        benchmark=benchmark,
+        budgets=(40, 55),
+        methods=("two", "even+two"),
+        seeds=(0, 1),
+        networks=8,
+        evaluations=6,
+        output=pathlib.Path(),
+    )
+    document = report.document(truth, seeds)
+    two, alone = document["methods"].values()
+    assert two["tau"]["mean"] == pytest.approx(0.6) and alone["tau"] is None
+    assert two["regret"]["40"]["mean"] == pytest.approx(0.03)
+    assert two["mean_regret"]["mean"] == pytest.approx(0.04)
+    assert alone["mean_regret"]["mean"] == pytest.approx(0.03)
+    # The means are 0.03 and 0.02 with seed 0, and 0.05 and 0.04 with seed 1.
+    assert alone["more_than_default"]["mean"] == pytest.approx(-0.01)
+    assert alone["more_than_default"]["high"] == pytest.approx(-0.01)
+    text = report.markdown(document)
+    assert "| even+two, most probable | – | 3.00 ± 25.41 | 3.00 ± 0.00 | 3.00 ± 12.71 | " in text
+    assert "| -1.00 ± 0.00 |" in text
+
+
 def state_in(folder: pathlib.Path) -> search_state.SearchState:
     """Returns the state in the newest checkpoint of a run."""
     document = json.loads((folder / "config.json").read_text())
@@ -142,7 +189,7 @@ STUDY = [
     "--search_epochs=2",
     "--calibration_batches=1",
     "--budgets=55",
-    "--methods=even,two,even+two",
+    "--methods=even+two,even,two",
     "--networks=8",
     "--evaluations=6",
     "--seeds=0",
@@ -156,12 +203,12 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
     before = (tmp_path / "run" / "truth.json").read_bytes()
     document = json.loads(before)
     assert [*document["methods"]] == [
+        "even+two, most probable",
+        "even+two, evolution",
         "even, evolution",
         "even, best of random",
         "two, most probable",
         "two, evolution",
-        "even+two, most probable",
-        "even+two, evolution",
     ]
     best = benchmark.best_top1(55)
     (seed,) = document["runs"]

@@ -41,6 +41,8 @@ In the static program, batch norm's scale and bias do not decay, the learning ra
 part of the step, dropout is 0 and no moving average is kept. Batches are on the device \
 beforehand in both.
 - **Memory** is XLA's analysis of the compiled programs.
+- **Memory allocation.** The benchmark asks glibc for huge pages, as search and train do, because \
+XLA allocates the temporaries of a step anew each time.
 - **Compilation and starts** run in fresh processes. Each step is compiled separately without a \
 persistent cache. A second start uses the cache of the first; its time runs from before the \
 process starts until a weight step is done, while the α step is still loading. The search's start \

@@ -1,4 +1,4 @@
-"""Writes docs/scaling.md: the least that a search on ImageNet takes on accelerators.
+"""Writes docs/scaling.md: the time of a search on ImageNet at the peak rates of accelerators.
 
     python -m experiments.benchmark.scaling --flagfile=vpu.flags --flagfile=imagenet.flags \\
         --results=runs/benchmark/benchmark.json
@@ -25,6 +25,7 @@ from profiling import command
 DOCUMENT = "scaling.md"
 CHIPS = (1, 8, 64, 256)
 _IMAGENET_EXAMPLES = 1_281_167  # Russakovsky et al. 2015, the training part
+_IMAGENET_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Estimate:
       images_per_s: examples of weight steps, over all chips.
       search_hours: warm-up and search.
       train_hours: training of the network.
-      memory_bound: share of the weight step's time that memory takes at its peak.
+      memory_share: share of the weight step's time that memory takes at its peak.
     """
 
     weight_ms: float
@@ -45,14 +46,14 @@ class Estimate:
     images_per_s: float
     search_hours: float
     train_hours: float
-    memory_bound: float
+    memory_share: float
 
 
 def estimate(part: Mapping[str, Any], config: Config, chip: Chip, chips: int) -> Estimate:
     """Estimates a search from the benchmark's part `tpu`.
 
-    A step has as many examples on each chip as the part's. An α step has `base_batch_size` in all:
-    it fills that many chips at most, since batch normalization takes a group of them together.
+    A weight step has as many examples on each chip as the part's. An α step has
+    `alpha_batch_size` examples in all, which the chips divide evenly.
 
     Args:
       part: the part `tpu`.
@@ -62,9 +63,10 @@ def estimate(part: Mapping[str, Any], config: Config, chip: Chip, chips: int) ->
     """
     programs, on_each = part["programs"], part["batch_size"]
     weight_ms, train_ms = (step_ms(programs[name], chip, chips) for name in ("weight", "train"))
-    filled = min(chips, max(1, config.alpha_batch_size // on_each))
-    arch_ms = step_ms(programs["arch"], chip, chips)
-    arch_ms *= config.alpha_batch_size / (filled * on_each)
+    arch = dict(programs["arch"])
+    for cost in ("gflops", "gb"):
+        arch[cost] *= config.alpha_batch_size / (chips * on_each)
+    arch_ms = step_ms(arch, chip, chips)
     assert config.held_out is not None, "which main checks"
     examples = _IMAGENET_EXAMPLES - config.held_out
     epoch = examples / (on_each * chips)
@@ -78,19 +80,18 @@ def estimate(part: Mapping[str, Any], config: Config, chip: Chip, chips: int) ->
         images_per_s=1e3 * on_each * chips / weight_ms,
         search_hours=(weight_s + alpha_s) / 3600,
         train_hours=config.train_epochs * epoch * train_ms / 3.6e6,
-        memory_bound=programs["weight"]["gb"] / chip.memory_gb_s * 1e3 / weight_ms,
+        memory_share=programs["weight"]["gb"] / chip.memory_gb_s * 1e3 / weight_ms,
     )
 
 
 def step_ms(program: Mapping[str, Any], chip: Chip, chips: int) -> float:
-    """Returns the least time of a step on each of a number of chips, in ms.
+    """Returns the time of a step at peak rates on each of a number of chips, in ms.
 
     The sum over the chips is a ring's: a chip sends 2 (n − 1) / n times the gradients' size.
     """
-    rate = chip.link_gb_s if chips <= chip.group else chip.network_gb_s
     sent_gb = 2 * (chips - 1) / chips * program["collective_mb"] / 1e3
     computed = max(program["gflops"] / chip.tflops, 1e3 * program["gb"] / chip.memory_gb_s)
-    return computed + 1e3 * sent_gb / rate
+    return computed + 1e3 * sent_gb / chip.sum_gb_s(chips)
 
 
 def page(document: Mapping[str, Any], config: Config) -> list[str]:
@@ -105,8 +106,8 @@ def page(document: Mapping[str, Any], config: Config) -> list[str]:
                     name,
                     chips,
                     one.weight_ms,
+                    f"{one.memory_share:.0%}",
                     one.arch_ms,
-                    f"{one.memory_bound:.0%}",
                     f"{one.images_per_s:,.0f}",
                     f"{one.images_per_s / photographs['pipeline_per_s']:,.0f}",
                     one.search_hours,
@@ -120,28 +121,32 @@ def page(document: Mapping[str, Any], config: Config) -> list[str]:
         "Written by `python -m experiments.benchmark.scaling` from the results of "
         f"`{without_folder(document['command'])}`, {document['date']}, jax {versions['jax']}.",
         "",
-        "**These are bounds, not measurements.** Nothing ran on an accelerator. A step takes as "
-        "long as its operations or its bytes would at the chip's peak rate, whichever is longer, "
-        "and then the ring sum of its gradients over all chips. Operations, bytes and collectives "
-        f"are those of the programs that the TPU's compiler makes of the {settings['space']} "
-        f"space at {settings['train_image_size']} px in {settings['precision']}, with "
-        f"{part['batch_size']} examples on each of {part['chips']} chips, and of the longest "
-        "branches: the largest path. A GPU's compiler fuses otherwise, and a GPU waits for the "
-        "host at each `lax.switch`.",
+        "**These are estimates at peak rates, not measurements.** Nothing ran on an accelerator. A "
+        "step takes as long as its operations or its bytes would at the chip's peak rate, "
+        "whichever is longer, and then the ring sum of its gradients over all chips. Operations, "
+        "bytes and the size of the sum are those of the programs that the TPU's compiler makes of "
+        f"the {settings['space']} space at {settings['train_image_size']} px in "
+        f"{settings['precision']}, with {part['batch_size']} examples on each of {part['chips']} "
+        "chips, and of the longest branches: the largest path. Real steps do not reach the peaks. "
+        "They may also take less: the compiler's analysis counts every operand and result as "
+        "bytes of the memory, although some stay on the chip. A GPU's compiler fuses "
+        "otherwise, and a GPU waits for the host at each `lax.switch`.",
         "",
         f"The search is `imagenet.flags`: {config.warmup_epochs} epochs of warm-up and "
         f"{config.search_epochs} of search, with {config.held_out:,} examples held out for α, and "
         f"{config.train_epochs} epochs of training the largest path. Batches grow with the chips, "
         f"{part['batch_size']} on each; whether accuracy bears the largest is untried. An α step "
-        f"has {config.alpha_batch_size} examples on any number of chips.",
+        f"has {config.alpha_batch_size} examples on any number of chips. With fewer on a chip than "
+        "batch normalization takes together, every layer of an α step exchanges statistics as "
+        "well, which is not in these figures.",
         "",
         *table(
             (
                 "chip",
                 "chips",
                 "weight step, ms",
-                "α step, ms",
                 "of it memory",
+                "α step, ms",
                 "images/s",
                 "cores that decode",
                 "search, h",
@@ -157,6 +162,32 @@ def page(document: Mapping[str, Any], config: Config) -> list[str]:
     ]
 
 
+def check_results(document: Mapping[str, Any], file: pathlib.Path, config: Config) -> None:
+    """Raises ValueError for results that are not of a search on ImageNet."""
+    again = (
+        f"run `python -m experiments.benchmark --parts=photographs,tpu --precision=bf16 "
+        f"--batch_size=64 --train_image_size={config.search_image_size} --topology=v5e:4x4`"
+    )
+    parts, settings = document["parts"], document["settings"]
+    for name in ("tpu", "photographs"):
+        if name not in parts:
+            raise ValueError(f"--results={file} lacks the part {name}; {again}")
+    size, classes = config.search_image_size, _IMAGENET_CLASSES
+    for name, wanted in (
+        ("precision", "bf16"),
+        ("train_image_size", size),
+        ("num_classes", classes),
+    ):
+        if settings[name] != wanted:
+            raise ValueError(f"--results={file} has {name} {settings[name]}, not {wanted}; {again}")
+    for name, program in parts["tpu"]["programs"].items():
+        if "collective_mb" not in program or set(program["collectives"]) - {"all-reduce"}:
+            raise ValueError(
+                f"--results={file}: step {name} of part tpu is of another version, or has "
+                f"collectives beside all-reduce; {again}"
+            )
+
+
 def main(argv: Sequence[str]) -> int:
     """Writes the page; returns the exit status."""
     del argv
@@ -170,12 +201,7 @@ def main(argv: Sequence[str]) -> int:
             )
         file = pathlib.Path(args.results)
         document = performance.load(file)
-        missing = [name for name in ("tpu", "photographs") if name not in document["parts"]]
-        if missing:
-            raise ValueError(
-                f"--results={file} lacks the part {missing[0]}; run `python -m "
-                f"experiments.benchmark --parts=photographs,tpu`"
-            )
+        check_results(document, file, config)
         output = command.output_folder("output", args.output)
     (output / DOCUMENT).write_text("\n".join(page(document, config)) + "\n")
     print(output / DOCUMENT, file=sys.stderr)

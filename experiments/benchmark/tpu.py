@@ -143,7 +143,8 @@ def _program(
 
 def collective_mb(text: str) -> float:
     """Returns the size of what the collectives of a compiled program return to a chip, in MB."""
-    results = re.findall(rf" = (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", text)
+    # An asynchronous one returns its result at its end; at its start its operands as well.
+    results = re.findall(rf" = (.*?) (?:{'|'.join(COLLECTIVES)})(?:-done)?\(", text)
     total = 0
     for bits, dimensions in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", " ".join(results)):
         total += int(bits) // 8 * math.prod(int(size) for size in dimensions.split(",") if size)

@@ -14,10 +14,9 @@ from experiments.runs.accuracy import score
 from experiments.runs.classifier import read_classifier
 from experiments.runs.published_figures import REFERENCES, rivals
 from experiments.runs.run_folder import REPORT
-from jaxnas import data, export, network_figure, nn_archive
+from jaxnas import data, export, network_figure, nn_archive, parity
 from jaxnas.json_file import write_object
 from jaxnas.network import Network, count_macs, count_parameters
-from jaxnas.parity import Parity, compare
 from jaxnas.zoo import find_network
 from profiling import oak_device, openvino_device, tables
 from profiling.device import Executor, Options, measure_repeatedly
@@ -83,11 +82,11 @@ def deliver(
     spec = network.spec
     with progress.phase("export", total=1) as phase:
         model = write_files(network, image_size, part.class_names, part.spec.eval_fraction, folder)
-        parity = check_parity(network, folder, part, image_size)
+        compared = check_parity(network, folder, part, image_size)
         network_figure.save(network_figure.figure([spec], [title]), folder / FIGURE)
         phase.end(
-            f"logits differ by {parity.onnxruntime_max_abs:.1e} in ONNX Runtime, "
-            f"{parity.openvino_max_abs:.1e} in OpenVINO"
+            f"logits differ by {compared.onnxruntime_max_abs:.1e} in ONNX Runtime, "
+            f"{compared.openvino_max_abs:.1e} in OpenVINO"
         )
     files = {"onnx": ONNX, "ir": IR, "labels": LABELS, "figure": FIGURE}
     latency: Document = {"device_ms": None, "kind": None, "references": {}, "rivals": None}
@@ -121,7 +120,7 @@ def deliver(
         "macs": count_macs(spec, image_size),
         **latency,
         "accuracy": accuracy,
-        "parity": dataclasses.asdict(parity),
+        "parity": dataclasses.asdict(compared),
         "software": software(),
         "files": {"report": REPORT, **files},
     }
@@ -150,7 +149,7 @@ def write_files(
 
 def check_parity(
     network: Network, folder: pathlib.Path, part: data.Part, image_size: int
-) -> Parity:
+) -> parity.Parity:
     """Compares the logits of the written files with JAX's, on pictures of a part.
 
     Raises:
@@ -159,10 +158,10 @@ def check_parity(
     batch = next(
         iter(data.evaluation_batches(part, batch_size=PARITY_IMAGES, image_size=image_size))
     )
-    parity = compare(network, folder / ONNX, folder / IR, batch["image"])
-    if not parity.holds:
-        raise ParityBroken(f"the exported network differs from the network in JAX: {parity}")
-    return parity
+    result = parity.compare(network, folder / ONNX, folder / IR, batch["image"])
+    if not result.holds:
+        raise ParityBroken(f"the exported network differs from the network in JAX: {result}")
+    return result
 
 
 def check_accuracy(

@@ -15,7 +15,7 @@ from jaxnas.space_file import find_space
 from jaxnas.zoo import ZOO, find_network
 
 GIVE_RUN = "give the folder of a run"
-_TOKEN = re.compile(r"k\d+e\d+|-")
+_TOKEN = re.compile(r"[kf]\d+e\d+|-")
 
 
 @dataclasses.dataclass(frozen=True)

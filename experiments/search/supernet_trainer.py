@@ -1,7 +1,8 @@
 """Training of the supernet and α: warm-up and search, resumable at any step.
 
 Both are phases of one loop over the same compiled weight step. They differ in the cosine of the
-learning rate and in the α steps between the search's weight steps. With shared initialization the
+learning rate and in the α steps between the search's weight steps. A study may take a search's α
+steps alone instead, on trained weights. With shared initialization the
 first half of the warm-up trains the function that a block's candidates share, as the smallest
 ones; then all take it over and are trained apart.
 """
@@ -28,8 +29,6 @@ from jaxnas import data, parallel, sampling, search_state, search_steps, superne
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
-
-Tree = Any  # nested dicts of arrays
 
 _SNAPSHOTS = 100  # of α in metrics.jsonl, about: a long search would write 50 MB at every line
 
@@ -216,7 +215,7 @@ class Trainer:
         The weights stay as they are at the end of the warm-up, or as `continue_from` gave them.
 
         Raises:
-          Stopped, NonFiniteLoss.
+          Stopped.
         """
         start, config = self.schedule.warmup_end, self.config
         first = start + self.schedule.epoch_steps  # in a search the first epoch has no α steps
@@ -227,12 +226,13 @@ class Trainer:
             (np.float32(config.target_ms), np.float32(config.latency_weight))
         )
         feed = Feed(self.parts.alpha, self._alpha_sizes, self.layout, self.step - start)
+        one = self.layout.replicate(np.int32(1))
 
         def take(
             state: search_state.SearchState, done: int
         ) -> tuple[search_state.SearchState, Metrics]:
             changes, metrics = self.steps.arch(state, next(feed), table, *constants)
-            return dataclasses.replace(state, step=state.step + 1, **changes), metrics
+            return dataclasses.replace(state, step=state.step + one, **changes), metrics
 
         epoch_steps = max(1, len(self.parts.alpha) // config.alpha_batch_size)
         self.loop.run(Phase("α alone", start, end, take, [feed], epoch_steps))

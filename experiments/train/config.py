@@ -54,8 +54,8 @@ class TrainConfig(RunConfig):
     weights: pretrained.Weights | None = option(
         None,
         f"Published weights to start from instead of random ones: imagenet, for "
-        f"{pretrained.NETWORK}, from the package {pretrained.PACKAGE}. The linear layer is newly "
-        f"drawn unless there are {pretrained.NUM_CLASSES} classes.",
+        f"{pretrained.NETWORK}, from the package {pretrained.PACKAGE}. The linear layer is "
+        f"fitted to the pictures unless there are {pretrained.NUM_CLASSES} classes.",
         choices=pretrained.WEIGHTS,
     )
     epochs: int = option(20, "Epochs in total, each followed by an evaluation on held-out data.", 1)

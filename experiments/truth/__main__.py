@@ -3,9 +3,10 @@
     python -m experiments.truth --flagfile=truth.flags --benchmark=FILE --dataset=FOLDER
 
 All 6,561 networks of NAS-Bench-Macro were trained on CIFAR-10 by its authors. Here supernets of its
-space are trained on some of the pictures. Of each method the study gives Kendall's τ of the scores
-of random networks and their true accuracy, and the regret: how much less accurate than the best
-network of a budget the chosen one is, in truth.
+space are trained on some of the pictures: on paths drawn evenly or from α, which learns with the
+weights or, cheaper, alone when they are trained. Of each method the study gives Kendall's τ of the
+scores of random networks and their true accuracy, and the regret: how much less accurate than the
+best network of a budget the chosen one is, in truth.
 
 Each seed has its own folder in --workdir. The same command resumes a stopped study. Several
 processes may work in one folder at once, each on other seeds; a last call then writes the results.

@@ -14,7 +14,7 @@ from jaxnas.estimators import ESTIMATORS
 from profiling import command
 
 EVEN = "even"  # weights drawn evenly to the end, without α
-ALONE = "even+"  # before an estimator: its α learns when the weights of `even` are trained
+ALONE = "even+"  # before an estimator: its α learns after the weights of `even` are trained
 METHODS = (EVEN, *ESTIMATORS, *(ALONE + estimator for estimator in ESTIMATORS))
 
 

@@ -164,8 +164,10 @@ class _Seed:
     def _train(self, trainer: Trainer, method: str, latency: LatencyModel | None) -> None:
         """Takes the remaining steps of a method's run."""
         is_alone = method.startswith(ALONE)
-        if trainer.step < trainer.schedule.warmup_end:
-            trainer.continue_from(self._state(EVEN if is_alone else WARM_UP))
+        if is_alone and not trainer.loop.resumed:
+            trainer.continue_from(self._state(EVEN))
+        elif trainer.step < trainer.schedule.warmup_end:
+            trainer.continue_from(self._state(WARM_UP))
         trainer.compile(latency, scores=True)
         if latency is not None and is_alone:
             trainer.learn_alpha(latency)
@@ -178,7 +180,7 @@ class _Seed:
             config = self._config(name, EVEN, None)
             with Workdir(config) as workdir:
                 trainer = Trainer(config, self.parts, workdir, self.progress)
-                if name == EVEN:
+                if name == EVEN and not trainer.is_over:
                     self._train(trainer, EVEN, None)
                 elif trainer.step < trainer.schedule.warmup_end:
                     trainer.compile(None, scores=True)

@@ -150,7 +150,7 @@ def markdown(document: Mapping[str, Any]) -> str:
                 name,
                 "–" if method["tau"] is None else intervals.text(method["tau"]),
                 *map(points, [*regrets, method["mean_regret"]]),
-                "–" if name == DEFAULT or more is None else points(more),
+                "–" if name == DEFAULT or more is None else points(more, sign=True),
             )
         )
     return "\n".join(
@@ -170,15 +170,17 @@ def markdown(document: Mapping[str, Any]) -> str:
             "",
             f"τ is Kendall's, of the held-out accuracy with the supernet's weights and the true "
             f"accuracy, over {document['scored_networks']} random networks; for the estimators at "
-            f"the middle budget. Regret is the true accuracy of the best network of at most the "
-            f"budget less that of the chosen one, which uses {LEAST_FRACTION:.0%} to 100 % of it, "
-            f"in points. Evolution and best of random score {document['evaluations']} networks "
-            f"with the supernet's weights; evolution begins with the most probable ones, or with "
-            f"random ones where there is no α. The weights of {EVEN} are trained on paths drawn "
-            f"evenly; {ALONE}… learns α alone from them, with as many α steps as a search has. The "
-            f"last column compares the mean with that of `{DEFAULT}` with the same seed.",
+            f"the middle budget, and for {ALONE}… that of {EVEN}. Regret is the true accuracy of "
+            f"the best network of at most the budget less that of the chosen one, which uses "
+            f"{LEAST_FRACTION:.0%} to 100 % of it, in points. Evolution and best of random score "
+            f"{document['evaluations']} networks with the supernet's weights; evolution begins "
+            f"with the most probable ones, or with random ones where there is no α. The weights of "
+            f"{EVEN} are trained on paths drawn evenly; {ALONE}… learns α alone from them, with as "
+            f"many α steps as a search has. The last column is the mean regret less that of "
+            f"`{DEFAULT}` with the same seed. Its intervals are not corrected for the number of "
+            f"rows.",
             "",
-            *table(("", "τ", *columns, "mean", "mean, more than the default's"), rows),
+            *table(("", "τ", *columns, "mean regret", "more than the default's"), rows),
             "",
             "![Regret of each method](truth.png)",
             "",

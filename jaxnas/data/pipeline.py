@@ -17,6 +17,7 @@ from jaxnas.data.workers import in_processes
 # Entropy of each part's random streams, beside the seed.
 _PART_STREAM = {"weights": 0, "alpha": 1, "test": 2}
 _MOST_WAITING = 16  # batches that are made and not yet used
+_MOST_BYTES = 4e9  # of all batches ahead
 
 
 class Batch(TypedDict):
@@ -200,6 +201,12 @@ def _int32_labels(batch: Batch) -> Batch:
     return {**batch, "label": batch["label"].astype(np.int32)}
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _ahead(
     steps: grain.MapDataset, part: Part, threads: int | None, workers: int, batch_bytes: int
 ) -> grain.DatasetIterator[Batch]:
@@ -208,8 +215,8 @@ def _ahead(
     if threads is None:
         # Images in memory are so small that the interpreter is the bottleneck, for which a second
         # thread would only contend.
-        threads = 1 if part.spec.in_memory else os.cpu_count() or 1
+        threads = 1 if part.spec.in_memory else _cores()
     # Those in the making count; grain's default of 500 would be 19 GB at batch 256 and 224 px.
-    ahead = threads + min(threads, _MOST_WAITING)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    ahead = min(threads + min(threads, _MOST_WAITING), max(2, int(_MOST_BYTES // batch_bytes)))
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
     return iter(steps.to_iter_dataset(options))

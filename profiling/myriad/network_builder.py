@@ -93,12 +93,14 @@ class Builder:
         return name
 
     def concat(self, name: str, *sources: str) -> str:
+        """Adds a concatenation of tensors of one size by their channels."""
         self._node("Concat", sources, name, name, axis=1)
         channels = sum(self.sizes[source][0] for source in sources)
         self.sizes[name] = (channels, *self.sizes[sources[0]][1:])
         return name
 
     def add_relu(self, name: str, relu_name: str, first: str, second: str) -> str:
+        """Adds the sum of two tensors and its ReLU."""
         self._node("Add", [first, second], name, name)
         self._node("Relu", [name], relu_name, relu_name)
         self.sizes[relu_name] = self.sizes[first]
@@ -117,6 +119,7 @@ class Builder:
         return name
 
     def softmax(self, name: str, source: str) -> str:
+        """Adds the softmax of a tensor of one pixel over its channels."""
         self._node("Softmax", [source], name, name, axis=1)
         self.sizes[name] = self.sizes[source]
         return name
