@@ -1,8 +1,8 @@
-"""The programs as users run them, forked from a process that has imported their libraries.
+"""The programs as users run them, forked from a process that has imported what they need.
 
-A program takes seconds to import what it needs, and the tests start programs more than a hundred
-times. Each is a process of its own here as well: it can be killed, has its own output, environment
-and folder. `run_fresh` starts the interpreter itself, as `python -m` does.
+A program takes seconds to import that, and the tests start programs hundreds of times. Each is a
+process of its own here as well: it can be killed, has its own output, environment and folder.
+`run_fresh` starts the interpreter itself, as `python -m` does.
 """
 
 import multiprocessing
@@ -17,8 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What takes long to import, and no more: a program imports its own modules itself.
-_LIBRARIES = (
+# Libraries, and the modules of the project that import most of the others.
+_IMPORTED = (
+    "experiments.runs.delivery",
+    "experiments.runs.program",
+    "experiments.search.pareto",
+    "experiments.study.results",
+    "experiments.train.fit",
     "flax.nnx",
     "jax2onnx",
     "matplotlib.figure",
@@ -37,7 +42,7 @@ UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=
 XLA_FLAGS = UNOPTIMIZED.replace("level=0", "level=1")
 _ENVIRONMENT = {"COLUMNS": "120", "XLA_FLAGS": XLA_FLAGS}
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([*_LIBRARIES])
+_forks.set_forkserver_preload([*_IMPORTED])
 
 
 class Program:
@@ -151,4 +156,5 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     sys.path.insert(0, cwd)
     sys.argv = list(arguments)
+    sys.modules.pop(arguments[0], None)  # another program may have imported it as a module
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
