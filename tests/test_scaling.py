@@ -1,7 +1,6 @@
 """docs/scaling.md: estimates by hand, and the page as the program writes it."""
 
 import json
-import pathlib
 import re
 import types
 
@@ -102,13 +101,18 @@ def benchmark(parts: dict) -> dict:
         ),
     ],
 )
-def test_refuses_results_of_another_size(change, message):
-    document = json.loads(json.dumps(benchmark({"tpu": PART, "photographs": {}})))
-    search = types.SimpleNamespace(search_image_size=224)
-    scaling.check_results(document, pathlib.Path("benchmark.json"), search)
+def test_refuses_results_of_another_size(change, message, tmp_path):
+    search, file = types.SimpleNamespace(search_image_size=224), tmp_path / "benchmark.json"
+
+    def found(document: dict) -> dict:
+        file.write_text(json.dumps(document))
+        return scaling.with_parts([str(file)], ["tpu"], search)
+
+    document = json.loads(json.dumps(benchmark({"tpu": PART})))
+    assert found(document)["tpu"] == document
     change(document)
     with pytest.raises(ValueError, match=re.escape(message)):
-        scaling.check_results(document, pathlib.Path("benchmark.json"), search)
+        found(document)
 
 
 def test_the_page_is_made_of_a_benchmark_and_the_flags_of_a_search(tmp_path):
@@ -128,8 +132,9 @@ def test_the_page_is_made_of_a_benchmark_and_the_flags_of_a_search(tmp_path):
     assert done.returncode == 2
     assert f"--results={file} lacks the part photographs; run" in done.stderr
     photographs = {"pipeline_per_s": 250.0, "pillow_per_s": 900.0, "size": 224}
-    file.write_text(json.dumps(benchmark({"tpu": PART, "photographs": photographs})))
-    done = run_program(*arguments)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(benchmark({"photographs": photographs})))
+    done = run_program(*arguments, f"--results={file},{other}")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "scaling.md").read_text()
     assert "40 epochs of warm-up and 120 of search, with 50,000 examples held out" in page

@@ -3,7 +3,8 @@
     python -m experiments.benchmark.scaling --flagfile=vpu.flags --flagfile=imagenet.flags \\
         --results=runs/benchmark/benchmark.json
 
-The results are those of the parts `tpu` and `photographs` of `python -m experiments.benchmark`.
+The results are those of the parts `tpu` and `photographs` of `python -m experiments.benchmark`, in
+one file or in several.
 Nothing ran on an accelerator: a step takes as long as its slower resource, arithmetic or memory,
 would at its peak, and then the sum of its gradients over the chips.
 """
@@ -23,6 +24,7 @@ from experiments.search.config import Config, config_from_flags, define_flags
 from profiling import command
 
 DOCUMENT = "scaling.md"
+Document = Mapping[str, Any]  # content of benchmark.json
 CHIPS = (1, 8, 64, 256)
 _IMAGENET_EXAMPLES = 1_281_167  # Russakovsky et al. 2015, the training part
 _IMAGENET_CLASSES = 1000
@@ -94,9 +96,14 @@ def step_ms(program: Mapping[str, Any], chip: Chip, chips: int) -> float:
     return computed + 1e3 * sent_gb / chip.sum_gb_s(chips)
 
 
-def page(document: Mapping[str, Any], config: Config) -> list[str]:
-    """Returns the lines of docs/scaling.md."""
-    part, photographs = document["parts"]["tpu"], document["parts"]["photographs"]
+def page(compiled: Document, decoded: Document, config: Config) -> list[str]:
+    """Returns the lines of docs/scaling.md.
+
+    Args:
+      compiled, decoded: results with the part `tpu` and with the part `photographs`.
+      config: the search's lengths.
+    """
+    part, photographs = compiled["parts"]["tpu"], decoded["parts"]["photographs"]
     rows = []
     for name, chip in (TPUS | GPUS).items():
         for chips in CHIPS:
@@ -114,12 +121,12 @@ def page(document: Mapping[str, Any], config: Config) -> list[str]:
                     one.train_hours,
                 )
             )
-    versions, settings = document["machine"]["versions"], document["settings"]
+    versions, settings = compiled["machine"]["versions"], compiled["settings"]
     return [
         "# Scaling",
         "",
         "Written by `python -m experiments.benchmark.scaling` from the results of "
-        f"`{without_folder(document['command'])}`, {document['date']}, jax {versions['jax']}.",
+        f"`{without_folder(compiled['command'])}`, {compiled['date']}, jax {versions['jax']}.",
         "",
         "**These are estimates at peak rates, not measurements.** Nothing ran on an accelerator. A "
         "step takes as long as its operations or its bytes would at the chip's peak rate, "
@@ -156,36 +163,46 @@ def page(document: Mapping[str, Any], config: Config) -> list[str]:
         ),
         "",
         f"The input pipeline makes {photographs['pipeline_per_s']:.0f} photographs of "
-        f"{photographs['size']} px a second on a core of {document['machine']['cpu']}; cores that "
+        f"{photographs['size']} px a second on a core of {decoded['machine']['cpu']}; cores that "
         "decode are of all hosts together. Where a host has fewer, it bounds the search and not "
         "the chip.",
     ]
 
 
-def check_results(document: Mapping[str, Any], file: pathlib.Path, config: Config) -> None:
-    """Raises ValueError for results that are not of a search on ImageNet."""
+def with_parts(files: Sequence[str], parts: Sequence[str], config: Config) -> dict[str, Document]:
+    """Returns the results that have each part, the last of several, by its name.
+
+    Raises:
+      ValueError: a part is missing, or is not of a search on ImageNet.
+    """
     again = (
         f"run `python -m experiments.benchmark --parts=photographs,tpu --precision=bf16 "
         f"--batch_size=64 --train_image_size={config.search_image_size} --topology=v5e:4x4`"
     )
-    parts, settings = document["parts"], document["settings"]
-    for name in ("tpu", "photographs"):
-        if name not in parts:
-            raise ValueError(f"--results={file} lacks the part {name}; {again}")
-    size, classes = config.search_image_size, _IMAGENET_CLASSES
-    for name, wanted in (
-        ("precision", "bf16"),
-        ("train_image_size", size),
-        ("num_classes", classes),
-    ):
-        if settings[name] != wanted:
-            raise ValueError(f"--results={file} has {name} {settings[name]}, not {wanted}; {again}")
-    for name, program in parts["tpu"]["programs"].items():
+    found: dict[str, Document] = {}
+    for file in files:
+        document = performance.load(pathlib.Path(file))
+        found |= dict.fromkeys(document["parts"], document)
+    given = f"--results={','.join(files)}"
+    for name in parts:
+        if name not in found:
+            raise ValueError(f"{given} lacks the part {name}; {again}")
+    expected = {
+        "precision": "bf16",  # of the chips' peak rates
+        "train_image_size": config.search_image_size,
+        "num_classes": _IMAGENET_CLASSES,
+    }
+    for name, wanted in expected.items():
+        value = found["tpu"]["settings"][name]
+        if value != wanted:
+            raise ValueError(f"{given}: part tpu has {name} {value}, not {wanted}; {again}")
+    for name, program in found["tpu"]["parts"]["tpu"]["programs"].items():
         if "collective_mb" not in program or set(program["collectives"]) - {"all-reduce"}:
             raise ValueError(
-                f"--results={file}: step {name} of part tpu is of another version, or has "
-                f"collectives beside all-reduce; {again}"
+                f"{given}: step {name} of part tpu is of another version, or has collectives "
+                f"beside all-reduce; {again}"
             )
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -199,17 +216,17 @@ def main(argv: Sequence[str]) -> int:
                 f"--dataset={config.dataset}: the estimate is of a search on ImageNet; give "
                 f"--flagfile=imagenet.flags"
             )
-        file = pathlib.Path(args.results)
-        document = performance.load(file)
-        check_results(document, file, config)
+        found = with_parts(args.results, ("tpu", "photographs"), config)
         output = command.output_folder("output", args.output)
-    (output / DOCUMENT).write_text("\n".join(page(document, config)) + "\n")
+    (output / DOCUMENT).write_text(
+        "\n".join(page(found["tpu"], found["photographs"], config)) + "\n"
+    )
     print(output / DOCUMENT, file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
     define_flags()
-    flags.DEFINE_string("results", None, "File benchmark.json.", required=True)
+    flags.DEFINE_list("results", None, "Files benchmark.json, comma-separated.", required=True)
     flags.DEFINE_string("output", "docs", "Folder to write to.")
     command.run(main)
