@@ -223,7 +223,12 @@ def _depthwise_output(block: ConvBlock, x: jax.Array) -> jax.Array:
 
 
 def _mapped(function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> np.ndarray:
-    """Returns the outputs of a function that is applied to batches of x."""
-    return np.concatenate(
-        [np.asarray(function(jnp.asarray(x[i : i + _BATCH]))) for i in range(0, len(x), _BATCH)]
-    )
+    """Returns the outputs of a function that is applied to batches of x.
+
+    The batches are of one size, each of which would be compiled.
+    """
+    count = -(-len(x) // _BATCH)
+    size = -(-len(x) // count)
+    padded = np.pad(x, [(0, count * size - len(x)), *[(0, 0)] * (x.ndim - 1)])
+    batches = np.split(padded, count)
+    return np.concatenate([np.asarray(function(jnp.asarray(batch))) for batch in batches])[: len(x)]

@@ -141,7 +141,7 @@ def test_it_is_searched_on_and_trained_on(prepared, micro_search, tmp_path):
         "experiments.train",
         f"--network={search}",
         *dataset,
-        "--epochs=2",
+        "--epochs=1",
         "--image_size=64",
         f"--workdir={train}",
     )

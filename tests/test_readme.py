@@ -63,7 +63,7 @@ def test_code_for_a_camera_runs_as_printed(files):
 
 def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
     """Runs the commands as printed, on drawn shapes, with flags for a shorter schedule added."""
-    draw_folder(tmp_path / "flowers", train=40, test=12, shapes=("disc", "square"))
+    draw_folder(tmp_path / "flowers", train=20, test=12, shapes=("disc", "square"))
     block = shell_block("cat > camera.json")
     setup, tables, search = re.split(r"\n(?=python )", block)
     setup = setup[setup.index("cat > camera.json") :]
@@ -83,7 +83,7 @@ def test_own_pictures_and_an_own_space_as_readme_shows(tmp_path):
         search,
         "--warmup_epochs=1",
         "--search_epochs=2",
-        "--train_epochs=2",
+        "--train_epochs=1",
         "--batch_size=16",
         f"--target_ms={middle_ms:.2f}",
         f"--workdir={tmp_path / 'run'}",

@@ -99,10 +99,10 @@ def test_smaller_candidates_come_nearer_to_what_the_published_ones_do(published)
     )
     order = np.random.default_rng(0).permutation(len(pictures))
     seen, others = (
-        pictures[order[:40]],
-        from_pixels(pictures[order[40:]], normalization=SPACE.normalization),
+        pictures[order[:32]],
+        from_pixels(pictures[order[32:]], normalization=SPACE.normalization),
     )
-    labels = np.arange(40, dtype=np.int32) % 2
+    labels = np.arange(32, dtype=np.int32) % 2
     fitted = supernet_pretrained.init(SPACE, 2, 0, (seen, labels))
     taken_over = supernet_pretrained.init(SPACE, 2, 0)
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import signal
 import urllib.parse
 
@@ -33,9 +34,13 @@ def state_of(folder: pathlib.Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, arguments):
-    """A sweep of four runs that was stopped half-way; what it was then, and at its end."""
+def swept(tmp_path_factory, arguments, micro_searched):
+    """A sweep of four runs that was stopped half-way; what it was then, and at its end.
+
+    One of them is there from the start.
+    """
     folder = tmp_path_factory.mktemp("sweep") / "out"
+    shutil.copytree(micro_searched, folder / "target_ms=1.81,seed=0")
     command = [*arguments, f"--output={folder}"]
     process = Program(*command, environment=NO_RESTART)
     process.wait_until(
@@ -121,7 +126,8 @@ def test_every_combination_is_a_run(search_flags, tmp_path):
     ]
 
 
-def test_what_failed_is_shown_and_retried_when_asked(arguments, tmp_path):
+def test_what_failed_is_shown_and_retried_when_asked(arguments, micro_searched, tmp_path):
+    shutil.copytree(micro_searched, tmp_path / "target_ms=1.81")
     sweep = [*arguments[:-2], "--sweep=target_ms=1.81,99", f"--output={tmp_path}"]
     failed = run_program(*sweep, **NO_RESTART)
     assert failed.returncode == 1

@@ -62,21 +62,24 @@ def test_the_report_compares_what_transfer_finds_with_each_other_group():
 
 
 def test_a_search_with_published_weights_knows_a_few_pictures(tmp_path, myriad):
-    """Two dozen drawn shapes of each class, and hardly a step: ImageNet gives what is known."""
-    draw_folder(tmp_path / "shapes", train=24, test=20, shapes=("disc", "square"))
+    """Twenty drawn shapes of each class, and hardly a step: ImageNet gives what is known.
+
+    The 32 that are not held out are fitted to as one batch.
+    """
+    draw_folder(tmp_path / "shapes", train=20, test=20, shapes=("disc", "square"))
     flags = (
         f"--flagfile={ROOT / 'transfer.flags'}",
         f"--dataset={tmp_path / 'shapes'}",
         f"--workdir={tmp_path / 'run'}",
         "--held_out=8",
-        "--search_image_size=64",
+        "--search_image_size=32",
         "--batch_size=8",
         "--warmup_epochs=0",
         "--search_epochs=2",
         "--finalists=1",
-        "--train_image_size=224",
         "--train_batch_size=8",
         "--train_epochs=1",
+        "--deployment_epochs=1",
     )
     # Few steps, of a large supernet.
     done = run_program("experiments.search", *flags, XLA_FLAGS=UNOPTIMIZED)
