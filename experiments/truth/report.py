@@ -218,5 +218,6 @@ def _figure(document: Mapping[str, Any]) -> Figure:
         axis.set_xlim(left=0)
     axes[0].set_yticks(range(len(methods)), list(methods))
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     return figure
