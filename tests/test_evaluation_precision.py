@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from jaxnas import (
-    export,
     functional,
+    parity,
     search_state,
     search_steps,
     supernet_initialization,
@@ -58,7 +58,7 @@ def test_evaluation_and_parity_are_float32(network, platform):
             PATH,
             BATCH,
         ),
-        "parity": products(export._float32_logits, platform, graph, state, IMAGES),
+        "parity": products(parity._float32_logits, platform, graph, state, IMAGES),
     }
     for name, lines in programs.items():
         assert len(lines) > 5, name
