@@ -52,7 +52,7 @@ def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "scored_networks": len(index),
         "evaluations": truth.evaluations,
         "seeds": list(truth.seeds),
-        "dataset": config.dataset,
+        "dataset": pathlib.Path(config.dataset).name,
         "train_examples": config.train_examples,
         "held_out": config.held_out,
         "image_size": config.search_image_size,
