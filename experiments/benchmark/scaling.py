@@ -4,9 +4,8 @@
         --results=runs/benchmark/benchmark.json
 
 The results are those of the parts `tpu` and `photographs` of `python -m experiments.benchmark`, in
-one file or in several.
-Nothing ran on an accelerator: a step takes as long as its slower resource, arithmetic or memory,
-would at its peak, and then the sum of its gradients over the chips.
+one file or in several. Nothing ran on an accelerator: a step takes as long as its slower resource,
+arithmetic or memory, would at its peak, and then the sum of its gradients over the chips.
 """
 
 import dataclasses
@@ -122,11 +121,12 @@ def page(compiled: Document, decoded: Document, config: Config) -> list[str]:
                 )
             )
     versions, settings = compiled["machine"]["versions"], compiled["settings"]
+    commands = dict.fromkeys(without_folder(one["command"]) for one in (compiled, decoded))
     return [
         "# Scaling",
         "",
         "Written by `python -m experiments.benchmark.scaling` from the results of "
-        f"`{without_folder(compiled['command'])}`, {compiled['date']}, jax {versions['jax']}.",
+        f"`{'` and `'.join(commands)}`, {compiled['date']}, jax {versions['jax']}.",
         "",
         "**These are estimates at peak rates, not measurements.** Nothing ran on an accelerator. A "
         "step takes as long as its operations or its bytes would at the chip's peak rate, "
