@@ -25,6 +25,7 @@ from experiments.benchmark.pipeline import photographs, pipeline
 from experiments.benchmark.start import ProcessFailed, first_step
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.workload import Workload
+from jaxnas import data
 from tests.programs import ROOT, run_fresh, run_program
 
 TINY = Workload(
@@ -241,7 +242,7 @@ def test_kernels_are_those_of_the_space():
 
 
 def test_pipeline_counts_its_waiting(tiny_steps):
-    part = pipeline(tiny_steps.supernet, TINY, steps=12)
+    part = pipeline(tiny_steps.supernet, TINY, 12, data.load("digits", seed=0).weights)
     assert (part["dataset"], part["batch_size"], part["image_size"]) == ("digits", 2, 16)
     assert 0 < part["waited_share"] < 1
     # Twelve weight steps and six architecture steps of two pictures.

@@ -64,14 +64,14 @@ def naive_gate_gradients(space, state, chosen, batch, group=BATCH_NORM_GROUP):
             x = each[0] + perturbations[block]
         return loss.cross_entropy(modules[0].classifier(x), batch["label"]), outputs
 
-    zeros = [jnp.zeros_like(each[0]) for each in forward([0.0] * blocks)[1]]
-    (ce, outputs), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(zeros)
+    shapes = [each[0] for each in jax.eval_shape(forward, [0.0] * blocks)[1]]
+    zeros = [np.zeros(shape.shape, np.float32) for shape in shapes]
+    (ce, outputs), gradients = jax.device_get(
+        jax.jit(jax.value_and_grad(forward, has_aux=True))(zeros)
+    )
     gates = np.array(
         [
-            [
-                float(jnp.sum(g * o[k])) if k in o else 0.0
-                for g, o in zip(gradients, outputs, strict=True)
-            ]
+            [np.sum(g * o[k]) if k in o else 0.0 for g, o in zip(gradients, outputs, strict=True)]
             for k in range(len(chosen))
         ]
     )

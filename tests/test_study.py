@@ -88,7 +88,7 @@ def arguments(tmp_path_factory, space_file, space) -> list[str]:
         "--batch_size=256",
         "--search_image_size=8",
         f"--other_spaces={other_file}:{other_table}",
-        "--rivals=mobilenet_v2:0.1:4.1",
+        "--rivals=resnet_18:0.1:4.1",
     ]
 
 
@@ -133,9 +133,9 @@ def test_a_study_trains_all_networks_alike(finished):
         [f"{name}{number}" for number in ("0", "1")]
         for name in ("found", "random0", f"{other_name}-found")
     )
-    assert names == [*found, *random, *others, "mobilenet_v2"]
+    assert names == [*found, *random, *others, "resnet_18"]
     for network in part["networks"]:
-        seeds = [0, 1] if network["name"] == "mobilenet_v2" else [int(network["name"][-1])]
+        seeds = [0, 1] if network["name"] == "resnet_18" else [int(network["name"][-1])]
         assert [run["seed"] for run in network["runs"]] == seeds
         assert network["top1"] == pytest.approx(np.mean([r["top1"] for r in network["runs"]]))
         assert network["latency_ms"] <= TARGET_MS

@@ -12,22 +12,20 @@ and NumPy suffice for most parts; a part whose packages are missing is skipped w
 import dataclasses
 import datetime
 import functools
-import importlib.metadata
-import os
 import pathlib
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 
 from experiments.benchmark import report
 from experiments.benchmark.bandwidth import bandwidth
+from experiments.benchmark.figures import figures
 from experiments.benchmark.growth import growth
 from experiments.benchmark.kernels import dense, depthwise, switches
+from experiments.benchmark.machine import accelerator, machine
 from experiments.benchmark.start import cold_compile, search_start, second_start
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.tpu import check_topology, compiled_for_tpu
@@ -56,7 +54,6 @@ PARTS = (
     "export",
     "tpu",
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
 _STARTS = 3
 _PIPELINE_STEPS = 60
 # The README's search on the digits.
@@ -111,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         write(document, output)
     document["machine"]["accelerator"] = accelerator()
     write(document, output)
-    print("\n".join(report.figures_table(document["parts"], document["skipped"])))
+    print("\n".join(report.figures_table(figures(document["parts"]), document["skipped"])))
     print(f"benchmark.json in {output}", file=sys.stderr)
 
 
@@ -130,9 +127,12 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
 
     def pipeline() -> dict:
         from experiments.benchmark.pipeline import pipeline
+        from jaxnas import data
 
         quick_start = dataclasses.replace(workload, **_QUICK_START)
-        return pipeline(Supernet(quick_start), quick_start, max(_PIPELINE_STEPS, args.steps))
+        digits = data.load("digits", seed=0).weights
+        steps = max(_PIPELINE_STEPS, args.steps)
+        return pipeline(Supernet(quick_start), quick_start, steps, digits)
 
     def photographs() -> dict:
         from experiments.benchmark.pipeline import photographs
@@ -166,34 +166,6 @@ def measurements(workload: Workload, output: pathlib.Path) -> dict[str, Callable
         "tpu": lambda: compiled_for_tpu(workload, args.topology),
     }
     return {name: each[name] for name in PARTS}
-
-
-def machine() -> dict[str, Any]:
-    """Returns the host, its load (1 minute) and versions, without initializing JAX's devices."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # a part reports its own missing packages
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "accelerator": None,
-        "load": os.getloadavg()[0],
-        "versions": versions,
-    }
-
-
-def accelerator() -> str | None:
-    """Returns JAX's accelerator, None for the CPU; initializes JAX's devices."""
-    device = jax.devices()[0]
-    return None if device.platform == "cpu" else device.device_kind
 
 
 def write(document: dict, output: pathlib.Path) -> None:

@@ -12,9 +12,9 @@ from jax import lax
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import Workload
 from jaxnas.dense import dense_im2col, dense_products, dense_xla, taps
-from jaxnas.depthwise import depthwise_shifted, depthwise_xla
+from jaxnas.depthwise import depthwise_conv, depthwise_shifted, depthwise_xla
 from jaxnas.network import block_of
-from jaxnas.padding import Padding
+from jaxnas.padding import Padding, sides
 from jaxnas.pixels import PRECISIONS
 from jaxnas.space import Block
 
@@ -24,6 +24,7 @@ Implementations = Mapping[str, Callable[..., Array]]
 KERNELS = (3, 7)
 _SWITCHES = (16, 128)
 _BRANCHES = 7  # as many as a skippable block of the proxyless space has candidates
+_WAYS = 3  # of a nested switch
 
 
 def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
@@ -47,6 +48,54 @@ def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
             operands = _operands(workload, size, stride, (k, k, channels))
             rows.append({**shape, **_timed(implementations, stride, operands, rounds)})
     return rows
+
+
+def strided_depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
+    """Times depthwise convolutions of stride 2 as they are against `space_to_depth`.
+
+    Returns:
+      As `depthwise`; `ours` is what the platform's programs have.
+    """
+    implementations: Implementations = {
+        "ours": lambda stride, padding, x, kernel: depthwise_conv(x, kernel, stride, padding),
+        "space_to_depth": depthwise_space_to_depth,
+    }
+    rows = []
+    for size, channels, stride in _depthwise_shapes(workload):
+        for k in KERNELS if stride == 2 and size % 2 == 0 else ():
+            shape = {"size": size, "channels": channels, "kernel": k}
+            operands = _operands(workload, size, stride, (k, k, channels))
+            rows.append({**shape, **_timed(implementations, stride, operands, rounds)})
+    return rows
+
+
+def depthwise_space_to_depth(stride: int, padding: Padding, x: Array, kernel: Array) -> Array:
+    """Returns `depthwise_conv` of stride 2 as a grouped convolution of stride 1.
+
+    Each 2×2 pixels of a channel become four channels of its group.
+
+    Args:
+      x: [batch, height, width, channels], height and width even.
+    """
+    batch, height, width, channels = x.shape
+    before = np.array(sides(padding, (height, width), len(kernel), stride))[:, 0]
+    # A zero tap in front where the windows start at odd pixels; an even number of taps.
+    front = before % 2
+    back = (len(kernel) + front) % 2
+    kernel = jnp.pad(kernel, [*zip(front.tolist(), back.tolist(), strict=True), (0, 0)])
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    cells = cells.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, -1)
+    weights = kernel.reshape(rows, 2, columns, 2, channels).transpose(0, 2, 1, 3, 4)
+    top, left = ((before + front) // 2).tolist()
+    return lax.conv_general_dilated(
+        cells,
+        weights.reshape(rows, columns, 4, channels),
+        (1, 1),
+        [(top, rows - 1 - top), (left, columns - 1 - left)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
 
 
 def dense(workload: Workload, rounds: int) -> list[dict[str, Any]]:
@@ -97,7 +146,8 @@ def switches(rounds: int) -> dict[str, float]:
 
     Programs of 16 and 128 switches in a row, each with its own index, are compared with programs
     of as many plain branches. The difference is the choice itself, and on an accelerator the time
-    for which the host waits for the index.
+    for which the host waits for the index. `nested` has the same choice as a switch of three
+    branches in a switch of three, as a supernet has kinds of candidates and kernels.
     """
     branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_BRANCHES)]
     calls = {}
@@ -110,12 +160,21 @@ def switches(rounds: int) -> dict[str, float]:
                 x = lax.optimization_barrier(lax.switch(choices[i], branches, x))
             return x
 
+        def nested(x: Array, choices: Array, count: int = count) -> Array:
+            for i in range(count):
+                outer = [
+                    functools.partial(lax.switch, choices[i] % _WAYS, branches[j : j + _WAYS])
+                    for j in range(0, _BRANCHES, _WAYS)
+                ]
+                x = lax.optimization_barrier(lax.switch(choices[i] // _WAYS, outer, x))
+            return x
+
         def plain(x: Array, choices: Array, count: int = count) -> Array:
             for i in range(count):
                 x = lax.optimization_barrier(branches[0](x + choices[i]))
             return x
 
-        for name, function in (("switch", switched), ("plain", plain)):
+        for name, function in (("switch", switched), ("nested", nested), ("plain", plain)):
             calls[f"{name} {count}"] = functools.partial(jax.jit(function), x, choices)
     times_ms = in_turn(calls, rounds)
     few, many = _SWITCHES
@@ -123,12 +182,13 @@ def switches(rounds: int) -> dict[str, float]:
         name: 1e3
         * (np.median(times_ms[f"{name} {many}"]) - np.median(times_ms[f"{name} {few}"]))
         / (many - few)
-        for name in ("switch", "plain")
+        for name in ("switch", "nested", "plain")
     }
     return {
         "switch_us": float(slopes["switch"]),
         "plain_us": float(slopes["plain"]),
         "choice_us": float(slopes["switch"] - slopes["plain"]),
+        "nested_us": float(slopes["nested"] - slopes["plain"]),
         "rounds": rounds,
     }
 

@@ -14,29 +14,26 @@ from PIL import Image
 from experiments.benchmark.workload import Supernet, Workload
 from jaxnas import data
 
-DATASET = "digits"
 ARCH_EVERY, LOG_EVERY = 2, 10
 _PHOTOGRAPH = (500, 375)  # width and height in px
 
 
-def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, Any]:
-    """Measures the share of its time that a search's loop on the digits waits in `next(batches)`.
+def pipeline(supernet: Supernet, workload: Workload, steps: int, part: data.Part) -> dict[str, Any]:
+    """Measures the share of its time that a search's loop waits in `next(batches)`.
 
     As in a search, every second weight step is followed by an α step on a batch of its own, paths
     change, and the loop waits for the device only at every tenth step. Waiting for the first batch
     of each kind belongs to the start and is not counted.
 
     Args:
-      supernet: supernet of the workload; its batch is replaced with digits.
+      supernet: supernet of the workload; its batch is replaced with the part's examples.
       workload: batch size, image size and space.
       steps: number of weight steps.
+      part: examples of both kinds of steps.
     """
-    parts = data.load(DATASET, data_dir=None, seed=0)
     sizes = {"batch_size": workload.batch_size, "image_size": workload.image_size}
     paths = workload.random_paths(steps)
-    batches = {
-        name: data.batches(getattr(parts, name), seed=0, **sizes) for name in ("weights", "alpha")
-    }
+    batches = {name: data.batches(part, seed=0, **sizes) for name in ("weights", "alpha")}
     taken = {name: next(batches[name]) for name in batches}
     supernet.batch = taken["weights"]
     jax.block_until_ready((supernet.weight_step(paths[0]), supernet.arch_step()))
@@ -58,7 +55,7 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int) -> dict[str, An
         iterator.close()
     pictures = workload.batch_size * (steps + steps // ARCH_EVERY)
     return {
-        "dataset": DATASET,
+        "dataset": part.spec.name,
         **sizes,
         "steps": steps,
         "step_ms": wall_ms / steps,
@@ -79,15 +76,13 @@ def photographs(count: int = 256, size: int = 224) -> dict[str, Any]:
       count: number of timed photographs, taken from 32 different ones.
       size: image size in px that the pipeline outputs.
     """
-    spec = data.SPECS["imagenet2012"]
-    records: Any = _Photographs(32)  # stands in for a split's records
-    part = data.Part("weights", spec, records, np.arange(len(records)), spec.augmentation)
+    part = photographs_part(32)
     batches = data.batches(part, batch_size=16, image_size=size, seed=0, threads=1)
     pipeline_per_s = 16 * _batches_per_s(batches, count // 16)
     batches.close()
     start = time.perf_counter()
     for index in range(count):
-        records[index % len(records)]["image"].load()
+        part.records[index % len(part)]["image"].load()
     pillow_per_s = count / (time.perf_counter() - start)
     return {
         "pixels": _PHOTOGRAPH,
@@ -95,6 +90,13 @@ def photographs(count: int = 256, size: int = 224) -> dict[str, Any]:
         "pipeline_per_s": pipeline_per_s,
         "pillow_per_s": pillow_per_s,
     }
+
+
+def photographs_part(count: int) -> data.Part:
+    """Returns synthetic photographs that are augmented as ImageNet's are."""
+    spec = data.SPECS["imagenet2012"]
+    records: Any = _Photographs(count)  # stands in for a split's records
+    return data.Part("weights", spec, records, np.arange(count), spec.augmentation)
 
 
 class _Photographs:

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
-from experiments.benchmark.figures import AXES, GROWTH_TITLES, figures, milliseconds
+from experiments.benchmark.figures import AXES, GROWTH_TITLES, Figure, figures, milliseconds
 from experiments.benchmark.growth import FIGURES
 from experiments.runs import markdown
 
@@ -24,12 +24,12 @@ def _rounded(cell: object) -> object:
     return f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
 
 
-def figures_table(parts: Mapping[str, Mapping], skipped: Mapping[str, str]) -> list[str]:
+def figures_table(figures: Sequence[Figure], skipped: Mapping[str, str]) -> list[str]:
     """Returns the figures as a Markdown table, and a line for each skipped part."""
     met = {None: "", True: "met", False: "**missed**"}
     lines = table(
         ("figure", "value", "bound", ""),
-        [(one.name, one.value, one.bound, met[one.met]) for one in figures(parts)],
+        [(one.name, one.value, one.bound, met[one.met]) for one in figures],
     )
     return [*lines, *(f"\nSkipped: {name}, {reason}." for name, reason in skipped.items())]
 
@@ -55,7 +55,7 @@ def section(document: Mapping, growth_figure: str | None) -> list[str]:
         "",
         "    " + without_folder(document["command"]),
         "",
-        *figures_table(parts, document["skipped"]),
+        *figures_table(figures(parts), document["skipped"]),
     ]
     for name, one in _SECTIONS.items():
         if name in parts:

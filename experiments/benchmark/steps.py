@@ -23,7 +23,7 @@ class Steps:
         """Returns the path's network, compiled at first use."""
         key = tuple(path.tolist())
         if key not in self._static:
-            self._static[key] = StaticNetwork(self._workload, path)
+            self._static[key] = StaticNetwork(self._workload, self._workload.network(path))
         return self._static[key]
 
     def time(self, random_paths: int, rounds: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
-from jaxnas.network import Network, block_of, network_of
+from jaxnas.network import Network, NetworkSpec, block_of, network_of
 from jaxnas.pixels import Precision
 from jaxnas.space import SKIP, Block, Candidate, Space
 from jaxnas.space_file import find_space
@@ -70,6 +70,11 @@ class Workload:
         """Path int32 [blocks] with the most multiply-accumulates in every block."""
         space = self.search_space
         return space.path([max(b.convolutions, key=lambda c: _macs(b, c)) for b in space.blocks])
+
+    def network(self, path: np.ndarray) -> NetworkSpec:
+        """Returns the network of a path."""
+        space = self.search_space
+        return network_of(space, space.arch(path), self.num_classes)
 
     def random_paths(self, count: int) -> list[np.ndarray]:
         """Returns uniform random paths int32 [blocks], the same for equal search spaces."""
@@ -167,18 +172,15 @@ class Supernet:
 
 
 class StaticNetwork:
-    """One path as a separate network, trained and compiled by `jaxnas.train_steps`.
+    """A network by itself, trained and compiled by `jaxnas.train_steps`.
 
-    Its step differs from the supernet's weight step: it has no gather and scatter, no switch and
-    no padding, batch norm's scale and bias do not decay, and the learning rate schedule is part of
-    the step. Dropout is 0 and no moving average is kept.
+    The step of a path's network differs from the supernet's weight step: it has no gather and
+    scatter, no switch and no padding, batch norm's scale and bias do not decay, and the learning
+    rate schedule is part of the step. Dropout is 0 and no moving average is kept.
     """
 
-    def __init__(self, workload: Workload, path: np.ndarray):
-        space = workload.search_space
-        network = Network(
-            network_of(space, space.arch(path), workload.num_classes), rng=np.random.default_rng(0)
-        )
+    def __init__(self, workload: Workload, spec: NetworkSpec):
+        network = Network(spec, rng=np.random.default_rng(0))
         recipe = train_steps.Recipe(
             steps=10**6, learning_rate=LEARNING_RATE, dropout=0.0, precision=workload.precision
         )
