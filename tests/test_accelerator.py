@@ -11,13 +11,9 @@ import pytest
 from experiments.benchmark import accelerator_parts, kernels
 from experiments.benchmark.accelerator import figures
 from experiments.benchmark.pipeline import photographs_part
-from experiments.benchmark.workload import Workload
 from jaxnas.depthwise import depthwise_xla
 from tests.programs import run_program
-
-TINY = Workload(
-    "proxyless_tiny", batch_size=2, image_size=16, num_classes=10, blocks=1, candidates=2
-)
+from tests.test_benchmark import TINY
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
