@@ -230,5 +230,5 @@ def accepted(config: Config, predicted_ms: float, device_ms: float) -> bool:
 
 
 def _note(one: Round) -> str:
-    device = "unavailable" if one["device_ms"] is None else f"{one['device_ms']:.3f} ms"
-    return f"predicted {one['predicted_ms']:.3f} ms, device {device}"
+    device = "not measured" if one["device_ms"] is None else f"device {one['device_ms']:.3f} ms"
+    return f"predicted {one['predicted_ms']:.3f} ms, {device}"

@@ -171,5 +171,5 @@ def save_figure(
 
 
 def _note(one: Mapping[str, Any]) -> str:
-    device = "unavailable" if one["device_ms"] is None else f"{one['device_ms']:.2f} ms"
-    return f"{one['target_ms']:g} ms: device {device}, top-1 {one['inherited_top1']:.3f}"
+    device = "not measured" if one["device_ms"] is None else f"device {one['device_ms']:.2f} ms"
+    return f"{one['target_ms']:g} ms: {device}, top-1 {one['inherited_top1']:.3f}"
