@@ -1,16 +1,17 @@
 """Measures one part of `experiments.benchmark.accelerator`, which starts this program.
 
-    python -m experiments.benchmark.accelerator_parts --part=steps --lock=FILE
+    python -m experiments.benchmark.accelerator_parts --part=steps --lock=FILE --output=FILE
 
-A part compiles what it needs, and times it while it holds the lock. Prints one JSON object.
+A part compiles what it needs, waits until no other part times, and measures. The output has what is
+measured so far, so that a part that fails or is stopped loses only the rest.
 """
 
 import concurrent.futures
-import contextlib
 import fcntl
 import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,64 +21,86 @@ from absl import flags
 
 from experiments.benchmark.kernels import strided_depthwise, switches
 from experiments.benchmark.machine import accelerator
-from experiments.benchmark.pipeline import photographs_part, pipeline
 from experiments.benchmark.steps import Steps
 from experiments.benchmark.timing import in_turn, summary
 from experiments.benchmark.workload import LEARNING_RATE, StaticNetwork, Workload
 from experiments.benchmark.xla_profile import profile
+from jaxnas.json_file import write_object
 from jaxnas.network import Network
 from jaxnas.pixels import from_pixels
 from jaxnas.zoo import find_network
 from profiling import command
 
-Alone = Callable[[], contextlib.AbstractContextManager[Any]]
+Measured = Iterator[tuple[str, Any]]
 
+# Several times the batches that the input pipeline makes ahead.
+_LOOP_STEPS = 200
 _PHOTOGRAPHS = 256
 _PARITY_IMAGES = 8
 _PARITY_NETWORKS = ("proxyless_mobile", "mobilenet_v2")
-COMMAND_BUFFERS, MOBILENET = "command buffers", "MobileNetV2"
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measures the part and prints it with the accelerator's name."""
+def main(argv: Sequence[str]) -> int | None:
+    """Measures the part; its output has the device beside what is measured."""
     del argv
     args = flags.FLAGS
+    if accelerator() is None and not args.allow_cpu:
+        print(
+            "error: no accelerator: install jax[cuda13], or give --allow_cpu and a small size",
+            file=sys.stderr,
+        )
+        return command.FAILED
+    device = {
+        "accelerator": accelerator(),
+        "platform_version": jax.devices()[0].client.platform_version,
+    }
+    lock = pathlib.Path(args.lock).open("w")  # held until this process has left the device
 
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        with pathlib.Path(args.lock).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def take_turn() -> None:
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
-    measured = PARTS[args.part](Workload(**json.loads(args.workload)), args.rounds, alone)
-    print(json.dumps({"measured": measured, "accelerator": accelerator()}))
+    measured: dict[str, Any] = {}
+    workload = Workload(**json.loads(args.workload))
+    for name, value in PARTS[args.part](workload, args.rounds, take_turn):
+        measured[name] = value
+        write_object(pathlib.Path(args.output), {"device": device, "measured": measured})
+    return None
 
 
-def steps(workload: Workload, rounds: int, alone: Alone) -> dict[str, Any]:
+def steps(workload: Workload, rounds: int, take_turn: Callable[[], None]) -> Measured:
     """Times the steps, profiles them, and takes them in a loop that reads photographs.
 
     Args:
       workload: space, batch, image size and precision.
       rounds: number of timed repeats.
-      alone: gives a context in which no other process times anything.
+      take_turn: waits until no other part times; the turn lasts until the process ends.
 
-    Returns:
-      `step` and `profile` as the benchmark has them; `fed`, the loop's document.
+    Yields:
+      `step` and `profile` as the benchmark has them; `loop`, the document of its pipeline.
+
+    Raises:
+      ModuleNotFoundError: a package that the loop needs is missing.
     """
     programs = _compiled(workload)
-    with alone():
-        return {
-            "step": programs.time(1, rounds),
-            "profile": profile(programs, workload, rounds),
-            "fed": pipeline(programs.supernet, workload, rounds, photographs_part(_PHOTOGRAPHS)),
-        }
+    take_turn()
+    yield "step", programs.time(1, rounds)
+    yield "profile", profile(programs, workload, rounds)
+    from experiments.benchmark.pipeline import photographs_part, pipeline
+
+    loop_steps = max(_LOOP_STEPS, rounds)
+    part = photographs_part(_PHOTOGRAPHS)
+    yield "loop", pipeline(programs.supernet, workload, loop_steps, part)
 
 
-def steps_alone(workload: Workload, rounds: int, alone: Alone) -> dict[str, Any]:
-    """Times the steps only: XLA does not use command buffers while it profiles."""
+def command_buffers(workload: Workload, rounds: int, take_turn: Callable[[], None]) -> Measured:
+    """Times the steps and a switch; yields `step` and `switch`.
+
+    XLA tells nobody whether it captured the switches: if it did, one costs less than in `kernels`.
+    """
     programs = _compiled(workload)
-    with alone():
-        return {"step": programs.time(1, rounds)}
+    take_turn()
+    yield "step", programs.time(1, rounds)
+    yield "switch", switches(rounds)
 
 
 def _compiled(workload: Workload) -> Steps:
@@ -90,51 +113,26 @@ def _compiled(workload: Workload) -> Steps:
             pool.submit(lambda: programs.supernet.arch),
             *(pool.submit(programs.static, path) for path in paths),
         ]
-        for one in compiling:
-            one.result()
+        for future in compiling:
+            future.result()
     return programs
 
 
-def kernels(workload: Workload, rounds: int, alone: Alone) -> dict[str, Any]:
-    """Times a flat switch against two nested ones, and depthwise convolutions of stride 2."""
-    with alone():
-        return {"switch": switches(rounds), "strided": strided_depthwise(workload, rounds)}
+def mobilenet_v2(workload: Workload, rounds: int, take_turn: Callable[[], None]) -> Measured:
+    """Times a training step of MobileNetV2 here, `ours`, and in PyTorch, `torch`.
 
-
-def parity(workload: Workload, rounds: int, alone: Alone) -> dict[str, Any]:
-    """Returns the largest difference of float32 logits to those of the CPU, for each network."""
-    del rounds, alone
-    shape = (_PARITY_IMAGES, workload.image_size, workload.image_size, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    differences = {}
-    for name in _PARITY_NETWORKS:
-        network = Network(find_network(name), rng=np.random.default_rng(0))
-        network.eval()
-
-        @jax.jit
-        def logits(pixels: jax.Array, network: Network = network) -> jax.Array:
-            with jax.default_matmul_precision("float32"):
-                return network(from_pixels(pixels, normalization=network.spec.normalization))
-
-        here, cpu = (
-            np.asarray(logits(jax.device_put(pixels, device)))
-            for device in (jax.devices()[0], jax.devices("cpu")[0])
-        )
-        differences[name] = float(abs(here - cpu).max() / max(1, abs(cpu).max()))
-    return {"max_difference": differences}
-
-
-def mobilenet_v2(workload: Workload, rounds: int, alone: Alone) -> dict[str, Any]:
-    """Times a training step of MobileNetV2 here and in PyTorch: channels_last, autocast.
+    PyTorch has channels_last and autocast, and cuDNN's heuristics as XLA has them here.
 
     Raises:
       ModuleNotFoundError: PyTorch or torchvision is missing.
     """
-    calls: dict[str, Callable[[], Any]] = {"torch": _torch_step(workload)}
     spec = find_network("mobilenet_v2", workload.num_classes)
-    calls["ours"] = StaticNetwork(workload, spec).step
-    with alone():
-        return {name: summary(times) for name, times in in_turn(calls, rounds).items()}
+    ours = StaticNetwork(workload, spec).step
+    take_turn()
+    yield "ours", summary(in_turn({"ours": ours}, rounds)["ours"])
+    calls: dict[str, Callable[[], Any]] = {"ours": ours, "torch": _torch_step(workload)}
+    for name, times_ms in in_turn(calls, rounds).items():
+        yield name, summary(times_ms)
 
 
 def _torch_step(workload: Workload) -> Callable[[], tuple[()]]:
@@ -143,9 +141,9 @@ def _torch_step(workload: Workload) -> Callable[[], tuple[()]]:
     network = torchvision.models.mobilenet_v2(num_classes=workload.num_classes)
     network = network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True)
-    given = jax.device_get(workload.batch())
-    images = torch.tensor(given["image"]).permute(0, 3, 1, 2).to(device).float() / 255
-    labels = torch.tensor(given["label"]).long().to(device)
+    batch = jax.device_get(workload.batch())
+    images = torch.tensor(batch["image"]).permute(0, 3, 1, 2).to(device).float() / 255
+    labels = torch.tensor(batch["label"]).long().to(device)
 
     def step() -> tuple[()]:
         optimizer.zero_grad(set_to_none=True)
@@ -160,12 +158,44 @@ def _torch_step(workload: Workload) -> Callable[[], tuple[()]]:
     return step
 
 
+def kernels(workload: Workload, rounds: int, take_turn: Callable[[], None]) -> Measured:
+    """Times a flat and a nested `switch`, and depthwise convolutions of stride 2, `strided`."""
+    take_turn()
+    yield "switch", switches(rounds)
+    yield "strided", strided_depthwise(workload, rounds)
+
+
+def parity(workload: Workload, rounds: int, take_turn: Callable[[], None]) -> Measured:
+    """Yields each network's largest difference of float32 logits from those of the CPU.
+
+    Differences are relative to the largest logit where that exceeds 1.
+    """
+    del rounds
+    shape = (_PARITY_IMAGES, workload.image_size, workload.image_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    take_turn()
+    for name in _PARITY_NETWORKS:
+        network = Network(find_network(name), rng=np.random.default_rng(0))
+        network.eval()
+
+        @jax.jit
+        def logits(pixels: jax.Array, network: Network = network) -> jax.Array:
+            with jax.default_matmul_precision("float32"):
+                return network(from_pixels(pixels, normalization=network.spec.normalization))
+
+        here, cpu = (
+            np.asarray(logits(jax.device_put(pixels, device)))
+            for device in (jax.devices()[0], jax.devices("cpu")[0])
+        )
+        yield name, float(abs(here - cpu).max() / max(1, abs(cpu).max()))
+
+
 PARTS = {
     "steps": steps,
-    COMMAND_BUFFERS: steps_alone,
+    "command_buffers": command_buffers,
+    "mobilenet_v2": mobilenet_v2,
     "kernels": kernels,
     "parity": parity,
-    MOBILENET: mobilenet_v2,
 }
 
 
@@ -173,5 +203,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("part", "steps", tuple(PARTS), "Part to measure.")
     flags.DEFINE_string("workload", "{}", "JSON object of the fields of `Workload`.")
     flags.DEFINE_integer("rounds", 20, "Repeats of everything that is timed.", lower_bound=2)
-    flags.DEFINE_string("lock", None, "File whose lock allows to time.", required=True)
+    flags.DEFINE_string("lock", None, "File that is locked during timing.", required=True)
+    flags.DEFINE_string("output", None, "JSON file to write to.", required=True)
+    flags.DEFINE_bool("allow_cpu", False, "Measures the CPU where there is no accelerator.")
     command.run(main)

@@ -51,10 +51,10 @@ def depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
 
 
 def strided_depthwise(workload: Workload, rounds: int) -> list[dict[str, Any]]:
-    """Times depthwise convolutions of stride 2 as they are against `space_to_depth`.
+    """Times depthwise convolutions of stride 2, `ours` and by `depthwise_space_to_depth`.
 
     Returns:
-      As `depthwise`; `ours` is what the platform's programs have.
+      As `depthwise`.
     """
     implementations: Implementations = {
         "ours": lambda stride, padding, x, kernel: depthwise_conv(x, kernel, stride, padding),
@@ -146,10 +146,11 @@ def switches(rounds: int) -> dict[str, float]:
 
     Programs of 16 and 128 switches in a row, each with its own index, are compared with programs
     of as many plain branches. The difference is the choice itself, and on an accelerator the time
-    for which the host waits for the index. `nested` has the same choice as a switch of three
-    branches in a switch of three, as a supernet has kinds of candidates and kernels.
+    for which the host waits for the index. `nested` chooses among nine
+    by a switch of three branches in a switch of three, as a supernet has kinds of candidates and
+    kernels.
     """
-    branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_BRANCHES)]
+    branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_WAYS**2)]
     calls = {}
     x = jnp.ones((8, 128))
     for count in _SWITCHES:
@@ -157,14 +158,14 @@ def switches(rounds: int) -> dict[str, float]:
 
         def switched(x: Array, choices: Array, count: int = count) -> Array:
             for i in range(count):
-                x = lax.optimization_barrier(lax.switch(choices[i], branches, x))
+                x = lax.optimization_barrier(lax.switch(choices[i], branches[:_BRANCHES], x))
             return x
 
         def nested(x: Array, choices: Array, count: int = count) -> Array:
             for i in range(count):
                 outer = [
                     functools.partial(lax.switch, choices[i] % _WAYS, branches[j : j + _WAYS])
-                    for j in range(0, _BRANCHES, _WAYS)
+                    for j in range(0, _WAYS**2, _WAYS)
                 ]
                 x = lax.optimization_barrier(lax.switch(choices[i] // _WAYS, outer, x))
             return x

@@ -8,7 +8,10 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "openvino", "jax2onnx", "grain"),
+    *("jax-cuda13-plugin", "nvidia-cudnn-cu13", "torch", "torchvision"),
+)
 
 
 def machine() -> dict[str, Any]:

@@ -33,7 +33,10 @@ def pipeline(supernet: Supernet, workload: Workload, steps: int, part: data.Part
     """
     sizes = {"batch_size": workload.batch_size, "image_size": workload.image_size}
     paths = workload.random_paths(steps)
-    batches = {name: data.batches(part, seed=0, **sizes) for name in ("weights", "alpha")}
+    batches = {
+        name: data.batches(part, seed=seed, **sizes)
+        for seed, name in enumerate(("weights", "alpha"))
+    }
     taken = {name: next(batches[name]) for name in batches}
     supernet.batch = taken["weights"]
     jax.block_until_ready((supernet.weight_step(paths[0]), supernet.arch_step()))
