@@ -14,6 +14,7 @@ study. Several processes may work in one folder at once; a last call then writes
 """
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -253,7 +254,7 @@ def head(study: Study, parts: data.Parts) -> dict[str, Any]:
         "blocks": len(config.search_space.blocks),
         "other_spaces": [one.space for one in study.other_spaces],
         "image_size": config.image_size,
-        "dataset": config.dataset,
+        "dataset": pathlib.Path(config.dataset).name,
         "examples": {
             "weights": len(parts.weights),
             "held_out": len(parts.alpha),
