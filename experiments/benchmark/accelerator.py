@@ -80,9 +80,13 @@ def main(argv: Sequence[str]) -> int | None:
     ]
     deadline = time.monotonic() + args.limit_s
     terminate_like_control_c()
-    for wave in WAVES:
-        run_wave(wave, arguments, deadline, output, document)
-        write_object(output / "accelerator.json", document)
+    try:
+        for wave in WAVES:
+            run_wave(wave, arguments, deadline, output, document)
+            write_object(output / "accelerator.json", document)
+    except KeyboardInterrupt:
+        print(f"stopped; the waves before are in {output / 'accelerator.json'}", file=sys.stderr)
+        return command.FAILED
     shown = [*figures(document["parts"], workload.batch_size)]
     print("\n".join(report.figures_table(shown, document["skipped"])))
     print(f"accelerator.json in {output}", file=sys.stderr)
