@@ -1,7 +1,5 @@
 """Control of the latency: terms of the loss, λ's ascent, and searches simulated with a table."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from jaxnas import estimators, loss, sampling, search_steps
 from jaxnas.builtin_spaces import PROXYLESS
 from jaxnas.latency import LatencyModel, LatencyTable
-from tests.conftest import SMALL, make_table
+from tests.conftest import SMALL
 from tests.kinds import hyperparameters
 from tests.programs import ROOT
 
@@ -163,28 +161,3 @@ def test_dual_brings_expected_latency_to_the_target(simulated_searches):
 def test_fixed_does_not_settle_at_the_target(simulated_searches):
     fixed = simulated_searches[0]
     assert (np.abs(fixed[..., -1] - 1) > 0.03).mean() > 0.8
-
-
-@pytest.mark.parametrize("dear_kernel", [3, 5])
-def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batch, dear_kernel):
-    """λ = 0 against the default λ, same seed, with tables that prefer opposite kernels."""
-    ms = np.array(
-        [[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3 for c in SMALL.candidates]]
-        * len(SMALL.blocks)
-    )
-    table = make_table(SMALL, ms)
-    latency = LatencyModel.of(table)
-    ends = {}
-    for weight in (0.0, 0.1):
-        state = jax.tree.map(jnp.array, small_state)
-        for _ in range(60):
-            state, _ = small_steps.weight(
-                state, batch, small_steps.sample(state), jnp.float32(0.01)
-            )
-            changes, _ = small_steps.arch(
-                state, batch, latency, jnp.float32(4.0), jnp.float32(weight)
-            )
-            state = dataclasses.replace(state, **changes)
-        p = sampling.probabilities(state.alpha, SMALL.allowed)
-        ends[weight] = float(latency.expected_ms(p))
-    assert ends[0.1] < 0.9 * ends[0.0], ends

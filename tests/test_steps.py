@@ -21,7 +21,7 @@ from jaxnas.batch_norm import BATCH_NORM_GROUP
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
 from jaxnas.space import Space, staged_space
-from tests.conftest import NUM_CLASSES, SMALL, random_table, same_bits
+from tests.conftest import NUM_CLASSES, SMALL, make_table, random_table, same_bits
 from tests.kinds import KINDS, hyperparameters
 
 TARGET_MS = 4.0
@@ -356,3 +356,28 @@ def test_gates_in_bf16_have_nearly_float32_s_gradient(batch):
     )
     assert rounded.dtype == np.float32 and np.any(rounded != exact)
     assert np.linalg.norm(rounded - exact) < 0.25 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dear_kernel", [3, 5])
+def test_the_latency_term_makes_the_search_faster(small_steps, small_state, batch, dear_kernel):
+    """λ = 0 against the default λ, same seed, with tables that prefer opposite kernels."""
+    ms = np.array(
+        [[0.0 if c.is_skip else 3.0 if c.kernel == dear_kernel else 0.3 for c in SMALL.candidates]]
+        * len(SMALL.blocks)
+    )
+    table = make_table(SMALL, ms)
+    latency = LatencyModel.of(table)
+    ends = {}
+    for weight in (0.0, 0.1):
+        state = jax.tree.map(jnp.array, small_state)
+        for _ in range(60):
+            state, _ = small_steps.weight(
+                state, batch, small_steps.sample(state), jnp.float32(0.01)
+            )
+            changes, _ = small_steps.arch(
+                state, batch, latency, jnp.float32(4.0), jnp.float32(weight)
+            )
+            state = dataclasses.replace(state, **changes)
+        p = sampling.probabilities(state.alpha, SMALL.allowed)
+        ends[weight] = float(latency.expected_ms(p))
+    assert ends[0.1] < 0.9 * ends[0.0], ends
