@@ -197,6 +197,9 @@ def test_the_document_is_made_from_study_json_alone(finished, tmp_path):
     assert set(files) == {f.name for f in tmp_path.iterdir()} and len(files) == 8
     text = (tmp_path / "results.md").read_text()
     assert text == (finished / "results.md").read_text()
+    assert text.startswith("# Device preferences, and found networks versus others\n")
+    part = results.markdown({**document, "affinities": None})
+    assert part.startswith("# Found networks versus others\n")
     for name in ("study_affinities.png", "study_networks.png", "study_worth.png"):
         assert f"]({name})" in text
     for statement in document["affinities"]["statements"]:

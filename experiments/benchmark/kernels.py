@@ -146,9 +146,8 @@ def switches(rounds: int) -> dict[str, float]:
 
     Programs of 16 and 128 switches in a row, each with its own index, are compared with programs
     of as many plain branches. The difference is the choice itself, and on an accelerator the time
-    for which the host waits for the index. `nested` chooses among nine
-    by a switch of three branches in a switch of three, as a supernet has kinds of candidates and
-    kernels.
+    for which the host waits for the index. `nested` chooses among nine by a switch of three
+    branches in a switch of three, as a supernet has kinds of candidates and kernels.
     """
     branches = [functools.partial(_scaled, 1 + i / 1000) for i in range(_WAYS**2)]
     calls = {}

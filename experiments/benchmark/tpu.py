@@ -17,7 +17,7 @@ from experiments.benchmark.chips import TPUS
 from experiments.benchmark.workload import Workload, memory_mb
 from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
-from jaxnas.network import Network, network_of
+from jaxnas.network import Network
 
 _RESERVED = 0.05  # share of the memory that the runtime takes
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -82,7 +82,7 @@ def _programs(
     space, classes, size = workload.search_space, workload.num_classes, workload.image_size
     hyper = search_state.Hyperparameters(precision=workload.precision)
     steps = search_steps.make_steps(space, hyper, layout.replicated)
-    spec = network_of(space, space.arch(workload.largest_path), classes)
+    spec = workload.network(workload.largest_path)
     network = Network(spec, rng=np.random.default_rng(0))
     recipe = train_steps.Recipe(steps=1, precision=workload.precision)
     training = train_steps.make_steps(network, recipe, layout.replicated)

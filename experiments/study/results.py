@@ -63,10 +63,10 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _head(document: Mapping[str, Any]) -> str:
     search, training, examples = document["search"], document["training"], document["examples"]
     seeds, trainings = ", ".join(map(str, document["seeds"])), document["trainings"]
-    parts = {"affinities": "Device preferences", "worth": "Found networks versus others"}
+    parts = {"affinities": "device preferences", "worth": "found networks versus others"}
     titles = [title for part, title in parts.items() if document[part] is not None]
     lines = [
-        f"# {', and '.join([titles[0], *map(str.lower, titles[1:])])}",
+        f"# {', and '.join(titles).capitalize()}",
         "",
         "Written by `python -m experiments.study` from `study.json`. ± is half the width of the "
         "95 % interval of Student's t; (±?) marks a single value, which has no interval.",
