@@ -1,19 +1,15 @@
-"""OpenVINO's Python package, also for a user without a home folder.
+"""OpenVINO's Python package without its telemetry.
 
-Its import looks there for the user's consent to telemetry, and fails where there is none: HOME is
-unset and the user id has no name, as in some containers.
+Its import would report to Intel in a thread of its own, look in the home folder for the user's
+consent, and fail for a user without one. It uses its own stand-in where the package that reports is
+missing.
 """
 
-import os
-import pathlib
-import tempfile
+import sys
 
-try:
-    pathlib.Path.home()
-except RuntimeError:
-    os.environ["HOME"] = tempfile.gettempdir()
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if not installed
 
-import openvino
-from openvino import opset13
+import openvino  # noqa: E402
+from openvino import opset13  # noqa: E402
 
 __all__ = ["openvino", "opset13"]

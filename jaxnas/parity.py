@@ -6,11 +6,11 @@ import pathlib
 
 import jax
 import numpy as np
-import onnxruntime
 from flax import nnx
 
 from jaxnas.export import INPUT, OUTPUT
 from jaxnas.network import Network
+from jaxnas.onnxruntime_package import onnxruntime
 from jaxnas.openvino_package import openvino
 from jaxnas.pixels import from_pixels
 

@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,6 +12,7 @@ from experiments.runs.accuracy import columns_of
 from experiments.runs.classifier import Normalization, read_classifier
 from jaxnas import data
 from jaxnas.export import add_metadata
+from jaxnas.openvino_package import openvino
 
 
 def linear(

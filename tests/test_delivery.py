@@ -10,7 +10,6 @@ import tarfile
 import depthai
 import luxonis_ml.nn_archive as luxonis
 import numpy as np
-import onnxruntime
 import pytest
 from flax import nnx
 from model_api.models import ClassificationModel
@@ -25,6 +24,7 @@ from experiments.train.config import TrainConfig
 from experiments.train.fit import Training, fit
 from jaxnas import data, export, pixels
 from jaxnas.network import Network
+from jaxnas.onnxruntime_package import onnxruntime
 from profiling.device import Options
 from profiling.progress import Progress
 from profiling.recording_device import Recording

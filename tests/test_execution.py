@@ -1,12 +1,12 @@
 """Devices that run networks: the same scores whichever runs them."""
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from jaxnas import export
 from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.network import Network, network_of
+from jaxnas.onnxruntime_package import onnxruntime
 from profiling.device import Options
 from profiling.errors import CompileError
 from profiling.myriad import stick

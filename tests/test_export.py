@@ -4,12 +4,12 @@ import dataclasses
 import jax
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from flax import nnx
 
 from jaxnas import export, parity
 from jaxnas.network import Network, network_of
+from jaxnas.onnxruntime_package import onnxruntime
 from jaxnas.pixels import from_pixels
 from jaxnas.zoo import find_network
 from tests.conftest import NUM_CLASSES, SMALL

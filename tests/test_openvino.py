@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13
@@ -13,6 +12,7 @@ import profiling.openvino_device
 from jaxnas import export
 from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.network import Network, network_of
+from jaxnas.openvino_package import openvino
 from profiling.attribution import HALF_STEP_MS, Attribution
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable

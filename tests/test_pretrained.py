@@ -6,7 +6,6 @@ import pickle
 import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 from flax import nnx
 from PIL import Image
@@ -14,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from jaxnas import pretrained
 from jaxnas.data.imagenet import synsets
+from jaxnas.onnxruntime_package import onnxruntime
 from jaxnas.pixels import from_pixels
 from jaxnas.torch_file import read_tensors
 from tests.programs import run_program

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import depthai
 import jax.numpy as jnp
 import numpy as np
-import onnxruntime
-import openvino
 import pytest
 
 from experiments.runs.run_folder import Workdir
@@ -21,6 +19,8 @@ from experiments.search import __main__, config, derivation
 from experiments.search.supernet_trainer import Trainer
 from jaxnas import data
 from jaxnas.latency import LatencyTable
+from jaxnas.onnxruntime_package import onnxruntime
+from jaxnas.openvino_package import openvino
 from jaxnas.space import Space
 from profiling import tables
 from profiling.command import open_store

@@ -76,6 +76,31 @@ def test_no_home_is_needed_where_every_path_is_given(tmp_path):
     assert "mobilenet_v2 on CPU: " in done.stdout and (tmp_path / "store.sqlite").exists()
 
 
+def test_importing_starts_no_thread_and_reports_nothing(tmp_path):
+    """The packages that programs import would report to their makers."""
+    code = (
+        "import experiments.runs.delivery, jaxnas.parity, os, profiling.registry; "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "XDG_CACHE_HOME": "",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == "1\n"
+    files = [file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file()]
+    assert {file.parts[:2] for file in files} <= {(".cache", "matplotlib")}  # its list of fonts
+
+
 def test_who_reads_the_first_line_alone_sees_no_traceback():
     measure = shlex.join([sys.executable, "-m", *MEASURE, "--json"])
     done = subprocess.run(

@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from experiments.runs.networks import Architecture, find_architecture
@@ -21,6 +20,7 @@ from experiments.train.config import TrainConfig
 from experiments.train.supernet_weights import from_supernet
 from jaxnas import search_state, supernet
 from jaxnas.builtin_spaces import PROXYLESS_TINY
+from jaxnas.onnxruntime_package import onnxruntime
 from tests.browser import open_page
 from tests.programs import ROOT, Program, run_program
 

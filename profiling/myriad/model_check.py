@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
+from jaxnas.onnxruntime_package import onnxruntime
 from profiling.errors import CompileError
 from profiling.onnx_file import inputs_of, one_line, opset_of
 
