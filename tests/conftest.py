@@ -106,7 +106,9 @@ def micro_file(shared_folder) -> pathlib.Path:
     Tests that search with it share compiled programs: its first stage alone makes their time.
     """
     file = shared_folder / "micro.json"
-    write_object(file, MICRO)
+    with (shared_folder / "micro.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two writers would rename one file twice
+        write_object(file, MICRO)
     return file
 
 
