@@ -6,11 +6,13 @@ Part affinities compares device preferences: the space is searched with two late
 device's and the Pixel 1's, at equally tight budgets. Depth, expansions and kernels of the found
 networks are compared with those of random networks of the same budgets, and with the poster's
 three statements. Part worth compares the device's found networks with random networks of its
-budget, with those found in other spaces, and with published networks as wide as the budget allows:
-all are trained from scratch with one recipe and tested. A device is opened only to choose widths.
+budget, with those that the official ProxylessNAS code finds, with those found in other spaces, and
+with published networks as wide as the budget allows: all are trained from scratch with one recipe
+and tested. A device is opened only to choose widths.
 
 Each search and each training has its own folder in --workdir. The same command resumes a stopped
-study. Several processes may work in one folder at once; a last call then writes the results.
+study; a stopped search by the official code starts again. Several processes may work in one folder
+at once; a last call then writes the results.
 """
 
 import dataclasses
@@ -23,24 +25,24 @@ import numpy as np
 
 from experiments.runs import program
 from experiments.search import derivation
-from experiments.search.config import Config
 from experiments.search.supernet_trainer import Schedule
-from experiments.study import comparison, device_preferences, results, rivals
+from experiments.study import comparison, device_preferences, official_search, results
 from experiments.study.comparison import Contender, Trained
 from experiments.study.config import Study, define_flags, study_from_flags
-from experiments.study.contenders import of_space, table_of
+from experiments.study.contenders import (
+    fitted_rivals,
+    found_networks,
+    of_space,
+    official_networks,
+    table_of,
+)
 from experiments.study.random_networks import Draw, draw_within_budget
-from experiments.study.rivals import Rival
 from experiments.study.study_runs import Runs, recipe, training_size
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch
-from jaxnas.zoo import find_network
 from profiling import command
-from profiling.errors import DeviceUnavailable
 from profiling.progress import Progress
-from profiling.recording_device import Recording
-from profiling.registry import open_device
 
 BASELINE_NETWORKS = 200  # random networks per device for its preferences
 
@@ -67,7 +69,9 @@ def run_study() -> int:
         devices = budgets(study)
         others = [table_of(config) for config in study.other_spaces]
         parts = dataclasses.replace(study.config, seed=study.seeds[0]).parts()
-        Schedule.of(study.config, len(parts.weights))
+        schedule = Schedule.of(study.config, len(parts.weights))
+        if study.official_code is not None:
+            official_search.check_epoch(study.config, schedule.epoch_steps)
     with Progress() as progress:
         runs = Runs(study.config, progress)
         # First, so that an unavailable device ends the study before hours of work.
@@ -159,6 +163,7 @@ def run_worth(
         of_space(study.config, device.table, f"random{index:02d}", "random", index, path)
         for index, path in enumerate(device.baseline.paths[: study.random_networks])
     ]
+    networks += official_networks(study, device.table, runs)
     for config, table in zip(study.other_spaces, other_tables, strict=True):
         networks += found_networks(study, config, table, runs)
     trained: list[tuple[Contender, list[Trained]]] = []
@@ -175,73 +180,6 @@ def run_worth(
         device.target_ms,
         device.baseline,
         len(runs.parts_of(study.seeds[0]).test),
-    )
-
-
-def found_networks(
-    study: Study, config: Config, table: LatencyTable, runs: Runs
-) -> list[Contender]:
-    """Returns the networks found in a space, one for each seed that no other process holds."""
-    space = config.search_space
-    group = f"found in {space.name}" if study.other_spaces else "found"
-    networks = []
-    for number, seed in enumerate(study.seeds):
-        found = runs.search(config, table, config.target_ms, seed)
-        if found is not None:
-            path = space.path(space.parse(found.architecture))
-            name = f"found{seed}" if config == study.config else f"{space.name}-found{seed}"
-            networks.append(of_space(config, table, name, group, number, path))
-    return networks
-
-
-def fitted_rivals(study: Study, table: LatencyTable, progress: Progress) -> list[Contender]:
-    """Returns the published networks of part worth; the device decides the widths not given.
-
-    Raises:
-      DeviceUnavailable: with the remedy.
-    """
-    if "worth" not in study.parts:
-        return []
-    if all(rival.width is not None for rival in study.rivals):
-        return [contender(rival, table.num_classes) for rival in study.rivals]
-    config = study.config
-    try:
-        opened = open_device(table.device, config.options)
-    except DeviceUnavailable as error:
-        raise DeviceUnavailable(
-            f"{error}\nWidths of published networks are chosen with {table.device}: start this "
-            f"study on a machine that has it, and pass the --rivals that it prints first"
-        ) from error
-    with (
-        command.open_store(config.store) as store,
-        Recording(opened, store) as device,
-        command.usage_errors(),
-    ):
-        fitted = [
-            rival
-            if rival.width is not None
-            else rivals.fit(
-                device, rival.network, config.target_ms, config.image_size, table.num_classes
-            )
-            for rival in study.rivals
-        ]
-    progress.print(
-        f"the widest within {config.target_ms:g} ms: --rivals={','.join(map(str, fitted))}"
-    )
-    return [contender(rival, table.num_classes) for rival in fitted]
-
-
-def contender(rival: Rival, num_classes: int) -> Contender:
-    """Returns a fitted published network as a contender."""
-    assert rival.width is not None and rival.latency_ms is not None
-    return Contender(
-        rival.network,
-        rival.network,
-        0,
-        f"{rival.network}, width {rival.width:g}",
-        None,
-        rivals.scaled(find_network(rival.network, num_classes), rival.width),
-        rival.latency_ms,
     )
 
 
@@ -269,6 +207,9 @@ def head(study: Study, parts: data.Parts) -> dict[str, Any]:
         if study.reference is None
         else format_arch(config.search_space.arch(study.reference)),
         "least_spent": derivation.least_ms(config) / config.target_ms,
+        "official_code": None
+        if study.official_code is None
+        else official_search.provenance(study.official_code),
         "search": {
             name: getattr(config, name)
             for name in (

@@ -31,6 +31,8 @@ class Contender:
       space: the space as --space names it; None for a published network.
       spec: specification with the deployed classifier, for counts and latency.
       latency_ms: latency by the table; for a published network by the device.
+      most_probable_ms: for a found network, that of the search's most probable path without a
+        budget.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Contender:
     space: str | None
     spec: NetworkSpec
     latency_ms: float
+    most_probable_ms: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ def document(
             "group": one.group,
             "architecture": one.architecture,
             "latency_ms": one.latency_ms,
+            "most_probable_ms": one.most_probable_ms,
             "blocks": len(one.spec.blocks),
             "parameters": count_parameters(one.spec),
             "macs": count_macs(one.spec, image_size),

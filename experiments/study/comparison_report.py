@@ -81,6 +81,7 @@ def comparison(worth: Mapping[str, Any]) -> str:
             f"{first} are among those of the group (1 is best; ties take the better rank).",
             "",
             *_drawn(worth),
+            *_most_probable(worth),
             f"A published network has the greatest width within the budget, by the device and not "
             f"by the table; RepVGG and MobileOne are trained as deployed, without the branches of "
             f"their published training. Latency, parameters and MACs are of networks with "
@@ -122,6 +123,23 @@ def _drawn(worth: Mapping[str, Any]) -> list[str]:
     return [
         f"Random networks are drawn uniformly from the paths of the space that use the budget, "
         f"{per_million(worth['chance'])} per million.",
+        "",
+    ]
+
+
+def _most_probable(worth: Mapping[str, Any]) -> list[str]:
+    """Returns what the searches would have chosen without a budget, group by group."""
+    spans = []
+    for group in worth["groups"]:
+        of_group = [n for n in worth["networks"] if n["group"] == group["name"]]
+        ms = [one for n in of_group if (one := n.get("most_probable_ms")) is not None]
+        if ms:
+            spans.append(f"{group['name']}: {_span(ms)} ms")
+    if not spans:
+        return []
+    return [
+        f"Without a budget, the most probable path of a search (the paper's rule) takes: "
+        f"{'; '.join(spans)}.",
         "",
     ]
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from experiments.search.config import Config, check, config_from_flags
 from experiments.search.config import define_flags as define_search_flags
-from experiments.study import device_preferences, rivals
+from experiments.study import device_preferences, official_search, rivals
 from experiments.study.rivals import Rival
 from profiling import command, tables
 
@@ -37,6 +37,7 @@ class Study:
     other_spaces: tuple[Config, ...]
     rivals: tuple[Rival, ...]
     random_networks: int
+    official_code: pathlib.Path | None
     reference: np.ndarray | None
     mobile_table: pathlib.Path
     output: pathlib.Path
@@ -74,6 +75,12 @@ def define_flags() -> None:
         20,
         "Number of random networks that are trained, 0 or at least 2.",
         lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "official_code",
+        None,
+        f"Folder `search` of a clone of {official_search.REPOSITORY}; networks that it finds are "
+        f"compared with those of --space in part worth. Needs PyTorch.",
     )
     flags.DEFINE_string(
         "reference",
@@ -114,6 +121,11 @@ def study_from_flags() -> Study:
         raise ValueError(
             f"--trainings={args.trainings}: give at most the {len(seeds)} seeds of --seeds"
         )
+    official_code = None if args.official_code is None else pathlib.Path(args.official_code)
+    if official_code is not None:
+        if "worth" not in parts:
+            raise ValueError("--official_code: its networks are compared in part worth alone")
+        official_search.check(official_code, config)
     space, reference = config.search_space, None
     if "affinities" in parts:
         device_preferences.check_space(space)
@@ -130,6 +142,7 @@ def study_from_flags() -> Study:
         _other_spaces(config, args.other_spaces),
         rivals.parse_all(args.rivals, config.target_ms),
         args.random_networks,
+        official_code,
         reference,
         pathlib.Path(args.mobile_table or MOBILE_TABLE),
         output,

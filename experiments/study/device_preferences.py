@@ -31,12 +31,15 @@ class Found:
       architecture: text form of the architecture.
       predicted_ms: latency by the device's table.
       expected: `expected_statistics` of softmax(α).
+      most_probable_ms: latency of the most probable path without a budget, by the same table; None
+        in files of earlier versions.
     """
 
     seed: int
     architecture: str
     predicted_ms: float
     expected: Mapping[str, float]
+    most_probable_ms: float | None = None
 
 
 def check_space(space: Space) -> None:

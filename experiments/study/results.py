@@ -95,8 +95,8 @@ def _head(document: Mapping[str, Any]) -> str:
             "",
             f"Each search, at {document['search_image_size']} px: {search['warmup_epochs']} epochs "
             f"of warm-up, {search['search_epochs']} of "
-            f"search, estimator {search['estimator']}, α learning rate "
-            f"{search['alpha_learning_rate']:g}, one α step per "
+            f"search, {search['initialisation']} initialization, estimator {search['estimator']}, "
+            f"α learning rate {search['alpha_learning_rate']:g}, one α step per "
             f"{search['alpha_every']} weight steps, λ {search['latency_weight']:g} "
             f"({search['latency_control']}). It derives the most probable path that takes "
             f"{document['least_spent']:.1%} to 100 % of the budget by the table"
@@ -105,7 +105,8 @@ def _head(document: Mapping[str, Any]) -> str:
                 if search["finalists"] > 1
                 else ""
             )
-            + ".",
+            + "."
+            + _official(document),
             "",
             f"Every network is trained from scratch with one recipe: {training['epochs']} epochs, "
             f"learning rate {training['learning_rate']:g} (cosine), weight decay "
@@ -121,6 +122,17 @@ def _head(document: Mapping[str, Any]) -> str:
 def _other_spaces(document: Mapping[str, Any]) -> str:
     others = document["other_spaces"]
     return f", and {', '.join(others)}" if others else ""
+
+
+def _official(document: Mapping[str, Any]) -> str:
+    code = document.get("official_code")
+    if code is None:
+        return ""
+    return (
+        f" The official code (commit {code['commit'][:7]}, PyTorch {code['pytorch']}) searches "
+        f"with the same pictures, table, epochs and rates, with λ fixed and with independent "
+        f"initialization, which are its own, and its path is derived in the same way."
+    )
 
 
 def _preferences(part: Mapping[str, Any]) -> str:

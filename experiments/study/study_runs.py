@@ -16,14 +16,16 @@ from experiments.runs.run_folder import Workdir, WorkdirHeld, check_workdir
 from experiments.search import derivation
 from experiments.search.config import Config
 from experiments.search.supernet_trainer import Trainer
+from experiments.study import official_search
 from experiments.study.comparison import Contender, Trained
 from experiments.study.device_preferences import Found, expected_statistics
 from experiments.train.config import TrainConfig
 from experiments.train.fit import Training, fit
-from jaxnas import data, sampling
+from jaxnas import budget, data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
 from jaxnas.search_steps import Steps
+from jaxnas.space import format_arch
 from profiling import command
 from profiling.progress import Progress
 
@@ -59,19 +61,41 @@ class Runs:
         Raises:
           Stopped, NonFiniteLoss, CheckpointUnreadable: as a search or training on its own.
         """
-        space, folder = config.search_space, self.search_folder(config, table, seed)
-        name = folder.name
-        config = dataclasses.replace(
-            config,
-            device=table.device,
-            latency_table=None,
-            target_ms=target_ms,
-            seed=seed,
-            workdir=str(folder),
-        )
-        document = self.once(
-            name, config, "searched.json", lambda workdir: self._searched(config, table, workdir)
-        )
+        folder = self.search_folder(config, table, seed)
+        config = _search_config(config, table, target_ms, seed, folder)
+        return self._found(config, table, lambda workdir: self._searched(config, table, workdir))
+
+    def official_search(self, code: pathlib.Path, table: LatencyTable, seed: int) -> Found | None:
+        """Returns the result of a search by the official code; None as `search`.
+
+        A path within the budget is derived from its α as it is from ours.
+
+        Args:
+          code: folder `search` of the code's clone.
+          table: latency table of the study's device.
+          seed: seed of the search.
+
+        Raises:
+          NonFiniteLoss: α has become infinite or not a number.
+        """
+        study = self._config
+        folder = pathlib.Path(study.workdir, f"official-{table.device.lower()}-seed{seed}")
+        config = _search_config(study, table, study.target_ms, seed, folder)
+
+        def searched(workdir: Workdir) -> dict[str, Any]:
+            alpha = official_search.learned_alpha(
+                code, config, self.parts_of(seed), table, workdir.path
+            )
+            path = derivation.candidate_paths(config, alpha, table, config.search_space.allowed)[0]
+            return _found_document(config, table, alpha, path)
+
+        return self._found(config, table, searched)
+
+    def _found(
+        self, config: Config, table: LatencyTable, work: Callable[[Workdir], dict[str, Any]]
+    ) -> Found | None:
+        name, space = pathlib.Path(config.workdir).name, config.search_space
+        document = self.once(name, config, "searched.json", work)
         if document is None:
             return None
         found = Found(**document)
@@ -213,14 +237,10 @@ class Runs:
             self._search_steps[config.space] = trainer.steps
         trainer.search(latency)
         derived = derivation.derive(trainer, table, None)
-        allowed = jnp.asarray(config.search_space.allowed)
-        expected = expected_statistics(
-            config.search_space, np.asarray(sampling.probabilities(trainer.state.alpha, allowed))
-        )
+        alpha = np.asarray(trainer.state.alpha)
         trainer.close()
-        return dataclasses.asdict(
-            Found(config.seed, derived.architecture, derived.predicted_ms, expected)
-        )
+        space = config.search_space
+        return _found_document(config, table, alpha, space.path(space.parse(derived.architecture)))
 
     def _trained(self, config: TrainConfig, network: Network, workdir: Workdir) -> dict[str, Any]:
         fitted = fit(
@@ -246,6 +266,35 @@ class Runs:
         if seed not in self._parts:
             self._parts[seed] = dataclasses.replace(self._config, seed=seed).parts()
         return self._parts[seed]
+
+
+def _search_config(
+    config: Config, table: LatencyTable, target_ms: float, seed: int, folder: pathlib.Path
+) -> Config:
+    return dataclasses.replace(
+        config,
+        device=table.device,
+        latency_table=None,
+        target_ms=target_ms,
+        seed=seed,
+        workdir=str(folder),
+    )
+
+
+def _found_document(
+    config: Config, table: LatencyTable, alpha: np.ndarray, path: np.ndarray
+) -> dict[str, Any]:
+    space = config.search_space
+    probabilities = np.asarray(sampling.probabilities(jnp.asarray(alpha), space.allowed))
+    return dataclasses.asdict(
+        Found(
+            config.seed,
+            format_arch(space.arch(path)),
+            table.path_ms(path),
+            expected_statistics(space, probabilities),
+            table.path_ms(budget.most_probable_path(alpha, space.allowed)),
+        )
+    )
 
 
 def training_size(config: Config) -> int:
