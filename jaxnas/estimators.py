@@ -21,10 +21,10 @@ one formula and keep the ratio that the loss sets.
   latency (ProxylessNAS, §3.3.1). It needs no backward pass and no differentiable loss. Its steps
   are the noisiest, so it needs the long published schedule.
 
-As in the official search, `two` and `full` do not change a block's α where the active candidate is
-skip, not even by its latency; this shortens the expected gradient. `reinforce` and `gumbel`, which
-is not in the official search, do change it: their gradients belong to the draw, and omitting draws
-would change their direction.
+As in the official search, `two` and `full` change neither a block's α nor its optimizer state where
+the active candidate is skip, not even by its latency; this shortens the expected gradient.
+`reinforce` and `gumbel`, which is not in the official search, do change them: their gradients
+belong to the draw, and omitting draws would change their direction.
 """
 
 import functools
@@ -65,6 +65,7 @@ class Estimate(NamedTuple):
       gradient: gradient of α, [blocks, candidates].
       ce: cross-entropy of the drawn network, or the mean over several.
       baseline: baseline of the rewards, updated by `reinforce` and unchanged by the others.
+      moves: bool [blocks], whether a block's α and its optimizer state change.
       pair: int32 [2, blocks], the pair whose Σ exp α the update of α has to preserve, or None.
       metrics: further metrics of this estimator to log.
     """
@@ -72,6 +73,7 @@ class Estimate(NamedTuple):
     gradient: Array
     ce: Array
     baseline: Array
+    moves: Array
     pair: Array | None
     metrics: dict[str, Array]
 
@@ -156,15 +158,18 @@ def rescale_pair(old: Array, new: Array, pair: Array) -> Array:
 def _two(allowed, key, alpha, baseline, problem) -> Estimate:
     pair = sampling.sample_pair(key, alpha, allowed)
     ce, gates = problem.gates(pair)
-    gradient = _zero_where_skip(gate_gradient(alpha, pair, gates), pair[0])
-    return Estimate(gradient, ce, baseline, pair, {})
+    moves = _is_not_skip(pair[0], alpha)
+    gradient = jnp.where(moves[:, None], gate_gradient(alpha, pair, gates), 0.0)
+    return Estimate(gradient, ce, baseline, moves, pair, {})
 
 
 def _full(allowed, key, alpha, baseline, problem) -> Estimate:
     choices = sampling.all_candidates(sampling.sample_path(key, alpha, allowed), alpha.shape[1])
     ce, gates = problem.gates(choices)
     gradient = gate_gradient(jnp.where(allowed, alpha, -jnp.inf), choices, gates)
-    return Estimate(_zero_where_skip(gradient, choices[0]), ce, baseline, None, {})
+    moves = _is_not_skip(choices[0], alpha)
+    gradient = jnp.where(moves[:, None], gradient, 0.0)
+    return Estimate(gradient, ce, baseline, moves, None, {})
 
 
 def _gumbel(allowed, temperature, key, alpha, baseline, problem) -> Estimate:
@@ -172,7 +177,7 @@ def _gumbel(allowed, temperature, key, alpha, baseline, problem) -> Estimate:
     choices = sampling.all_candidates(noisy.argmax(1).astype(jnp.int32), alpha.shape[1])
     ce, gates = problem.gates(choices)
     gradient = gate_gradient(noisy / temperature, choices, gates) / temperature
-    return Estimate(gradient, ce, baseline, None, {})
+    return Estimate(gradient, ce, baseline, _all_move(alpha), None, {})
 
 
 def _reinforce(allowed, key, alpha, baseline, problem) -> Estimate:
@@ -181,11 +186,13 @@ def _reinforce(allowed, key, alpha, baseline, problem) -> Estimate:
     ce, rewards = jax.lax.map(problem.reward, drawn)
     baseline = moved_baseline(baseline, rewards)
     gradient = score_gradient(alpha, allowed, drawn, rewards - baseline)
-    return Estimate(
-        gradient, jnp.mean(ce), baseline, None, {"reward": jnp.mean(rewards), "baseline": baseline}
-    )
+    metrics = {"reward": jnp.mean(rewards), "baseline": baseline}
+    return Estimate(gradient, jnp.mean(ce), baseline, _all_move(alpha), None, metrics)
 
 
-def _zero_where_skip(gradient: Array, active: Array) -> Array:
-    skip = gradient.shape[1] - 1
-    return jnp.where((active == skip)[:, None], 0.0, gradient)
+def _is_not_skip(active: Array, alpha: Array) -> Array:
+    return active != alpha.shape[1] - 1
+
+
+def _all_move(alpha: Array) -> Array:
+    return jnp.ones(alpha.shape[0], bool)

@@ -86,7 +86,7 @@ class SearchState:
       params, stats: weights and running batch statistics of the supernet.
       momentum: optimizer state of the weights, whose trace is shaped like params.
       alpha: α, float32 [blocks, candidates].
-      alpha_adam: optimizer state of α.
+      alpha_adam: optimizer state of α, with a count of steps for each block, [blocks, 1].
       multiplier: float32 [], amount that `dual` has added to λ; 0 with the other latency controls.
       baseline: float32 [], baseline of the rewards of `reinforce`; NaN before its first step.
       skipped: counts of the weight steps whose update was not finite and therefore not taken.
@@ -132,10 +132,17 @@ def init_state(
         # As one program: leaf by leaf, each shape would be compiled, which takes seconds.
         momentum=jax.jit(weight_optimizer(hyper).init)(params),
         alpha=alpha,
-        alpha_adam=alpha_optimizer(hyper).init(alpha),
+        alpha_adam=_with_counts(alpha_optimizer(hyper).init(alpha), len(space.blocks)),
         multiplier=jnp.float32(0),
         baseline=jnp.float32(jnp.nan),
         skipped=none_skipped(),
+    )
+
+
+def _with_counts(adam: Any, blocks: int) -> Any:
+    """Returns the state of optax's Adam with a count for each row of α, as PyTorch has one."""
+    return jax.tree.map(
+        lambda leaf: jnp.zeros((blocks, 1), leaf.dtype) if leaf.ndim == 0 else leaf, adam
     )
 
 

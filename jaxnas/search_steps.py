@@ -202,6 +202,11 @@ def make_steps(
         updates, alpha_adam = alpha_optimizer.update(
             estimate.gradient, state.alpha_adam, state.alpha
         )
+        alpha_adam = jax.tree.map(
+            lambda new, old: jnp.where(estimate.moves[:, None], new, old),
+            alpha_adam,
+            state.alpha_adam,
+        )
         alpha = state.alpha + updates
         if estimate.pair is not None:
             alpha = estimators.rescale_pair(state.alpha, alpha, estimate.pair)

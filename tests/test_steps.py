@@ -229,6 +229,34 @@ def test_architecture_step_is_the_formulas_composed(combination, batch):
     assert (np.abs(changes["alpha"] - old).max(1) > 0.01).sum() > len(space.blocks) // 2
 
 
+def test_a_block_s_alpha_has_an_adam_of_its_own_that_rests_where_skip_is_active(
+    small_steps, small_state, batch
+):
+    """As in the official code, where each block's α is a parameter that then has no gradient."""
+    table, state, rate = random_table(SMALL, 1), small_state, 0.05
+    square, steps = np.zeros(state.alpha.shape), np.zeros(len(SMALL.blocks), int)
+    for step in range(12):
+        state = dataclasses.replace(state, step=jnp.int32(step))  # which draws the pair
+        pair = np.asarray(sampling.sample_pair(step_key(state), state.alpha, SMALL.allowed))
+        changes, _ = arch(small_steps, state, batch, table, 0.1)
+        gradients = np.asarray(changes["alpha_adam"][0].mu, np.float64)  # β₁ is 0
+        for block, (active, other) in enumerate(pair.T):
+            old, new = (np.asarray(a[block], np.float64) for a in (state.alpha, changes["alpha"]))
+            if SMALL.candidates[active].is_skip:
+                np.testing.assert_array_equal(new, old)
+                continue
+            steps[block] += 1
+            square[block] = 0.999 * square[block] + 0.001 * gradients[block] ** 2
+            mean = square[block] / (1 - 0.999 ** steps[block])
+            expected = old - rate * gradients[block] / (np.sqrt(mean) + 1e-8)
+            both = [active, other]
+            expected[both] += np.log(np.exp(old[both]).sum() / np.exp(expected[both]).sum())
+            np.testing.assert_allclose(new, expected, atol=2e-5)
+        state = dataclasses.replace(state, **changes)
+    assert np.asarray(state.alpha_adam[0].count)[:, 0].tolist() == steps.tolist()
+    assert steps.min() < steps.max() == 12  # a block that allows no skip always moves
+
+
 @pytest.mark.parametrize("height", [60.0, -60.0])
 def test_architecture_step_is_finite_at_extreme_alpha(combination, batch, height):
     space, _, control, compiled, new = combination
