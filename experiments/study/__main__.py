@@ -37,7 +37,8 @@ from experiments.study.contenders import (
     table_of,
 )
 from experiments.study.random_networks import Draw, draw_within_budget
-from experiments.study.study_runs import Runs, recipe, training_size
+from experiments.study.study_runs import Runs
+from experiments.study.training_recipe import recipe, training_size
 from jaxnas import data
 from jaxnas.latency import LatencyTable
 from jaxnas.space import format_arch

@@ -19,6 +19,7 @@ from experiments.search.supernet_trainer import Trainer
 from experiments.study import official_search
 from experiments.study.comparison import Contender, Trained
 from experiments.study.device_preferences import Found, expected_statistics
+from experiments.study.training_recipe import recipe, training_size
 from experiments.train.config import TrainConfig
 from experiments.train.fit import Training, fit
 from jaxnas import budget, data, sampling
@@ -295,27 +296,3 @@ def _found_document(
             table.path_ms(budget.most_probable_path(alpha, space.allowed)),
         )
     )
-
-
-def training_size(config: Config) -> int:
-    """Returns the image size in px at which every network of a study is trained and tested."""
-    return config.train_image_size or config.image_size
-
-
-def recipe(config: Config) -> dict[str, Any]:
-    """Returns the training recipe of every network of a study.
-
-    It is the default of experiments.train, except that the study's flags set epochs, weight decay,
-    label smoothing and precision.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    return {
-        **{
-            name: defaults[name]
-            for name in ("warmup_epochs", "learning_rate", "dropout", "ema_decay")
-        },
-        "epochs": config.train_epochs,
-        **{
-            name: getattr(config, name) for name in ("weight_decay", "label_smoothing", "precision")
-        },
-    }
