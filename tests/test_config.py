@@ -8,7 +8,7 @@ from absl.testing import flagsaver
 
 from experiments.runs.run_folder import check_workdir
 from experiments.search import __main__, config
-from experiments.search.supernet_trainer import Schedule
+from experiments.search.schedule import Schedule
 from jaxnas import data
 from tests.programs import ROOT
 

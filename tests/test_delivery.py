@@ -21,7 +21,8 @@ from experiments.runs.inference import find_model
 from experiments.runs.networks import find_architecture
 from experiments.runs.run_folder import Workdir
 from experiments.train.config import TrainConfig
-from experiments.train.fit import Training, fit
+from experiments.train.fit import fit
+from experiments.train.training import Training
 from jaxnas import data, export, pixels
 from jaxnas.network import Network
 from jaxnas.onnxruntime_package import onnxruntime

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxnas import export, parity
+from jaxnas.folding import FoldedNetwork
 from jaxnas.network import Network, network_of
 from jaxnas.onnxruntime_package import onnxruntime
 from jaxnas.pixels import from_pixels
@@ -144,7 +145,7 @@ def test_parity_notices_a_changed_weight(exported, tmp_path):
 def test_folding_leaves_the_layer_as_it_was(exported):
     network = exported[0]
     before = jax.tree.map(np.array, nnx.state(network))
-    folded = export.FoldedNetwork(network, SIZE)
+    folded = FoldedNetwork(network, SIZE)
     network.eval()
     pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     np.testing.assert_allclose(folded(np.float32(pixels)), network(from_pixels(pixels)), atol=1e-5)

@@ -21,7 +21,8 @@ from experiments.runs.run_folder import Workdir, finished
 from experiments.search import choices, derivation, page, pareto
 from experiments.search.config import Config, config_from_flags, define_flags
 from experiments.search.latency_table import deployment_table, given_table
-from experiments.search.supernet_trainer import Schedule, Trainer
+from experiments.search.schedule import Schedule
+from experiments.search.supernet_trainer import Trainer
 from experiments.train.fit import fit, has_begun
 from experiments.train.published_weights import with_published_weights
 from jaxnas import data, parallel

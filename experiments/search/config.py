@@ -16,7 +16,7 @@ from experiments.runs.config import (
     flag_values,
     option,
 )
-from experiments.train.fit import Training
+from experiments.train.training import Training
 from jaxnas import estimators, loss, search_state, supernet_initialization, supernet_pretrained
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.space import Space

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.runs import program
 from experiments.search import derivation
-from experiments.search.supernet_trainer import Schedule
+from experiments.search.schedule import Schedule
 from experiments.study import comparison, device_preferences, official_search, results
 from experiments.study.comparison import Contender, Trained
 from experiments.study.config import Study, define_flags, study_from_flags

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.runs.loop import NonFiniteLoss
 from experiments.search.config import Config
-from experiments.search.supernet_trainer import Schedule
+from experiments.search.schedule import Schedule
 from experiments.study.official_inputs import TEST_BATCH, HeldOut, OfficialTable, Training
 from jaxnas import data
 from jaxnas.latency import LatencyTable

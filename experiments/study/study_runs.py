@@ -21,7 +21,8 @@ from experiments.study.comparison import Contender, Trained
 from experiments.study.device_preferences import Found, expected_statistics
 from experiments.study.training_recipe import recipe, training_size
 from experiments.train.config import TrainConfig
-from experiments.train.fit import Training, fit
+from experiments.train.fit import fit
+from experiments.train.training import Training
 from jaxnas import budget, data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network

@@ -21,7 +21,7 @@ from experiments.runs.config import (
     option,
 )
 from experiments.runs.networks import Architecture, find_architecture
-from experiments.train.fit import Training
+from experiments.train.training import Training
 from jaxnas import pretrained
 from jaxnas.builtin_spaces import SPACES
 from jaxnas.zoo import ZOO

@@ -21,7 +21,7 @@ import numpy as np
 from experiments.runs import program
 from experiments.search import derivation
 from experiments.search.config import Config
-from experiments.search.supernet_trainer import Schedule
+from experiments.search.schedule import Schedule
 from experiments.study import comparison
 from experiments.study.comparison import Contender, Trained
 from experiments.study.contenders import of_space, table_of

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.runs import program
-from experiments.search.supernet_trainer import Schedule
+from experiments.search.schedule import Schedule
 from experiments.study.study_runs import Runs
 from experiments.truth import methods, report
 from experiments.truth.config import define_flags, truth_from_flags
