@@ -110,13 +110,12 @@ def document() -> dict:
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path):
-    """PyTorch is missing here: our step is measured, and the reason is told."""
+    """PyTorch or torchvision is missing: our step is measured, and the reason is told."""
     into = document()
     accelerator.run_wave(["mobilenet_v2"], ARGUMENTS, float("inf"), tmp_path, into)
     assert [*into["parts"]["mobilenet_v2"]] == ["ours"]
-    assert into["skipped"] == {
-        "mobilenet_v2": "ModuleNotFoundError: No module named 'torch'",
-    }
+    assert [*into["skipped"]] == ["mobilenet_v2"]
+    assert into["skipped"]["mobilenet_v2"].startswith("ModuleNotFoundError: No module named 'torch")
     assert into["machine"]["accelerator"] is None
     assert not (tmp_path / "mobilenet_v2.json").exists()
 
