@@ -86,8 +86,10 @@ def check_epoch(config: Config, epoch_steps: int) -> None:
 
 def provenance(code: pathlib.Path) -> dict[str, str]:
     """Returns the commit of the clone and the version of PyTorch, for study.json."""
-    command = ["git", "-C", str(code), "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        command = ["git", "-C", str(code), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {"commit": commit or "unknown", "pytorch": importlib.metadata.version("torch")}
 
 
