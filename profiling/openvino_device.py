@@ -161,11 +161,6 @@ class OpenVinoDevice:
         """See `Executor.scores`; OpenVINO chooses how many requests run at once."""
         images = iter(images)
         first = next(images)
-        scores: dict[int, np.ndarray] = {}
-
-        def keep(request: openvino.InferRequest, index: int) -> None:
-            scores[index] = request.get_output_tensor().data.astype(np.float32).ravel()
-
         config = {**self._config, "PERFORMANCE_HINT": "THROUGHPUT", "PERF_COUNT": False}
         try:
             network = self._core.read_model(file)
@@ -174,17 +169,32 @@ class OpenVinoDevice:
             compiled = self._core.compile_model(network, self._name, config)
         except RuntimeError as error:
             raise CompileError(f"{self._name} refuses {file}: {_message(error)}") from error
+        most = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        running: collections.deque[openvino.InferRequest] = collections.deque()
+        scores: list[np.ndarray] = []
+
+        def finish_oldest() -> openvino.InferRequest:
+            request = running.popleft()
+            request.wait()
+            scores.append(request.get_output_tensor().data.astype(np.float32).ravel())
+            return request
+
+        # No AsyncInferQueue: its callbacks need the interpreter's lock in OpenVINO's threads, which
+        # may still wait for it when this thread, with the lock, waits for them to end.
         try:
-            queue = openvino.AsyncInferQueue(compiled)
-            queue.set_callback(keep)
-            for index, image in enumerate(itertools.chain([first], images)):
-                queue.start_async([image[None]], index)
-            queue.wait_all()
+            for image in itertools.chain([first], images):
+                request = (
+                    finish_oldest() if len(running) == most else compiled.create_infer_request()
+                )
+                request.start_async([image[None]])
+                running.append(request)
+            while running:
+                finish_oldest()
         except RuntimeError as error:
             raise DeviceUnavailable(
                 f"{self._name} failed during inference: {_message(error)}"
             ) from error
-        return np.stack([scores[index] for index in range(len(scores))])
+        return np.stack(scores)
 
     def _network(self, model: bytes) -> _Compiled:
         """Returns the compiled network from a cache of the MAX_COMPILED most recently used."""

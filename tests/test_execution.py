@@ -15,7 +15,7 @@ from profiling.openvino_device import OpenVinoDevice
 from profiling.recording_device import Recording
 from profiling.registry import executor_name
 
-COUNT = 5
+COUNT = 40  # more than run at once
 
 
 @pytest.fixture(scope="module")
