@@ -49,7 +49,8 @@ def k_best_paths(
     if k < 1:
         raise ValueError(f"{k} paths are asked for; ask for 1 or more")
     steps, fixed = _steps(table.candidate_ms), _steps(sum(table.fixed_ms.values()))
-    limit = int(np.floor(max_ms / RESOLUTION_MS + 1e-9)) - fixed
+    most = int(np.where(np.isfinite(table.candidate_ms), steps, 0).max(1).sum())
+    limit = min(int(np.floor(max_ms / RESOLUTION_MS + 1e-9)) - fixed, most)
     lowest = max(0, int(np.ceil(min_ms / RESOLUTION_MS)) - fixed)
     if lowest <= limit:
         # best[rank, s]: Σ log p of the blocks so far at exactly s steps.

@@ -41,9 +41,10 @@ class Steps:
       sample: (state) → path int32 [blocks], drawn from softmax(α) for the state's step.
       sample_smallest: (state) → path, drawn evenly from `supernet_initialization.smallest`.
       weight: (state, batch, path, learning_rate) → (state, metrics). Consumes the state.
-      arch: α step, (state, batch, latency, target_ms, latency_weight) → (changed fields of the
-        state by name, metrics). latency_weight is λ of `fixed`, the initial λ of `dual`, β of
-        `mul_log`; with `reinforce` it is the exponent of latency in the reward.
+      arch: α step, (state, batch, latency, target_ms, latency_weight, draw=0) → (changed fields of
+        the state by name, metrics). latency_weight is λ of `fixed`, the initial λ of `dual`, β of
+        `mul_log`; with `reinforce` it is the exponent of latency in the reward. draw numbers the
+        α steps between two weight steps, so that each draws other candidates.
       recalibrate: (params, stats, path, batch, statistics_momentum) → stats. With momentum
         i / (i + 1) for i = 0, 1, ... the path's statistics become the batches' mean. With a
         batch_norm_group of None they stay.
@@ -76,7 +77,7 @@ def _map_trace(function, *states):
     )
 
 
-def _key(state: SearchState, use: int) -> Array:
+def _key(state: SearchState, use: Array | int) -> Array:
     return jax.random.fold_in(
         jax.random.fold_in(jax.random.wrap_key_data(state.key), use), state.step
     )
@@ -158,6 +159,7 @@ def make_steps(
         latency: LatencyModel,
         target_ms: Array,
         latency_weight: Array,
+        draw: Array | int = 0,
     ) -> tuple[dict[str, Any], Metrics]:
         check_batch(batch)
         before_ms = latency.expected_ms(sampling.probabilities(state.alpha, allowed))
@@ -197,7 +199,7 @@ def make_steps(
             return ce, loss.reward(top1, latency.path_ms(path), target_ms, weight)
 
         estimate = estimate_gradient(
-            _key(state, 1), state.alpha, state.baseline, estimators.Problem(gates, reward)
+            _key(state, 1 + draw), state.alpha, state.baseline, estimators.Problem(gates, reward)
         )
         updates, alpha_adam = alpha_optimizer.update(
             estimate.gradient, state.alpha_adam, state.alpha

@@ -160,10 +160,14 @@ class Space:
         return block.allows_skip if candidate.is_skip else candidate in block.convolutions
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """Yields (start, length) of each sequence of consecutive blocks of one shape, in order."""
+        """Yields (start, length) of each sequence of equal blocks that keep their shape, in order.
+
+        A block that changes it is a sequence of its own.
+        """
         start = 0
         for _, group in itertools.groupby(
-            self.blocks, key=lambda b: dataclasses.replace(b, name="")
+            self.blocks,
+            key=lambda b: dataclasses.replace(b, name="" if b.allows_skip else b.name),
         ):
             length = len(list(group))
             yield start, length

@@ -201,7 +201,12 @@ def make_steps(
                 optax.incremental_update(batch_stats, state.stats, 1 - BN_MOMENTUM),
                 optimizer_state,
             ),
-            (state.params, state.stats, state.optimizer),
+            # The learning rate goes on with the steps.
+            (
+                state.params,
+                state.stats,
+                optax.tree_utils.tree_set(state.optimizer, count=state.step + 1),
+            ),
         )
         skipped = counted(state.skipped, finite)
         average = state.average

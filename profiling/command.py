@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from profiling.database import Store
 
 FAILED, WRONG_USAGE = 1, 2
+MOST_DAYS = 36_500  # of a flag; dates have an end
 
 
 def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> list[str]:
@@ -39,7 +40,8 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
     try:
         _check_flag_files(argv[1:])
         rest = flags.FLAGS(list(argv))
-    except (flags.Error, ValueError) as error:
+        _expand_home()
+    except (flags.Error, RuntimeError, ValueError) as error:  # RuntimeError: no home is known
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
     if actions and (len(rest) == 1 or rest[1] not in actions):
@@ -58,6 +60,21 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
     # JAX, jax2onnx and other libraries log every step at INFO.
     logging.set_verbosity(logging.WARNING)
     return rest
+
+
+def _expand_home() -> None:
+    """Replaces ~/ at the start of flags' values, which shells leave after `=`, as flag files do."""
+
+    def expanded(value: object) -> object:
+        if isinstance(value, list):
+            return [expanded(one) for one in value]
+        if isinstance(value, str) and value.startswith("~/"):
+            return str(pathlib.Path(value).expanduser())
+        return value
+
+    for flag in (flags.FLAGS[name] for name in flags.FLAGS):
+        if (value := expanded(flag.value)) != flag.value:
+            flag.value = value
 
 
 def _check_flag_files(arguments: Sequence[str]) -> None:

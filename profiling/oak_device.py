@@ -15,6 +15,7 @@ Luxonis' own benchmark reads the same line: github.com/luxonis/modelconverter, l
 import collections
 import contextlib
 import datetime
+import itertools
 import math
 import os
 import pathlib
@@ -206,12 +207,19 @@ class Oak:
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
         """See `Executor.scores`."""
-        model = onnx_bytes(file, NAME)
+        images = iter(images)
+        first = next(images)
+        if first.dtype != np.uint8:
+            raise CompileError(
+                f"{file} takes {first.dtype} values, and the camera's blob is compiled for pixels, "
+                f"0 to 255: put the normalization into the network"
+            )
+        model = onnx_bytes(file, NAME, (1, *first.shape))
         blob = read_blob(self._compiler.compile(model, shaves=self._shaves), model, self._shaves)
         (name,) = blob.networkInputs
         dai, trace, scores = _depthai(), Trace(), []
         with self._running(blob, trace) as (_, infer):
-            for image in images:
+            for image in itertools.chain([first], images):
                 data = dai.NNData()
                 _add_tensor(dai, data, name, image[None])
                 scores.append(np.float32(infer(data).getFirstTensor(dequantize=True)).ravel())

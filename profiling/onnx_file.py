@@ -207,12 +207,13 @@ def one_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
+def onnx_bytes(file: pathlib.Path, device: str, shape: Sequence[int]) -> bytes:
     """Reads a file for a device that accepts ONNX only.
 
     Args:
       file: file to read.
       device: name of the device, for error messages.
+      shape: shape of the network's only input; fixes dynamic sizes.
 
     Raises:
       CompileError: the file is not an ONNX file, or not a valid network.
@@ -220,6 +221,6 @@ def onnx_bytes(file: pathlib.Path, device: str) -> bytes:
     if file.suffix != ".onnx":
         raise CompileError(f"{file}: {device} accepts only ONNX files; give the network's .onnx")
     try:
-        return read_network(file)
+        return read_network(file, shape)
     except ValueError as error:
         raise CompileError(str(error)) from error

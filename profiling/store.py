@@ -152,6 +152,10 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("output", None, "export: file to write; unset is standard output.")
     flags.DEFINE_float(
-        "older_than_days", None, "prune: only runs older than this number of days.", lower_bound=0
+        "older_than_days",
+        None,
+        "prune: only runs older than this number of days.",
+        lower_bound=0,
+        upper_bound=command.MOST_DAYS,
     )
     command.run(main, ACTIONS)

@@ -324,6 +324,7 @@ if __name__ == "__main__":
         f"Maximum age in days of stored runs that the table may use, 0 for none; unset is "
         f"{MEASURED_MAX_AGE_DAYS} for measured latency and no limit for estimates.",
         lower_bound=0,
+        upper_bound=command.MOST_DAYS,
     )
     flags.DEFINE_string("output", None, "JSON file to write.", required=True)
     flags.DEFINE_bool("json", False, "Print only the table as JSON on standard output.")

@@ -6,10 +6,14 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.runs.run_folder import check_workdir
+from experiments.runs.run_folder import Workdir, check_workdir
 from experiments.search import __main__, config
+from experiments.search.latency_table import with_device_of_table
 from experiments.search.schedule import Schedule
+from experiments.train.fit import has_begun
 from jaxnas import data
+from jaxnas.json_file import write_object
+from tests.conftest import MICRO, random_table
 from tests.programs import ROOT
 
 
@@ -125,6 +129,48 @@ def test_refuses_a_folder_of_something_else(default, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match="--workdir=jaxnas is not the folder of a run"):
         check_workdir(dataclasses.replace(default, workdir="jaxnas"))
+
+
+def test_a_refusal_leaves_the_files_of_a_run_that_is_resumed(default, tmp_path):
+    run = dataclasses.replace(default, workdir=str(tmp_path / "run"))
+    with Workdir(run) as workdir:
+        workdir.withdraw()
+    assert not (tmp_path / "run").exists()
+    with Workdir(run):
+        pass
+    with Workdir(run) as workdir:
+        workdir.withdraw()
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_space_file_that_was_changed_is_another_space(default, tmp_path):
+    file = tmp_path / "space.json"
+    write_object(file, MICRO)
+    with flagsaver.flagsaver(space=str(file), workdir=str(tmp_path / "run")):
+        with Workdir(config.config_from_flags()):
+            pass
+        write_object(file, {**MICRO, "widths": [12]})
+        with pytest.raises(ValueError, match="holds a run in another space: .*space.json was chan"):
+            check_workdir(config.config_from_flags())
+
+
+def test_a_resumed_run_keeps_the_device_of_its_table(default, tmp_path):
+    run = dataclasses.replace(
+        default, device="MYRIAD,MYRIADX_COMPILER,CPU", workdir=str(tmp_path / "run")
+    )
+    assert with_device_of_table(run).device == run.device
+    (tmp_path / "run").mkdir()
+    table = random_table(run.search_space, 0)
+    table.save(tmp_path / "run" / "latency_table.json", run.search_space)
+    assert with_device_of_table(run).device == "MYRIADX_COMPILER"
+
+
+def test_what_a_killed_save_left_is_no_checkpoint(default, tmp_path):
+    with Workdir(dataclasses.replace(default, workdir=str(tmp_path))) as workdir:
+        (tmp_path / "checkpoints/search/7.orbax-checkpoint-tmp").mkdir(parents=True)
+        assert not has_begun(workdir, "search")
+        (tmp_path / "checkpoints/search/7").mkdir()
+        assert has_begun(workdir, "search")
 
 
 def test_what_changes_nothing_of_a_run_is_not_its_identity(default):

@@ -109,6 +109,12 @@ def test_pooling_and_vector_stages():
     assert milliseconds(add, calibration) == pytest.approx(2 * 0.128)
 
 
+def test_a_constant_is_copied_without_an_input():
+    constant = dataclasses.replace(copy(0, "c", 1), inputs=(), weight_bytes=4_000_000)
+    calibration = with_coefficients(copy_stage_ms=0.002, copy_ms_per_mb=0.1)
+    assert milliseconds(constant, calibration) == pytest.approx(0.002 + 0.4)
+
+
 def test_a_copy_takes_bytes_and_filled_rows():
     calibration = with_coefficients(
         copy_stage_ms=0.002,

@@ -6,16 +6,21 @@ import pathlib
 import subprocess
 import sys
 import tarfile
+from typing import Any
 
 import depthai
 import luxonis_ml.nn_archive as luxonis
 import numpy as np
+import onnx
 import pytest
 from flax import nnx
 from model_api.models import ClassificationModel
+from PIL import Image
 
+from experiments.pages import repeat
+from experiments.predict import pixels_of
 from experiments.runs import delivery
-from experiments.runs.classifier import Normalization
+from experiments.runs.classifier import Normalization, read_classifier
 from experiments.runs.delivery import ParityBroken, check_accuracy, check_parity
 from experiments.runs.inference import find_model
 from experiments.runs.networks import find_architecture
@@ -251,6 +256,30 @@ def test_code_that_classifies_a_picture_runs_as_printed(trained, digits_test, tm
         answers.append(int(done.stdout.split()[-1]))
     right = np.array(answers) == [digits_test[index]["label"] for index in range(5)]
     assert right.sum() >= 4
+
+
+# The code leaves the file of labels open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_printed_code_prepares_a_picture_as_predict_does(trained, tmp_path, monkeypatch):
+    """One that is not square and lies on its side, for a file that takes a part of it."""
+    code = python_block("onnxruntime")
+    assert code.strip() == repeat.CODE
+    model = onnx.load(trained / "model.onnx")
+    for entry in model.metadata_props:
+        if entry.key == "crop_fraction":
+            entry.value = "0.875"
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "labels.txt").write_text((trained / "labels.txt").read_text())
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (240, 320, 3), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "picture.png", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    expected = pixels_of(tmp_path / "picture.png", read_classifier(tmp_path / "model.onnx"))
+    assert np.abs(names["image"].astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def test_what_records_runs_networks_too(files):
         )
 
 
+def test_a_stick_s_worker_takes_no_halves(files, myriad, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder, images, _ = files
+    with (
+        stick.Stick("CPU", Options()) as device,
+        pytest.raises(CompileError, match="takes float16 values"),
+    ):
+        device.scores(folder / "model.onnx", iter(images.astype(np.float16)))
+
+
 def test_a_file_that_is_none_is_refused(files, tmp_path):
     (tmp_path / "noise.onnx").write_bytes(b"noise")
     with (

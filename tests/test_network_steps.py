@@ -118,6 +118,24 @@ def test_average_is_the_weighted_mean_of_all_weights_and_statistics(network, bat
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_the_learning_rate_goes_on_where_an_update_is_skipped(network, batch):
+    """After a batch that is not finite the next step is the one of its number."""
+    steps = steps_of(PLAIN)
+    state = train_steps.init_state(network, PLAIN, seed=0)
+    spoilt = dataclasses.replace(
+        state, stats=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.stats)
+    )
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
+    skipped, metrics = steps.train(dataclasses.replace(spoilt, params=broken), batch)
+    assert metrics["skipped"] == 1 and int(skipped.step) == 1
+    counts = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(skipped.optimizer)
+        if jax.tree_util.keystr(path).endswith(".count")
+    ]
+    assert [int(count) for count in counts] == [1]
+
+
 def test_without_an_average_the_weights_are_delivered_as_they_are(network):
     state = train_steps.init_state(network, PLAIN, seed=0)
     assert same_bits(steps_of(PLAIN).delivered(state), (state.params, state.stats))

@@ -10,6 +10,7 @@ import types
 
 import depthai
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -364,6 +365,22 @@ def test_scores_are_the_cameras_answers_to_each_image(myriad, monkeypatch, tmp_p
     sums = images.sum((1, 2, 3))
     np.testing.assert_array_equal(scores, [[1, sums[0]], [2, sums[1]]])
     assert scores.dtype == np.float32
+
+
+def test_scores_take_pixels_alone_and_any_size_that_the_file_leaves_open(
+    myriad, monkeypatch, tmp_path
+):
+    depthai_with(monkeypatch, Answering)
+    model = onnx.load_model_from_string(convolution())
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            dim.dim_param = "side"
+    onnx.save(model, tmp_path / "model.onnx")
+    images = np.zeros((2, 3, 16, 16), np.uint8)
+    with oak_device.Oak("OAK", Options()) as camera:
+        assert len(camera.scores(tmp_path / "model.onnx", iter(images))) == 2
+        with pytest.raises(CompileError, match="model.onnx takes float32 values, and the camera's"):
+            camera.scores(tmp_path / "model.onnx", iter(images.astype(np.float32)))
 
 
 def test_a_camera_that_runs_nothing_is_told_with_its_log(myriad, monkeypatch):

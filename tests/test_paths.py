@@ -92,6 +92,18 @@ def test_best_paths_are_as_many_as_there_are():
         budget.k_best_paths(log_p, table, fastest + 0.3, 0.0, 0)
 
 
+def test_a_budget_beyond_every_path_is_no_more_work():
+    """The work grows with the latencies of the space, and not with the budget."""
+    table = random_table(SMALL, 3)
+    log_p = np.asarray(
+        sampling.log_probabilities(np.random.default_rng(3).normal(size=ALLOWED.shape), ALLOWED)
+    )
+    enough = budget.k_best_paths(log_p, table, table.range_ms[1], 0.0, 5)
+    assert budget.k_best_paths(log_p, table, 1e9, 0.0, 5).tolist() == enough.tolist()
+    with pytest.raises(ValueError, match="no path takes"):
+        budget.k_best_paths(log_p, table, 1e9, 1e8, 5)
+
+
 def test_all_candidates_are_the_active_one_and_the_others_in_order():
     choices = sampling.all_candidates(jnp.array([2, 0, 4], jnp.int32), 5)
     assert choices.T.tolist() == [[2, 0, 1, 3, 4], [0, 1, 2, 3, 4], [4, 0, 1, 2, 3]]

@@ -68,6 +68,14 @@ def test_refuses_a_path_that_does_not_fit():
         PROXYLESS.arch([0] * 12 + [6] + [0] * 8)
 
 
+def test_blocks_that_change_the_shape_are_no_run_of_equal_ones():
+    """Two blocks of equal channels and stride 2 lie on pictures of different sizes."""
+    space = staged_space(
+        "halved", stem=4, first=4, widths=(4, 4, 6), counts=(1, 1, 3), strides=(2, 2, 1), head=8
+    )
+    assert [*space.runs()] == [(0, 1), (1, 1), (2, 1), (3, 2)]
+
+
 def test_unknown_space_names_those_there_are():
     with pytest.raises(ValueError, match="'darts', allowed are proxyless"):
         find_space("darts")

@@ -280,6 +280,22 @@ def test_architecture_step_compiles_once_and_repeats_to_the_bit(combination, bat
     assert compiled.arch._cache_size() == 1
 
 
+def test_architecture_steps_after_one_weight_step_draw_other_candidates(
+    small_steps, small_state, batch
+):
+    """The first draws what it did alone."""
+    table = LatencyModel.of(random_table(SMALL, 3))
+    constants = (table, jnp.float32(4), jnp.float32(0.1))
+    alone = small_steps.arch(small_state, batch, *constants)[0]["alpha"]
+    drawn = [
+        small_steps.arch(small_state, batch, *constants, jnp.int32(draw))[0]["alpha"]
+        for draw in range(4)
+    ]
+    assert same_bits(drawn[0], alone)
+    moved = {tuple(np.flatnonzero(alpha - small_state.alpha)) for alpha in drawn}
+    assert len(moved) > 1
+
+
 def test_gates_of_more_candidates_keep_their_outputs_and_no_more():
     """XLA's count of temporaries: an output a block for each, and not the candidate's insides."""
     space = staged_space(

@@ -7,10 +7,14 @@ import pathlib
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from experiments.search.config import config_from_flags
 from experiments.study import comparison, device_preferences, results, rivals
 from experiments.study.config import MOBILE_TABLE, REFERENCE
 from experiments.study.random_networks import draw_within_budget
+from experiments.study.study_runs import Runs
 from jaxnas import zoo
 from jaxnas.builtin_spaces import PROXYLESS, PROXYLESS_TINY
 from jaxnas.latency import LatencyTable
@@ -19,6 +23,7 @@ from jaxnas.space import Space
 from jaxnas.space_file import find_space
 from profiling import tables
 from profiling.device import Options
+from profiling.progress import Progress
 from tests.conftest import SMALL, make_table, random_table
 from tests.programs import UNOPTIMIZED, Program, run_program
 
@@ -204,6 +209,28 @@ def test_the_document_is_made_from_study_json_alone(finished, tmp_path):
         assert f"]({name})" in text
     for statement in document["affinities"]["statements"]:
         assert f"“{statement['statement']}”: **{statement['verdict']}**" in text
+
+
+def test_a_search_does_not_take_the_steps_of_one_with_other_parameters(search_flags, tmp_path):
+    """After one that keeps the batch statistics, a search finds what it finds alone."""
+    file = tmp_path / "space.json"
+    file.write_text(json.dumps({**SPACE, "counts": [2], "kernels": [3, 5], "expansions": [2]}))
+    given = ["search", f"--space={file}", "--image_size=32", "--search_image_size=8"]
+    given += ["--warmup_epochs=0", "--search_epochs=2", "--batch_size=64"]
+    with flagsaver.flagsaver():
+        flags.FLAGS(given)
+        config = config_from_flags()
+    table = random_table(config.search_space, 0)
+    folders = [dataclasses.replace(config, workdir=str(tmp_path / name)) for name in ("a", "b")]
+    with Progress(quiet=True) as progress:
+        both, alone = (Runs(folder, progress) for folder in folders)
+        target_ms = float(np.mean(table.range_ms))
+        both.search(dataclasses.replace(folders[0], batch_norm_group=0), table, target_ms, 0)
+        found = [
+            runs.search(folder, table, target_ms, 1)
+            for runs, folder in zip((both, alone), folders, strict=True)
+        ]
+    assert found[0] == found[1]
 
 
 def test_a_killed_study_goes_on_to_the_same_end(finished, tmp_path, arguments):

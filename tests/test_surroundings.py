@@ -48,6 +48,11 @@ def test_a_bad_flag_file_is_one_line(tmp_path):
     assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
 
 
+def test_the_home_that_shells_leave_after_an_equals_sign_is_found(tmp_path):
+    done = run_program(*MEASURE[:1], "--model=~/none.onnx", HOME=str(tmp_path))
+    assert done.returncode == 2 and f"{tmp_path}/none.onnx" in done.stderr
+
+
 def test_a_terminal_of_few_characters_and_a_home_that_cannot_be_written(tmp_path):
     done = run_fresh(
         *MEASURE,

@@ -141,6 +141,16 @@ def test_what_failed_is_shown_and_retried_when_asked(arguments, micro_searched, 
     assert state_of(tmp_path)["target_ms=99"]["job"] != before
 
 
+def test_a_missed_target_fails_a_sweep_where_it_is_required(arguments, micro_searched, tmp_path):
+    run = tmp_path / "target_ms=1.81"
+    shutil.copytree(micro_searched, run)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "target_met": False}))
+    sweep = [*arguments[:-2], "--sweep=target_ms=1.81", f"--output={tmp_path}"]
+    assert run_program(*sweep).returncode == 0
+    assert run_program(*sweep, "--require_target").returncode == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -17,7 +17,7 @@ from experiments.runs.networks import Architecture, find_architecture
 from experiments.train import config as train_config
 from experiments.train import page
 from experiments.train.config import TrainConfig
-from experiments.train.supernet_weights import from_supernet
+from experiments.train.supernet_weights import check_split, from_supernet
 from jaxnas import search_state, supernet
 from jaxnas.builtin_spaces import PROXYLESS_TINY
 from jaxnas.onnxruntime_package import onnxruntime
@@ -219,6 +219,27 @@ def test_refuses_a_supernet_that_does_not_fit(searched, tmp_path):
     shutil.copy(searched / "config.json", tmp_path / "space")
     with pytest.raises(ValueError, match="has no checkpoints"):
         from_supernet(tmp_path / "space", 10)
+
+
+def train_config_of(folder: pathlib.Path) -> TrainConfig:
+    document = json.loads((folder / "config.json").read_text())
+    del document["schema"]
+    return TrainConfig(**document)
+
+
+def test_a_training_holds_out_what_the_search_of_its_supernet_held_out(searched, finished):
+    config = train_config_of(finished[0])
+    check_split(searched, dataclasses.replace(config, held_out=None))
+    with pytest.raises(ValueError, match="held out other pictures; give its --seed=0, or --start"):
+        check_split(searched, dataclasses.replace(config, held_out=None, seed=1))
+
+
+def test_the_supernet_that_weights_come_from_belongs_to_a_training(finished):
+    config = train_config_of(finished[0])
+    other = dataclasses.replace(config, network="runs/other")
+    assert other.identity() == config.identity()
+    config, other = (dataclasses.replace(one, start="supernet") for one in (config, other))
+    assert other.identity() != config.identity()
 
 
 def test_leaves_a_search_at_work_alone(searched):

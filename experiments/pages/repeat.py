@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.run_files import RunFiles
+from experiments.runs import summary
 from experiments.runs.config import RunConfig, identity_of
 
 _CONTENT = {
@@ -21,13 +22,15 @@ _CONTENT = {
     "pareto": "the networks of the further budgets",
 }
 _DEVICE_FLAGS = ("device", "shaves", "threads")  # of profiling.command
-_CODE = """import numpy, onnxruntime
-from PIL import Image
+CODE = """import numpy, onnxruntime
+from PIL import Image, ImageOps
 
 names = open("labels.txt").read().splitlines()
 session = onnxruntime.InferenceSession("model.onnx")
-height, width = session.get_inputs()[0].shape[2:]
-image = numpy.asarray(Image.open("picture.png").convert("RGB").resize((width, height)))
+size = session.get_inputs()[0].shape[2:]
+border = (1 - float(session.get_modelmeta().custom_metadata_map["crop_fraction"])) / 2
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")
+image = numpy.asarray(ImageOps.fit(picture, size, Image.Resampling.BILINEAR, border))
 (scores,) = session.run(None, {"image": image.transpose(2, 0, 1)[None]})
 print(names[scores.argmax()])"""
 
@@ -45,6 +48,7 @@ def repeat(run: RunFiles, program: str, config: RunConfig) -> Element:
         for kind, name in run.result["files"].items()
         if kind in _CONTENT
     ]
+    other_blob = summary.archive_latency(run.result)
     versions = {**run.result["software"], **run.result.get("versions", {})}
     facts: list[Node] = [
         tag("dt", "Seed"),
@@ -59,6 +63,7 @@ def repeat(run: RunFiles, program: str, config: RunConfig) -> Element:
         "Run the files, repeat the run",
         tag("p", "In the folder of this page are:"),
         table(("file", ""), files, (0, 1)),
+        *(tag("p", f"{line}.") for line in other_blob),
         tag("p", "From the root of jaxnas, with FOLDER for the folder of this page:"),
         tag(
             "pre",
@@ -66,7 +71,7 @@ def repeat(run: RunFiles, program: str, config: RunConfig) -> Element:
             "python -m experiments.evaluate --model=FOLDER",
         ),
         tag("p", "In this folder, with ONNX Runtime:"),
-        tag("pre", _CODE),
+        tag("pre", CODE),
         tag("h3", "The run again"),
         tag("pre", command(program, config)),
         tag("dl", *facts),

@@ -53,7 +53,8 @@ def option(
 class RunConfig:
     """Configuration that every run has. The first five fields are flags of `profiling.command`.
 
-    `pictures` is not a flag but the fingerprint of the data set, if that is a folder of pictures.
+    Two fields are no flags: `pictures`, the fingerprint of the data set if that is a folder of
+    pictures, and `space_name`, the name of the space, with the fingerprint of its file's content.
     """
 
     device: str
@@ -142,6 +143,7 @@ class RunConfig:
         "Folder of the run; unset is a folder in runs/ named after the most important flags.",
     )
     pictures: str | None = None
+    space_name: str | None = None
 
     def batch_scale(self, batch_size: int) -> float:
         """Returns the factor of the learning rates for a batch size (Goyal et al. 2017, §2.1)."""

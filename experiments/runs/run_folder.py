@@ -46,6 +46,7 @@ class Workdir:
             "the configuration", np.frombuffer(json.dumps(config.identity()).encode(), np.uint8)
         )
         self.path = pathlib.Path(config.workdir)
+        self._is_new = False
         self._lock: TextIO | None = None
         self._metrics: TextIO | None = None
         self._tensorboard = config.tensorboard
@@ -65,7 +66,8 @@ class Workdir:
                 f"--workdir={self.path} cannot be created ({error.strerror}); name another folder"
             ) from error
         self._lock = lock_folder(self.path)
-        if not file.exists():
+        self._is_new = not file.exists()
+        if self._is_new:
             self.write_json("config.json", {"schema": 1, **dataclasses.asdict(config)})
 
     def __enter__(self) -> Self:
@@ -105,8 +107,11 @@ class Workdir:
         self.write_json(TIME, {"schema": 1, "starts": [*self._earlier_starts, start]})
 
     def withdraw(self) -> None:
-        """Removes the files of a run that is refused before it starts, and its folder if empty."""
-        if not parallel.is_process_0():
+        """Removes the files of a run that is refused before it starts, and its folder if empty.
+
+        A run that is resumed keeps its files.
+        """
+        if not parallel.is_process_0() or not self._is_new:
             return
         for name in ("config.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
@@ -217,8 +222,13 @@ def _check_same(file: pathlib.Path, config: RunConfig) -> None:
     changes = [
         f"--{k}={found.get(k)!r} there, {v!r} now"
         for k, v in wanted.items()
-        if found.get(k) != v and k != "pictures"
+        if found.get(k) != v and k not in ("pictures", "space_name")
     ]
+    if not changes and found.get("space_name") != wanted["space_name"]:
+        raise ValueError(
+            f"--workdir={file.parent} holds a run in another space: {found['space']} was changed "
+            f"since; name a new folder, or restore the file to resume that run"
+        )
     if not changes and found.get("pictures") != wanted["pictures"]:
         raise ValueError(
             f"--workdir={file.parent} holds a run on other pictures: files in {config.dataset} "

@@ -20,7 +20,11 @@ from experiments.runs.picture_check import check_pictures
 from experiments.runs.run_folder import Workdir, finished
 from experiments.search import choices, derivation, page, pareto
 from experiments.search.config import Config, config_from_flags, define_flags
-from experiments.search.latency_table import deployment_table, given_table
+from experiments.search.latency_table import (
+    deployment_table,
+    given_table,
+    with_device_of_table,
+)
 from experiments.search.schedule import Schedule
 from experiments.search.supernet_trainer import Trainer
 from experiments.train.fit import fit, has_begun
@@ -107,7 +111,7 @@ def run(
         else f"The search continues with the latency table of {table.device} ({table.kind}); its "
         f"network will not be checked on the device."
     )
-    with shared_device(config, store, progress, without) as device:
+    with shared_device(with_device_of_table(config), store, progress, without) as device:
         # Table: the latency of every candidate of every block.
         table = deployment_table(config, table, device, workdir, progress)
         latency = LatencyModel.of(table)

@@ -205,7 +205,7 @@ def config_from_flags() -> Config:
     )
     if values["pareto_ms"] is not None:
         values["pareto_ms"] = _budgets(values["pareto_ms"])
-    config = Config(**values)
+    config = Config(**values, space_name=find_space(values["space"]).name)
     check(config)
     return config
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs.device import DeviceOfProcess0
+from experiments.runs.loop import BEST
 from experiments.runs.run_folder import Workdir
 from experiments.search.config import Config
 from experiments.search.path_scores import inherited_top1
@@ -120,7 +121,9 @@ def known_derivation(workdir: Workdir, has_device: bool) -> Derived | None:
 
 def may_keep(workdir: Workdir, device_ms: float | None, has_device: bool) -> bool:
     """Returns whether a network derived before is valid; see `known_derivation`."""
-    return device_ms is not None or not has_device or has_begun(workdir)
+    # The best weights may be saved before the training's first checkpoint.
+    trained = has_begun(workdir) or has_begun(workdir, BEST)
+    return device_ms is not None or not has_device or trained
 
 
 def approach(

@@ -1,5 +1,6 @@
 """The latency table of a search: given, shipped or built; for this run's number of classes."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -41,6 +42,19 @@ def given_table(config: Config) -> LatencyTable | None:
     same = table.num_classes == data.dataset(config.dataset).num_classes
     check_target(config, table, slack_ms=0.0 if same else table.fixed_ms["classifier"])
     return table
+
+
+def with_device_of_table(config: Config) -> Config:
+    """Returns the configuration with those of its devices that the run's own table is for.
+
+    A resumed run keeps its device: α has learned from the latencies of that one.
+    """
+    file = pathlib.Path(config.workdir) / "latency_table.json"
+    if not file.exists():
+        return config
+    device = LatencyTable.load(file, config.search_space).device
+    names = [name for name in device_names(config.device) if device_kind(name) == device]
+    return dataclasses.replace(config, device=",".join(names))
 
 
 def check_target(config: Config, table: LatencyTable, slack_ms: float = 0.0) -> None:

@@ -46,7 +46,9 @@ class Trainer:
       schedule: boundaries of the phases.
       layout: devices of the run.
       sizes: parameters of the weight steps' batches.
-      steps: steps of the search; compiled steps of an equal configuration may be assigned.
+      hyper: parameters of the steps.
+      steps: steps of the search; compiled steps of a search with the same space, hyper and sizes
+        may be assigned.
       loop: training loop, which holds the state.
     """
 
@@ -66,7 +68,7 @@ class Trainer:
             config.batch_size, config.search_image_size, config.data_workers, config.seed
         )
         self._alpha_sizes = dataclasses.replace(self.sizes, batch_size=config.alpha_batch_size)
-        hyper = self._hyper = search_state.Hyperparameters(
+        hyper = self.hyper = search_state.Hyperparameters(
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
             alpha_learning_rate=config.alpha_learning_rate,
@@ -94,7 +96,7 @@ class Trainer:
     def _initial_state(self) -> search_state.SearchState:
         """Returns the state of a new search, with weights that are not fitted if it has begun."""
         config = self.config
-        arguments = (self.space, self.num_classes, self._hyper, config.seed)
+        arguments = (self.space, self.num_classes, self.hyper, config.seed)
         if config.initialisation != "pretrained" or has_begun(self.workdir, SEARCH):
             return search_state.init_state(*arguments)
         examples = drawn_examples(self.parts.weights, config.search_image_size, config.seed)
@@ -126,6 +128,7 @@ class Trainer:
         replicated = self.layout.replicated_shapes
         path = replicated(jax.ShapeDtypeStruct((len(self.space.blocks),), jnp.int32))
         scalar = replicated(jax.ShapeDtypeStruct((), jnp.float32))
+        draw = replicated(jax.ShapeDtypeStruct((), jnp.int32))
         state = replicated(self.state)
         batch, masked = batch_shapes(self.sizes, self.layout)
         programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
@@ -136,13 +139,16 @@ class Trainer:
                 replicated(latency),
                 batch_shapes(self._alpha_sizes, self.layout),
             )
-            programs["arch"] = (self.steps.arch, (state, alpha_batch, table, scalar, scalar))
+            programs["arch"] = (
+                self.steps.arch,
+                (state, alpha_batch, table, scalar, scalar, draw),
+            )
         if scores or self.config.finalists > 1 or self.config.pareto_ms:  # which score paths
             active = (state.params, state.stats, path)
             programs["recalibrate"] = (self.steps.recalibrate, (*active, batch, scalar))
             programs["evaluate"] = (self.steps.evaluate, (*active, masked))
         with self.progress.phase("compile", total=1.0) as phase:
-            compiled = compiled_steps(programs, (self.space, self._hyper), phase.update)
+            compiled = compiled_steps(programs, (self.space, self.hyper), phase.update)
             phase.end(readiness(compiled))
         self.steps = dataclasses.replace(self.steps, **compiled)
 
@@ -193,12 +199,12 @@ class Trainer:
             (np.float32(config.target_ms), np.float32(config.latency_weight))
         )
         feed = Feed(self.parts.alpha, self._alpha_sizes, self.layout, self.step - start)
-        one = self.layout.replicate(np.int32(1))
+        zero, one = self.layout.replicate((np.int32(0), np.int32(1)))
 
         def take(
             state: search_state.SearchState, done: int
         ) -> tuple[search_state.SearchState, Metrics]:
-            changes, metrics = self.steps.arch(state, next(feed), table, *constants)
+            changes, metrics = self.steps.arch(state, next(feed), table, *constants, zero)
             return dataclasses.replace(state, step=state.step + one, **changes), metrics
 
         epoch_steps = max(1, len(self.parts.alpha) // config.alpha_batch_size)
@@ -274,8 +280,10 @@ class Trainer:
                 self.steps.sample_smallest(state) if shares else self.steps.sample(state),
                 place(rate),
             )
-            for examples in held_out:
-                changes, latest = self.steps.arch(state, examples, latency, *constants)
+            for draw, examples in enumerate(held_out):
+                changes, latest = self.steps.arch(
+                    state, examples, latency, *constants, place(np.int32(draw))
+                )
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}

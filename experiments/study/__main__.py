@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments.runs import program
 from experiments.search import derivation
+from experiments.search.latency_table import check_target
 from experiments.search.schedule import Schedule
 from experiments.study import comparison, device_preferences, official_search, results
 from experiments.study.comparison import Contender, Trained
@@ -69,6 +70,8 @@ def run_study() -> int:
         study = study_from_flags()
         devices = budgets(study)
         others = [table_of(config) for config in study.other_spaces]
+        for config, table in zip(study.other_spaces, others, strict=True):
+            check_target(config, table)
         parts = dataclasses.replace(study.config, seed=study.seeds[0]).parts()
         schedule = Schedule.of(study.config, len(parts.weights))
         if study.official_code is not None:

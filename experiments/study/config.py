@@ -11,6 +11,7 @@ from experiments.search.config import Config, check, config_from_flags
 from experiments.search.config import define_flags as define_search_flags
 from experiments.study import device_preferences, official_search, rivals
 from experiments.study.rivals import Rival
+from jaxnas.space_file import find_space
 from profiling import command, tables
 
 PARTS = ("affinities", "worth")
@@ -153,7 +154,10 @@ def _other_spaces(config: Config, texts: Sequence[str]) -> tuple[Config, ...]:
     configs = []
     for text in texts:
         space, _, table = text.strip().partition(":")
-        configs.append(dataclasses.replace(config, space=space, latency_table=table or None))
+        name = find_space(space).name
+        configs.append(
+            dataclasses.replace(config, space=space, space_name=name, latency_table=table or None)
+        )
         check(configs[-1])
     spaces = [one.search_space.name for one in (config, *configs)]
     if len(set(spaces)) < len(spaces):

@@ -88,8 +88,12 @@ def provenance(code: pathlib.Path) -> dict[str, str]:
     """Returns the commit of the clone and the version of PyTorch, for study.json."""
     commit = ""
     if shutil.which("git"):
-        command = ["git", "-C", str(code), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["git", "-C", str(code), "rev-parse", "--show-toplevel", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Without a clone of its own, the code may lie within another one.
+        top, _, head = done.stdout.strip().partition("\n")
+        if pathlib.Path(top) in (code.resolve(), code.resolve().parent):
+            commit = head
     return {"commit": commit or "unknown", "pytorch": importlib.metadata.version("torch")}
 
 

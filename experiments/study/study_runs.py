@@ -26,6 +26,7 @@ from experiments.train.training import Training
 from jaxnas import budget, data, sampling
 from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
+from jaxnas.search_state import Hyperparameters
 from jaxnas.search_steps import Steps
 from jaxnas.space import format_arch
 from profiling import command
@@ -49,7 +50,8 @@ class Runs:
         self.missing: list[str] = []
         self._config, self._progress = config, progress
         self._parts: dict[int, data.Parts] = {}
-        self._search_steps: dict[str, Steps] = {}  # by space; compiled once, used by all searches
+        # Compiled once, and used by all searches of the same space and parameters.
+        self._search_steps: dict[tuple[str, Hyperparameters], Steps] = {}
 
     def search(
         self, config: Config, table: LatencyTable, target_ms: float, seed: int
@@ -232,11 +234,12 @@ class Runs:
         table.save(workdir.path / "latency_table.json", config.search_space)
         latency = LatencyModel.of(table)
         trainer = Trainer(config, self.parts_of(config.seed), workdir, self._progress)
-        if config.space in self._search_steps:
-            trainer.steps = self._search_steps[config.space]
+        steps_key = (config.space, trainer.hyper)
+        if steps_key in self._search_steps:
+            trainer.steps = self._search_steps[steps_key]
         elif not trainer.is_over:  # a finished search takes no more steps
             trainer.compile(latency)
-            self._search_steps[config.space] = trainer.steps
+            self._search_steps[steps_key] = trainer.steps
         trainer.search(latency)
         derived = derivation.derive(trainer, table, None)
         alpha = np.asarray(trainer.state.alpha)

@@ -19,9 +19,10 @@ from absl import flags
 
 from experiments.runs import program
 from experiments.runs.run_folder import REPORT
+from experiments.search.config import Config
 from experiments.sweep import page, report
 from experiments.sweep.launch import LAUNCHERS, Launcher
-from experiments.sweep.plan import PROGRAMS, define_program_flags, parse_sweeps, plan
+from experiments.sweep.plan import PROGRAMS, Run, define_program_flags, parse_sweeps, plan
 from experiments.sweep.state import FILE, Sweep, summary
 from profiling import command
 from profiling.progress import Progress
@@ -47,20 +48,27 @@ def run_sweep() -> int:
         sweep = Sweep(folder, args.program, runs)
         launcher = Launcher(args.launcher, folder / "logs", _parameters(args.slurm))
     with Progress() as progress:
-        together = _together(progress)
+        together = _together(runs, progress)
         sweep.drive(launcher, together, args.retry, progress)
     document = sweep.document()
     files = [REPORT, FILE, *report.write(document, folder)]
     page.write(folder)
     _show(document, files, folder)
     failed = any(run["status"] == "failed" for run in document["runs"])
-    return command.FAILED if failed else 0
+    missed = any(
+        run.config.require_target and result is not None and not result["target_met"]
+        for run in runs
+        if isinstance(run.config, Config)
+        for result in (sweep.states[run.name].result,)
+    )
+    return command.FAILED if failed or missed else 0
 
 
-def _together(progress: Progress) -> int | None:
+def _together(runs: Sequence[Run], progress: Progress) -> int | None:
     """Returns the number of runs at once; None is all."""
     args = flags.FLAGS
-    exclusive = [name for name in device_names(args.device) if name not in _ESTIMATED]
+    names = dict.fromkeys(name for run in runs for name in device_names(run.config.device))
+    exclusive = [name for name in names if name not in _ESTIMATED]
     if exclusive and (args.parallel is None or args.parallel > 1):
         progress.print(
             f"one run at a time: only one process may use or time {', '.join(exclusive)}",

@@ -27,7 +27,7 @@ from experiments.train import page
 from experiments.train.config import TrainConfig, config_from_flags, define_flags
 from experiments.train.fit import fit
 from experiments.train.published_weights import with_published_weights
-from experiments.train.supernet_weights import from_supernet
+from experiments.train.supernet_weights import check_split, from_supernet
 from jaxnas import data, parallel
 from jaxnas.network import Network
 from profiling import command
@@ -81,7 +81,10 @@ def starting_network(config: TrainConfig, part: data.Part) -> Network:
     """
     num_classes = data.dataset(config.dataset).num_classes
     if config.start == "supernet":
-        return from_supernet(pathlib.Path(config.network), num_classes)
+        folder = pathlib.Path(config.network)
+        network = from_supernet(folder, num_classes)
+        check_split(folder, config)
+        return network
     if config.weights is not None:
         spec = config.chosen.spec(num_classes)
         return with_published_weights(spec, part, config.training.train_image_size, config.seed)

@@ -24,6 +24,7 @@ from experiments.runs.networks import Architecture, find_architecture
 from experiments.train.training import Training
 from jaxnas import pretrained
 from jaxnas.builtin_spaces import SPACES
+from jaxnas.space_file import find_space
 from jaxnas.zoo import ZOO
 
 
@@ -100,8 +101,12 @@ class TrainConfig(RunConfig):
         return f"{name} on {self.dataset}, {start}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns `RunConfig.identity` without `network`, which `architecture` replaces."""
-        return {k: v for k, v in super().identity().items() if k != "network"}
+        """Returns `RunConfig.identity` without `network`, which `architecture` replaces.
+
+        Where training starts from a supernet's weights, the folder of that supernet belongs to it.
+        """
+        left_out = () if self.start == "supernet" else ("network",)
+        return {k: v for k, v in super().identity().items() if k not in left_out}
 
 
 def define_flags() -> None:
@@ -126,7 +131,11 @@ def config_from_flags() -> TrainConfig:
     values["workdir"] = values["workdir"] or default_workdir(
         "train", name, values["dataset"], f"seed{values['seed']}"
     )
-    config = TrainConfig(**{**values, "architecture": chosen.text, "space": chosen.space})
+    space_name = None if chosen.space is None else find_space(chosen.space).name
+    config = TrainConfig(
+        **{**values, "architecture": chosen.text, "space": chosen.space},
+        space_name=space_name,
+    )
     check(config)
     return config
 

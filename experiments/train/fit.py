@@ -96,9 +96,12 @@ def fit(
 
 
 def has_begun(workdir: Workdir, name: str = TRAIN) -> bool:
-    """Returns whether the run's folder has a checkpoint of a network's training, or of SEARCH."""
+    """Returns whether the run's folder has a checkpoint of a network's training, or of `name`."""
     folder = checkpoint_folder(workdir.path, name)
-    return parallel.from_process_0(lambda: folder.is_dir() and any(folder.iterdir()))
+    # A checkpoint is named by its step; what a killed save left has a longer name.
+    return parallel.from_process_0(
+        lambda: folder.is_dir() and any(file.name.isdigit() for file in folder.iterdir())
+    )
 
 
 class NetworkTrainer:

@@ -9,11 +9,35 @@ from experiments.runs.config import identity_of
 from experiments.runs.loop import SEARCH, checkpoint_folder
 from experiments.runs.networks import GIVE_RUN, read_architecture
 from experiments.runs.run_folder import lock_folder
+from experiments.train.config import TrainConfig
 from jaxnas import data, search_state, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.json_file import read_object
 from jaxnas.network import Network
 from jaxnas.space_file import find_space
+
+_SPLIT = ("dataset", "seed", "held_out", "train_examples", "pictures")
+
+
+def check_split(folder: pathlib.Path, config: TrainConfig) -> None:
+    """Checks that a training holds out the pictures that the search of its supernet held out.
+
+    Others would choose the best epoch by pictures that the supernet's weights have learned.
+
+    Raises:
+      ValueError: it would not; the message names the flags.
+    """
+    document = read_object(folder / "config.json", GIVE_RUN)
+    wanted = [
+        f"--{name}={document.get(name)}"
+        for name in _SPLIT
+        if document.get(name) != getattr(config, name)
+    ]
+    if wanted:
+        raise ValueError(
+            f"--start=supernet: the search in {folder} held out other pictures; give its "
+            f"{' '.join(wanted)}, or --start=scratch"
+        )
 
 
 def from_supernet(folder: pathlib.Path, num_classes: int, text: str | None = None) -> Network:

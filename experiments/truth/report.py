@@ -20,7 +20,7 @@ from jaxnas import network_figure
 from jaxnas.json_file import write_object
 
 TRAINED = 8  # random networks that someone without a search would train
-DEFAULT = f"two, {DERIVED}"  # what a search does by default
+DEFAULT = f"two, {DERIVED}"  # the estimator and the derivation of a search by default
 
 
 def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

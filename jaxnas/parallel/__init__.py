@@ -2,8 +2,8 @@
 
 Every process runs the same program with the same flags. A batch is sharded along its first axis
 across all devices. All other inputs and outputs of a step are replicated. Each device computes the
-loss, its gradient and the statistics of its part, and a step uses their means, which are those of
-the whole batch in one process::
+loss, its gradient and the statistics of its part, and a step uses their means. Those are of the
+whole batch, as in one process, whose groups of batch normalization may hold other pictures::
 
     parallel.start(coordinator, processes, process)    before any other use of JAX
     layout = parallel.layout()

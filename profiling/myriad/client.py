@@ -35,10 +35,10 @@ from profiling.myriad.worker_answers import (
 OPENVINO = "2021.4.2"
 
 # Seconds that an answer may take. The limit of hello also covers the start of a worker and, on
-# another host, the connection. The limit of infer covers the stick's boot and the compilation, and
-# is added to the requested time; nn-Meter, which does the same, allows 30 s and two retries.
+# another host, the connection. Those of infer and scores cover the compilation and the stick's
+# boot, and are added to the requested time.
 DEADLINES_S = MappingProxyType(
-    {"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 60.0, "scores": 60.0}
+    {"hello": 60.0, "devices": 30.0, "compile": 120.0, "infer": 180.0, "scores": 180.0}
 )
 
 _IMAGE_S = 0.5  # limit for each image, in addition to the limit of scores
@@ -91,6 +91,7 @@ class Worker:
         self._retries = retries
         self._lock = threading.Lock()
         self._process: Process | None = None
+        self._has_started = False  # once; its environment is complete then
         self._request_id = 0
 
     def __enter__(self) -> Self:
@@ -246,8 +247,8 @@ class Worker:
         if all(isinstance(fault, _DeviceFault) for fault in faults):
             raise DeviceUnavailable(f"{request['device']} failed {len(faults)} times: {messages}")
         raise WorkerError(
-            f"the MyriadX worker failed {len(faults)} times ({self._command_line()}): {messages}. "
-            f"{self._remedy()}"
+            f"the MyriadX worker failed {len(faults)} times ({self._command_line()}): {messages}"
+            + ("" if self._has_started else f". {self._remedy()}")
         )
 
     def _start(self) -> Process:
@@ -268,6 +269,7 @@ class Worker:
                 f"{openvino or 'of unknown version'}, this client needs {OPENVINO}. "
                 f"{self._remedy()}"
             )
+        self._has_started = True
         return process
 
     def _command_line(self) -> str:

@@ -191,6 +191,8 @@ def _engine_alternatives(stage: Stage, calibration: Calibration) -> list[Amounts
 
 
 def _copy_amounts(stage: Stage) -> Amounts:
+    if not stage.inputs:  # the compiler copies a constant
+        return {"copy_stage_ms": 1.0, "copy_ms_per_mb": stage.weight_bytes / 1e6}
     source, target = stage.inputs[0], stage.outputs[0]
     if source.on_chip and target.on_chip:
         return {"copy_stage_ms": 1.0, "chip_copy_ms_per_thousand_rows": target.filled_rows / 1e3}

@@ -151,17 +151,25 @@ def _candidates() -> Iterator[str]:
     if uv:
         for version in PYTHONS:
             yield from _uv_find(uv, version)
-        subprocess.run([uv, "python", "install", PYTHONS[0]], capture_output=True, check=False)
+        _uv(uv, "install", PYTHONS[0])
         yield from _uv_find(uv, PYTHONS[0])
 
 
 def _uv_find(uv: str, version: str) -> Iterator[str]:
     """Yields uv's interpreter of this version, if uv has one."""
-    found = subprocess.run(
-        [uv, "python", "find", version], capture_output=True, text=True, check=False
-    )
-    if found.returncode == 0 and found.stdout.strip():
-        yield found.stdout.strip()
+    found = _uv(uv, "find", version)
+    if found:
+        yield found
+
+
+def _uv(uv: str, action: str, version: str) -> str:
+    """Runs `uv python` and returns its output; none if it fails, or stalls while others wait."""
+    command = [uv, "python", action, version]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if done.returncode else done.stdout.strip()
 
 
 def _fault(python: str) -> str | None:
@@ -188,7 +196,7 @@ def _is_complete(root: pathlib.Path) -> bool:
         return False
     try:
         return json.loads((root / _MARKER).read_text())["pins"] == list(PINS)
-    except FileNotFoundError:
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # or a damaged one
         return False
 
 

@@ -7,6 +7,7 @@ for is attributed to the host and the bus.
 """
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Container, Iterable, Iterator
 from typing import Self
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 
 from profiling.device import Options
-from profiling.errors import DeviceUnavailable, WorkerError
+from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.measurement import LayerTime, Measurement, Setup
 from profiling.myriad import stick_lock
 from profiling.myriad.client import Worker
@@ -120,9 +121,15 @@ class Stick:
 
     def scores(self, file: pathlib.Path, images: Iterable[np.ndarray]) -> np.ndarray:
         """Implements `Executor.scores`; reloads the network for every 32 MiB of images."""
-        model = onnx_bytes(file, self.setup.device)
+        images = iter(images)
+        first = next(images)
+        if first.dtype not in (np.uint8, np.float32):
+            raise CompileError(
+                f"{file} takes {first.dtype} values; the stick's worker passes uint8 and float32"
+            )
+        model = onnx_bytes(file, self.setup.device, (1, *first.shape))
         found = []
-        for batch in batched(images, _BATCH_BYTES):
+        for batch in batched(itertools.chain([first], images), _BATCH_BYTES):
             with self._remedy():
                 found.append(self._worker.scores(model, self._device, batch, shaves=self._shaves))
         return np.concatenate(found)
