@@ -104,10 +104,11 @@ class LatencyTable:
             checks.append((name, found, [value]))
         for what, own, wanted in checks:
             if own and not any(value in wanted for value in own):
-                has = " or ".join("none" if value is None else str(value) for value in wanted)
+                made, *has = ("unset" if one is None else str(one) for one in (own[0], *wanted))
                 raise TableMismatch(
-                    f"the latency table was made for {what} {own[0]}, this run has {has}: build "
-                    f"one with `python -m profiling.tables` or change the flag"
+                    f"the latency table was made for {what} {made}, this run has "
+                    f"{' or '.join(has)}: build one with `python -m profiling.tables` or change "
+                    f"the flag"
                 )
 
     def save(self, file: pathlib.Path, space: Space) -> None:

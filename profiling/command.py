@@ -62,15 +62,18 @@ def _parse(argv: Sequence[str], actions: Sequence[str], files: str | None) -> li
     return rest
 
 
+def expanded_home(text: str) -> str:
+    """Returns a flag's value with ~/ at its start replaced: shells leave it after `=`."""
+    return str(pathlib.Path(text).expanduser()) if text.startswith("~/") else text
+
+
 def _expand_home() -> None:
-    """Replaces ~/ at the start of flags' values, which shells leave after `=`, as flag files do."""
+    """Replaces ~/ at the start of the values of all flags, also of flag files."""
 
     def expanded(value: object) -> object:
         if isinstance(value, list):
             return [expanded(one) for one in value]
-        if isinstance(value, str) and value.startswith("~/"):
-            return str(pathlib.Path(value).expanduser())
-        return value
+        return expanded_home(value) if isinstance(value, str) else value
 
     for flag in (flags.FLAGS[name] for name in flags.FLAGS):
         if (value := expanded(flag.value)) != flag.value:

@@ -212,7 +212,7 @@ class Oak:
         if first.dtype != np.uint8:
             raise CompileError(
                 f"{file} takes {first.dtype} values, and the camera's blob is compiled for pixels, "
-                f"0 to 255: put the normalization into the network"
+                f"0 to 255: give a file with 8-bit input that normalizes inside"
             )
         model = onnx_bytes(file, NAME, (1, *first.shape))
         blob = read_blob(self._compiler.compile(model, shaves=self._shaves), model, self._shaves)

@@ -148,7 +148,8 @@ def test_a_missed_target_fails_a_sweep_where_it_is_required(arguments, micro_sea
     (run / "result.json").write_text(json.dumps({**result, "target_met": False}))
     sweep = [*arguments[:-2], "--sweep=target_ms=1.81", f"--output={tmp_path}"]
     assert run_program(*sweep).returncode == 0
-    assert run_program(*sweep, "--require_target").returncode == 1
+    missed = run_program(*sweep, "--require_target")
+    assert missed.returncode == 1 and "target_ms=1.81 missed the target" in missed.stderr
 
 
 @pytest.mark.parametrize(

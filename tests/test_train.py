@@ -229,9 +229,14 @@ def train_config_of(folder: pathlib.Path) -> TrainConfig:
 
 def test_a_training_holds_out_what_the_search_of_its_supernet_held_out(searched, finished):
     config = train_config_of(finished[0])
-    check_split(searched, dataclasses.replace(config, held_out=None))
-    with pytest.raises(ValueError, match="held out other pictures; give its --seed=0, or --start"):
-        check_split(searched, dataclasses.replace(config, held_out=None, seed=1))
+    for held_out in (None, 300):  # the digits' default
+        check_split(searched, dataclasses.replace(config, held_out=held_out))
+    other = dataclasses.replace(config, held_out=100, seed=1, train_examples=500)
+    with pytest.raises(
+        ValueError,
+        match="held out other pictures; give --seed=0, give --held_out=300, leave --train_examples",
+    ):
+        check_split(searched, other)
 
 
 def test_the_supernet_that_weights_come_from_belongs_to_a_training(finished):

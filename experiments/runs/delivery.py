@@ -279,7 +279,9 @@ def _archive(
     """
     shaves, blob = options.shaves or oak_device.SHAVES, measured.blob
     estimated_ms: float | None = None
-    if measured.setup.settings.get("shaves") != shaves:
+    is_camera = measured.setup.device == oak_device.NAME  # which compiles for as many if unset
+    made_for = measured.setup.settings.get("shaves") or (oak_device.SHAVES if is_camera else None)
+    if made_for != shaves:
         options = dataclasses.replace(options, shaves=shaves)
         with MyriadXCompiler("MYRIADX_COMPILER", options) as compiler:
             estimate = compiler.measure(model)

@@ -224,7 +224,11 @@ def _check_same(file: pathlib.Path, config: RunConfig) -> None:
         for k, v in wanted.items()
         if found.get(k) != v and k not in ("pictures", "space_name")
     ]
-    if not changes and found.get("space_name") != wanted["space_name"]:
+    if "space_name" not in found:
+        raise ValueError(
+            f"--workdir={file.parent} holds a run of an earlier version; name a new folder"
+        )
+    if not changes and found["space_name"] != wanted["space_name"]:
         raise ValueError(
             f"--workdir={file.parent} holds a run in another space: {found['space']} was changed "
             f"since; name a new folder, or restore the file to resume that run"

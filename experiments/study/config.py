@@ -154,6 +154,7 @@ def _other_spaces(config: Config, texts: Sequence[str]) -> tuple[Config, ...]:
     configs = []
     for text in texts:
         space, _, table = text.strip().partition(":")
+        space, table = command.expanded_home(space), command.expanded_home(table)
         name = find_space(space).name
         configs.append(
             dataclasses.replace(config, space=space, space_name=name, latency_table=table or None)

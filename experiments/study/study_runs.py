@@ -29,6 +29,7 @@ from jaxnas.network import Network
 from jaxnas.search_state import Hyperparameters
 from jaxnas.search_steps import Steps
 from jaxnas.space import format_arch
+from jaxnas.space_file import find_space
 from profiling import command
 from profiling.progress import Progress
 
@@ -174,6 +175,7 @@ class Runs:
             network=contender.name,
             architecture=contender.architecture,
             space=contender.space,
+            space_name=None if contender.space is None else find_space(contender.space).name,
             seed=seed,
             workdir=str(pathlib.Path(study.workdir, f"train-{contender.name}-seed{seed}")),
             **{

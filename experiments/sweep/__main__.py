@@ -38,7 +38,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_sweep() -> int:
-    """Runs the sweep that the flags describe; returns the exit status, 1 where runs failed."""
+    """Runs the sweep that the flags describe; returns the exit status.
+
+    It is 1 where runs failed, or missed a target that --require_target requires.
+    """
     args = flags.FLAGS
     with command.usage_errors():
         if args.output is None:
@@ -55,12 +58,16 @@ def run_sweep() -> int:
     page.write(folder)
     _show(document, files, folder)
     failed = any(run["status"] == "failed" for run in document["runs"])
-    missed = any(
-        run.config.require_target and result is not None and not result["target_met"]
+    missed = [
+        run.name
         for run in runs
         if isinstance(run.config, Config)
-        for result in (sweep.states[run.name].result,)
-    )
+        and run.config.require_target
+        and (result := sweep.states[run.name].result) is not None
+        and not result["target_met"]
+    ]
+    if missed:
+        print(f"error: {', '.join(missed)} missed the target", file=sys.stderr)
     return command.FAILED if failed or missed else 0
 
 

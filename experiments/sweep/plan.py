@@ -13,6 +13,7 @@ from experiments.search import config as search_config
 from experiments.search.config import Config
 from experiments.train import config as train_config
 from experiments.train.config import TrainConfig
+from profiling import command
 
 PROGRAMS = {"search": search_config, "train": train_config}
 
@@ -48,7 +49,7 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
     swept: dict[str, list[str]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        listed = values.split(",")
+        listed = [*map(command.expanded_home, values.split(","))]
         if not equals or not all(listed):
             raise ValueError(
                 f"--sweep={text}: give a flag and its values, such as --sweep=target_ms=14,17.2,20"

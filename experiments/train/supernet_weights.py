@@ -16,8 +16,6 @@ from jaxnas.json_file import read_object
 from jaxnas.network import Network
 from jaxnas.space_file import find_space
 
-_SPLIT = ("dataset", "seed", "held_out", "train_examples", "pictures")
-
 
 def check_split(folder: pathlib.Path, config: TrainConfig) -> None:
     """Checks that a training holds out the pictures that the search of its supernet held out.
@@ -28,15 +26,26 @@ def check_split(folder: pathlib.Path, config: TrainConfig) -> None:
       ValueError: it would not; the message names the flags.
     """
     document = read_object(folder / "config.json", GIVE_RUN)
-    wanted = [
-        f"--{name}={document.get(name)}"
-        for name in _SPLIT
-        if document.get(name) != getattr(config, name)
-    ]
+    if document.get("pictures") != config.pictures:
+        raise ValueError(
+            f"--start=supernet: the search in {folder} had other pictures than "
+            f"--dataset={config.dataset} has now; restore the files, or give --start=scratch"
+        )
+    default = data.dataset(config.dataset).held_out
+    wanted = []
+    for name in ("dataset", "seed", "held_out", "train_examples"):
+        searched, mine = (
+            default if name == "held_out" and value is None else value
+            for value in (document.get(name), getattr(config, name))
+        )
+        if mine != searched:
+            wanted.append(
+                f"leave --{name} out" if searched is None else f"give --{name}={searched}"
+            )
     if wanted:
         raise ValueError(
-            f"--start=supernet: the search in {folder} held out other pictures; give its "
-            f"{' '.join(wanted)}, or --start=scratch"
+            f"--start=supernet: the search in {folder} held out other pictures; "
+            f"{', '.join(wanted)}, or give --start=scratch"
         )
 
 
