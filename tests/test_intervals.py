@@ -23,10 +23,23 @@ def test_intervals_are_student_s_and_welch_s():
     two = intervals.difference_interval([1, 2, 3], [4, 5, 6])
     assert two["mean"] == -3 and two["high"] == pytest.approx(-3 + 2.2669, abs=1e-4)
     assert two["p"] == pytest.approx(0.0213, abs=1e-4)
-    # With variance 1/3 in common: 1 in all, 4 · (3/2)² = 9 degrees of freedom, t 2.2622.
+    # With a variance of 1/3 that is known, whose half-width is 1.9600 · √(1/3) = 1.1316.
     shared = intervals.difference_interval([1, 2, 3], [4, 5, 6], 1 / 3)
-    assert shared["high"] == pytest.approx(-3 + 2.2622, abs=1e-4)
-    assert shared["p"] == pytest.approx(0.0150, abs=1e-4)
+    assert shared["high"] == pytest.approx(-3 + (2.2669**2 + 1.1316**2) ** 0.5, abs=1e-4)
+    p = shared["p"]  # of the interval that ends at 0
+    ends = stats.t(4).isf(p / 2) ** 2 * 2 / 3 + stats.norm.isf(p / 2) ** 2 / 3
+    assert 0.02 < p < 0.05 and ends**0.5 == pytest.approx(3)
+    # Differences of pairs: -3, -1, -2, with an error of 1/√3 and 2 degrees.
+    pairs = [1, 2, 3], [4, 3, 5]
+    paired, by_scipy = intervals.paired_interval(*pairs), stats.ttest_rel(*pairs)
+    expected = (*by_scipy.confidence_interval(0.95), by_scipy.pvalue)
+    assert (paired["low"], paired["high"], paired["p"]) == pytest.approx(expected)
+    assert paired["mean"] == -2 and paired["count"] == 3
+    assert intervals.paired_interval(*pairs, 1.0)["high"] == pytest.approx(
+        -2 + (2.4841**2 + 1.9600**2) ** 0.5, abs=1e-3
+    )
+    certain = intervals.difference_interval([1, 1], [0, 0], 1e-6)
+    assert certain["p"] == 0 and certain["high"] == pytest.approx(1.00196)
     first, second = [1, 2, 3, 4, 9], [2, 9]
     unequal, by_scipy = (
         intervals.difference_interval(first, second),
@@ -76,6 +89,36 @@ def test_differences_vary_by_networks_and_by_test_pictures():
         0.0143, abs=1e-4
     )
     assert "right" not in document["networks"][0]["runs"][0]
+
+
+def test_groups_that_have_the_same_seeds_are_compared_seed_by_seed():
+    """The pictures of the second seed are harder for all, which the differences leave out."""
+    spec = zoo.find_network("mobilenet_v2", 10)
+    right = {
+        "found": [(0, "1111"), (1, "1000")],
+        # Two networks a seed, whose mean counts, in another order.
+        "random": [(1, "1000"), (0, "1110"), (1, "0000"), (0, "1110")],
+    }
+    document = comparison.document(
+        [
+            (
+                comparison.Contender(f"{group}{number}", group, number, "", None, spec, 1.0),
+                [comparison.Trained(seed, bits.count("1") / 4, 0.5, 1, f"{int(bits, 2) << 4:02x}")],
+            )
+            for group, runs in right.items()
+            for number, (seed, bits) in enumerate(runs)
+        ],
+        224,
+        17.2,
+        Draw(np.zeros((0, 1)), 0, 0),
+        4,
+        by_seed=True,
+    )
+    first, second = document["groups"]
+    assert first["top1"]["mean"] == 0.625 and second["top1"]["mean"] == 0.4375
+    known = np.var([0.25, 0, 0, 0.5], ddof=1) / 4
+    assert second["difference"] == intervals.paired_interval([1, 0.25], [0.75, 0.125], known)
+    assert second["difference"]["count"] == 2
 
 
 def test_several_differences_are_corrected_by_holm():

@@ -1,9 +1,10 @@
 """Search versus others: found networks, random networks and published ones, trained alike.
 
-All are within the same budget and are trained from scratch with one recipe. A network's top-1 is
-its mean over its trainings. The interval of a group of networks is over the networks, because they
-are what is sampled; that of a single network is over its trainings. Differences of groups also vary
-by the test pictures, which all networks share; several differences are corrected for their number.
+A network's top-1 is its mean over its trainings. The interval of a group of networks is over the
+networks, because they are what is sampled; that of a single network is over its trainings. Where
+each seed draws the pictures of all groups, intervals are over the seeds, and groups are compared
+seed by seed. Differences of groups also vary by the test pictures, which all networks share;
+several differences are corrected for their number.
 """
 
 import dataclasses
@@ -12,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study.intervals import difference_interval, holm, mean_interval, side
+from experiments.study.intervals import (
+    difference_interval,
+    holm,
+    mean_interval,
+    paired_interval,
+    side,
+)
 from experiments.study.random_networks import Draw
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 
@@ -70,8 +77,10 @@ def document(
     target_ms: float,
     baseline: Draw,
     examples: int,
+    *,
+    by_seed: bool = False,
 ) -> dict[str, Any]:
-    """Returns the `worth` object of study.json.
+    """Returns the groups and networks of a comparison, such as the `worth` object of study.json.
 
     Args:
       trained: each network with its trainings; the networks of a group follow each other. The
@@ -80,7 +89,12 @@ def document(
       target_ms: the budget.
       baseline: the draw of the random networks.
       examples: number of test examples.
+      by_seed: the groups have the same seeds, by which they are compared; the value of a seed is
+        the mean of a group's trainings with it.
     """
+    values_of, interval_of = (
+        (_values_by_seed, paired_interval) if by_seed else (_values, difference_interval)
+    )
     networks: list[dict[str, Any]] = [
         {
             "name": one.name,
@@ -103,13 +117,13 @@ def document(
         for name in dict.fromkeys(n["group"] for n in networks)
     }
     first, *others = [
-        {"name": name, "networks": len(of_group), "top1": _values(of_group)}
+        {"name": name, "networks": len(of_group), "top1": values_of(of_group)}
         for name in dict.fromkeys(n["group"] for n in networks)
         for of_group in [[n for n in networks if n["group"] == name]]
     ]
     for other in others:
         by_picture = answers[first["name"]] - answers[other["name"]]
-        other["difference"] = difference_interval(
+        other["difference"] = interval_of(
             first["top1"], other["top1"], float(by_picture.var(ddof=1)) / examples
         )
         other["ranks"] = [rank(value, other["top1"]) for value in first["top1"]]
@@ -142,6 +156,13 @@ def _values(networks: Sequence[dict[str, Any]]) -> list[float]:
     if len(networks) > 1:
         return [n["top1"] for n in networks]
     return [run["top1"] for run in networks[0]["runs"]]
+
+
+def _values_by_seed(networks: Sequence[dict[str, Any]]) -> list[float]:
+    """Returns the mean top-1 of a group's trainings with each seed, in the order of the seeds."""
+    runs = [run for network in networks for run in network["runs"]]
+    seeds = sorted({run["seed"] for run in runs})
+    return [float(np.mean([run["top1"] for run in runs if run["seed"] == s])) for s in seeds]
 
 
 def rank(value: float, others: Sequence[float]) -> int:

@@ -1,12 +1,14 @@
 """Means and differences of means with 95 % confidence intervals, by Student's t."""
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.95
+LEAST_P = 1e-12  # a smaller probability is given as 0
 
 
 class Interval(TypedDict):
@@ -49,7 +51,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def difference_interval(
-    first: Sequence[float], second: Sequence[float], shared_variance: float = 0.0
+    first: Sequence[float], second: Sequence[float], known_variance: float = 0.0
 ) -> Difference:
     """Returns the mean of `first` minus the mean of `second` with Welch's interval.
 
@@ -57,23 +59,36 @@ def difference_interval(
 
     Args:
       first, second: independent values of the groups.
-      shared_variance: variance of the difference by what all values have in common, such as the
-        test pictures; it is added to that of the values and counts as known.
+      known_variance: variance of the difference by what all values have in common, such as the
+        test pictures; it is added to that of the values.
 
     Raises:
       ValueError: a group without values.
     """
     parts, freedoms = _variances(first, second)
     mean, count = float(np.mean(first) - np.mean(second)), len(first) + len(second)
-    if 0 in freedoms:
-        return {"mean": mean, "low": None, "high": None, "count": count, "p": None}
-    variance = sum(parts) + shared_variance
-    spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+    variance = sum(parts)
+    spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True) if part)
     freedom = variance**2 / spread if spread else np.inf  # Welch–Satterthwaite
-    half = _half_width(variance, freedom)
-    assert half is not None  # as both groups have several values
-    p = 2 * float(stats.t(freedom).sf(abs(mean) / variance**0.5)) if variance else float(mean == 0)
-    return {"mean": mean, "low": mean - half, "high": mean + half, "count": count, "p": p}
+    return _difference(mean, count, variance, 0 if 0 in freedoms else freedom, known_variance)
+
+
+def paired_interval(
+    first: Sequence[float], second: Sequence[float], known_variance: float = 0.0
+) -> Difference:
+    """Returns the mean of the differences of pairs with Student's interval.
+
+    Args:
+      first, second: values in pairs, such as those of one seed each; `count` is that of the pairs.
+      known_variance: as in `difference_interval`.
+
+    Raises:
+      ValueError: no values, or not as many in one group as in the other.
+    """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    (variance,), (freedom,) = _variances(differences)
+    mean = float(np.mean(differences))
+    return _difference(mean, len(differences), variance, freedom, known_variance)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -118,6 +133,31 @@ def _variances(*groups: Sequence[float]) -> tuple[list[float], list[int]]:
         [float(np.var(group, ddof=1)) / len(group) if len(group) > 1 else 0.0 for group in groups],
         [len(group) - 1 for group in groups],
     )
+
+
+def _difference(
+    mean: float, count: int, variance: float, freedom: float, known_variance: float
+) -> Difference:
+    """Returns a difference with its interval; without a degree of freedom it has none.
+
+    The half-widths of Student's interval, by the values, and of the normal one, by the known
+    variance, add in quadrature (Zou, Donner 2008).
+    """
+    if freedom == 0:
+        return {"mean": mean, "low": None, "high": None, "count": count, "p": None}
+
+    def half_width(p: float) -> float:
+        student = float(stats.t(freedom).isf(p / 2)) * variance**0.5
+        return math.hypot(student, float(stats.norm.isf(p / 2)) * known_variance**0.5)
+
+    half = half_width(1 - LEVEL)
+    if mean == 0:
+        p = 1.0
+    elif half_width(LEAST_P) <= abs(mean):
+        p = 0.0
+    else:  # its interval ends at zero
+        p = float(optimize.brentq(lambda p: half_width(p) - abs(mean), LEAST_P, 1, rtol=1e-9))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "count": count, "p": p}
 
 
 def _half_width(variance: float, freedom: float) -> float | None:

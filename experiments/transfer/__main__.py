@@ -81,7 +81,7 @@ def run_study() -> int:
         )
         return command.FAILED
     compared = comparison.document(
-        trained, config.image_size, config.target_ms, draw, len(parts.test)
+        trained, config.image_size, config.target_ms, draw, len(parts.test), by_seed=True
     )
     files = report.write(report.document(study, parts, compared), study.output)
     print(f"files in {study.output}: {', '.join(files)}")

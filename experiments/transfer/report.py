@@ -7,6 +7,7 @@ from typing import Any
 from experiments.runs.markdown import table
 from experiments.search.config import Config
 from experiments.study import comparison_report, intervals
+from experiments.study.comparison import SIGNIFICANT
 from experiments.transfer.config import Transfer
 from jaxnas import data
 from jaxnas.json_file import write_object
@@ -107,9 +108,9 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"The budget is {compared['target_ms']:.2f} ms, by the table for "
             f"{compared['num_classes']} classes. Networks with published weights are trained by "
             f"one recipe: {settings}. Those found from scratch: {scratch}. ± is half the width of "
-            f"the 95 % interval of Student's t over the networks; a difference has Welch's "
-            f"interval, with the variance by the test examples, and is called better or worse "
-            f"where Holm's p is below 0.05.",
+            f"the 95 % interval of Student's t over the seeds. A difference is taken seed by seed; "
+            f"its interval has the variance by the test examples, too. It is called better or "
+            f"worse where Holm's p is below {SIGNIFICANT:g}.",
             "",
             comparison_report.every_network(compared),
         ]
