@@ -117,21 +117,31 @@ def test_an_epoch_has_as_many_alpha_steps_in_both():
         official_search.check_epoch(CONFIG, 155)
 
 
-def test_a_study_searches_once_and_derives_within_the_budget(code, tmp_path, monkeypatch):
+def test_a_study_searches_once_and_derives_within_the_budget(code, tmp_path, monkeypatch, capsys):
     """With an α that stands for the official code's."""
     table = LatencyTable.load(SHIPPED / "myriadx_compiler_proxyless_224.json", PROXYLESS)
     alpha = np.random.default_rng(0).normal(size=PROXYLESS.allowed.shape).astype(np.float32)
     config = dataclasses.replace(CONFIG, latency_control="dual", workdir=str(tmp_path / "study"))
-    calls = []
+    calls, commit = [], ["1a2b"]
 
     def learned_alpha(code, config, parts, table, folder):
         calls.append(config.seed)
         return alpha
 
+    def provenance(code):
+        return {"commit": commit[0], "pytorch": "2.13.0"}
+
     monkeypatch.setattr(official_search, "learned_alpha", learned_alpha)
+    monkeypatch.setattr(official_search, "provenance", provenance)
     with Progress() as progress:
         runs = Runs(config, progress)
         found = [runs.official_search(code, table, seed) for seed in (0, 3, 0)]
+        commit[0] = "3c4d"
+        with pytest.raises(SystemExit, match="2"):
+            runs.official_search(code, table, 3)
+    assert "searched by commit 1a2b with PyTorch 2.13.0, and this is commit 3c4d" in (
+        capsys.readouterr().err
+    )
     assert calls == [0, 3] and found[0] == found[2] and found[1].seed == 3
     path = PROXYLESS.path(PROXYLESS.parse(found[0].architecture))
     assert found[0].predicted_ms == pytest.approx(table.path_ms(path))

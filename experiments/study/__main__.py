@@ -8,7 +8,8 @@ networks are compared with those of random networks of the same budgets, and wit
 three statements. Part worth compares the device's found networks with random networks of its
 budget, with those that the official ProxylessNAS code finds, with those found in other spaces, and
 with published networks as wide as the budget allows: all are trained from scratch with one recipe
-and tested. A device is opened only to choose widths.
+and tested: its epochs, weight decay, label smoothing and precision are those of the flags, the rest
+is the default of experiments.train. A device is opened only to choose widths.
 
 Each search and each training has its own folder in --workdir. The same command resumes a stopped
 study; a stopped search by the official code starts again. Several processes may work in one folder

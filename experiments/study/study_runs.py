@@ -6,7 +6,7 @@ Several processes may work on one study: each leaves out the runs that another p
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ from jaxnas.space import format_arch
 from jaxnas.space_file import find_space
 from profiling import command
 from profiling.progress import Progress
+
+PROVENANCE = "official_code.json"  # what code made a search
 
 
 class Runs:
@@ -80,21 +82,34 @@ class Runs:
           table: latency table of the study's device.
           seed: seed of the search.
 
+        A search that another commit or another version of PyTorch made is refused.
+
         Raises:
           NonFiniteLoss: α has become infinite or not a number.
         """
-        study = self._config
+        study, provenance = self._config, official_search.provenance(code)
         folder = pathlib.Path(study.workdir, f"official-{table.device.lower()}-seed{seed}")
         config = _search_config(study, table, study.target_ms, seed, folder)
 
         def searched(workdir: Workdir) -> dict[str, Any]:
+            workdir.write_json(PROVENANCE, provenance)
             alpha = official_search.learned_alpha(
                 code, config, self.parts_of(seed), table, workdir.path
             )
             path = derivation.candidate_paths(config, alpha, table, config.search_space.allowed)[0]
             return _found_document(config, table, alpha, path)
 
-        return self._found(config, table, searched)
+        found = self._found(config, table, searched)
+        made_by = folder / PROVENANCE  # missing in a folder of an earlier version
+        if found is not None and made_by.exists():
+            made = json.loads(made_by.read_text())
+            if made != provenance:
+                with command.usage_errors():
+                    raise ValueError(
+                        f"--official_code={code}: {folder} was searched by {_of_code(made)}, and "
+                        f"this is {_of_code(provenance)}; give that code, or a new --workdir"
+                    )
+        return found
 
     def _found(
         self, config: Config, table: LatencyTable, work: Callable[[Workdir], dict[str, Any]]
@@ -273,6 +288,10 @@ class Runs:
         if seed not in self._parts:
             self._parts[seed] = dataclasses.replace(self._config, seed=seed).parts()
         return self._parts[seed]
+
+
+def _of_code(provenance: Mapping[str, str]) -> str:
+    return f"commit {provenance['commit']} with PyTorch {provenance['pytorch']}"
 
 
 def _search_config(
