@@ -469,6 +469,18 @@ def test_a_folder_of_somebody_else_is_left_alone(monkeypatch, tmp_path, myriad):
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_an_environment_that_does_not_run_is_built_anew(monkeypatch, tmp_path):
+    """It is complete but for its compiler; here no interpreter is found to build on."""
+    fake_python(tmp_path / "bin", "", "echo 'libusb is gone' >&2; exit 1")
+    (tmp_path / "complete.json").write_text(json.dumps({"pins": environment.PINS}))
+    monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path))
+    environment.ensure_environment()  # takes its word for it
+    lines = []
+    with pytest.raises(DeviceUnavailable, match="found no CPython 3.8 or 3.9"):
+        environment.install_environment("/no/such/python", lines.append)
+    assert lines == [f"the MyriadX compiler in {tmp_path} does not run"]
+
+
 def test_a_folder_that_cannot_be_made_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path / "file" / "environment"))

@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments.sweep import page, report
+from experiments.sweep.__main__ import program_of
 from experiments.sweep.plan import plan
 from tests.browser import open_page
 from tests.conftest import NO_RESTART
@@ -178,6 +179,27 @@ def test_a_wrong_sweep_is_refused_before_anything_runs(flags, message, tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert not list(tmp_path.glob("out/*=*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--program=train"],
+        ["--program", "train"],
+        ["--dataset", "digits", "-program", "train"],
+        ["--flagfile=FILE"],
+        ["--program=train", "--no_such_flag"],
+    ],
+)
+def test_the_flags_are_those_of_the_program_named_in_any_form(arguments, tmp_path):
+    (tmp_path / "program.flags").write_text("--program=train\n")
+    given = [text.replace("FILE", str(tmp_path / "program.flags")) for text in arguments]
+    assert program_of(["sweep", *given]) == "train"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--program=other"], ["--program"], ["--flagfile=no"]])
+def test_without_a_program_they_are_those_of_a_search(arguments):
+    assert program_of(["sweep", *arguments]) == "search"
 
 
 def test_the_front_is_what_none_beats():

@@ -113,21 +113,32 @@ def _show(document: dict[str, Any], files: Sequence[str], folder: pathlib.Path) 
     console.print(f"files in {folder}: {', '.join(files)}")
 
 
-def _program_of(argv: Sequence[str]) -> str:
-    """Returns the program that --program names: its flags are defined before flags are parsed."""
-    named = [text.split("=", 1)[1] for text in argv if text.startswith("--program=")]
-    return named[-1] if named and named[-1] in PROGRAMS else "search"
-
-
-if __name__ == "__main__":
-    define_program_flags(_program_of(sys.argv))
+def _define_program(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "program",
         "search",
         tuple(PROGRAMS),
         "Program to run: experiments.search or "
         "experiments.train. All of its flags may be given and swept.",
+        flag_values=flag_values,
     )
+
+
+def program_of(argv: Sequence[str]) -> str:
+    """Returns the program that --program names: its flags are defined before flags are parsed."""
+    early = flags.FlagValues()
+    _define_program(early)
+    early.set_gnu_getopt()  # unknown flags may have values of their own
+    try:
+        early(argv, known_only=True)
+    except flags.Error:  # the parsing of all flags says what is wrong
+        return "search"
+    return early.program
+
+
+if __name__ == "__main__":
+    define_program_flags(program_of(sys.argv))
+    _define_program(flags.FLAGS)
     flags.DEFINE_multi_string(
         "sweep",
         [],

@@ -98,6 +98,20 @@ def ensure_environment(
     return environment
 
 
+def install_environment(python: str | None, log: Callable[[str], None]) -> Environment:
+    """Returns the environment as `ensure_environment` does, built anew if its compiler fails."""
+    environment = ensure_environment(python, log)
+    try:
+        _hello(environment)
+    except (DeviceUnavailable, ValueError):  # no answer, or none that is JSON
+        root = environment_dir()
+        log(f"the MyriadX compiler in {root} does not run")
+        with _open_lock(root) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _build(root, environment, find_python(python), log)
+    return environment
+
+
 def _open_lock(root: pathlib.Path) -> TextIO:
     """Opens the lock file of the folder, which is locked while the folder is built."""
     try:

@@ -12,7 +12,7 @@ from absl import flags
 from profiling import command
 from profiling.myriad import remote
 from profiling.myriad.client import Worker
-from profiling.myriad.environment import ensure_environment
+from profiling.myriad.environment import install_environment
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
                 "--python is for this host alone; give either --python or --worker_prefix"
             )
         if args.worker_prefix is None:
-            print(f"ready: {ensure_environment(args.python, log=print).python}")
+            print(f"ready: {install_environment(args.python, print).python}")
             return 0
         remote.install(args.worker_prefix, log=print)
         with Worker(prefix=args.worker_prefix) as worker:
@@ -38,7 +38,7 @@ if __name__ == "__main__":
         "python",
         None,
         "CPython 3.8 or 3.9 to build on. If unset, it is searched on PATH, in pyenv and in uv, "
-        "which installs 3.9 if there is none. Ignored if the environment is complete.",
+        "which installs 3.9 if there is none. Ignored if the environment exists and works.",
     )
     flags.DEFINE_string(
         "worker_prefix",
