@@ -32,6 +32,14 @@ def test_top_k_counts_labels_among_the_highest_scores():
     assert (figures["top1_low"], figures["top1_high"]) == wilson(2, 4)
 
 
+def test_of_equal_scores_the_first_counts_and_what_is_no_number_is_never_right():
+    nan = np.nan
+    tied = scores([[1, 3, 3], [1, 3, 3], [2, 2, 2], [nan, 1, 0], [nan, 1, 0]], [1, 2, 2, 0, 1])
+    assert tied.answers.tolist() == [1, 1, 0, 0, 0]
+    # As `answers` has it, but for the label whose score is no number.
+    assert [tied.top(k) for k in (1, 2)] == [1, 3]
+
+
 def test_top_5_of_five_classes_is_left_out():
     assert set(scores(np.eye(5), range(5)).figures()) == {"top1", "top1_low", "top1_high"}
 

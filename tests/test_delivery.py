@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -309,6 +310,17 @@ def test_refuses_models_that_are_none(trained, changes, message):
     find_model(**arguments)
     with pytest.raises(ValueError, match=message):
         find_model(**{**arguments, **changes})
+
+
+def test_the_device_of_a_run_s_accuracy_is_that_one_of_several(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    names = ("config", "result")
+    config, result = (json.loads((trained / f"{name}.json").read_text()) for name in names)
+    config["device"], result["accuracy"]["device"] = "MYRIAD,GPU.1,GPU.0", "GPU"
+    for name, document in zip(names, (config, result), strict=True):
+        (tmp_path / "run" / f"{name}.json").write_text(json.dumps(document))
+    model = find_model(str(tmp_path / "run"), None, None, None, Normalization(), Options())
+    assert model.device == "GPU.1"
 
 
 def test_refuses_a_run_without_files_yet(trained, tmp_path):

@@ -146,6 +146,22 @@ def test_refuses_folders_that_are_laid_out_otherwise(pictures):
     refused("has no folder test or validation or val beside train")
 
 
+@pytest.mark.parametrize("name", [b"fen\xeatre", b"two\nlines", "a\u2028b".encode()])
+def test_refuses_a_class_whose_name_is_no_line_of_text(pictures, name):
+    """labels.txt has the names in UTF-8, one on a line."""
+    (pictures / "train" / "dog").rename(pictures / "train" / os.fsdecode(name))
+    (pictures / "val" / "dog").rename(pictures / "val" / os.fsdecode(name))
+    with pytest.raises(ValueError, match="whose name is more than a line or not in UTF-8") as told:
+        data.dataset(str(pictures))
+    assert str(told.value).isascii()
+
+
+def test_class_names_of_any_script_are_taken(pictures):
+    (pictures / "train" / "dog").rename(pictures / "train" / "собака\u200d 犬")
+    (pictures / "val" / "dog").rename(pictures / "val" / "собака\u200d 犬")
+    assert data.load(str(pictures), seed=0).test.class_names[-1] == "собака\u200d 犬"
+
+
 def test_files_are_taken_where_pillow_reads_them_and_counted_elsewhere(pictures, caplog):
     cat = pictures / "train" / "cat"
     for name in ("a.tif", "b.jfif", "c.JPG", "deeper/still/d.gif"):

@@ -11,9 +11,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from experiments.runs.run_folder import lock_folder
 from experiments.sweep import page, report
 from experiments.sweep.__main__ import program_of
 from experiments.sweep.plan import plan
+from experiments.sweep.state import Sweep
 from tests.browser import open_page
 from tests.conftest import NO_RESTART
 from tests.programs import Program, run_program
@@ -200,6 +202,73 @@ def test_the_flags_are_those_of_the_program_named_in_any_form(arguments, tmp_pat
 @pytest.mark.parametrize("arguments", [[], ["--program=other"], ["--program"], ["--flagfile=no"]])
 def test_without_a_program_they_are_those_of_a_search(arguments):
     assert program_of(["sweep", *arguments]) == "search"
+
+
+def run_of(setting: str, seed: int, device_ms: float | None, **changes) -> dict:
+    """A run of sweep.json that is done."""
+    result = {
+        "device_ms": device_ms,
+        "device": "CPU",
+        "kind": "measured",
+        "image_size": 224,
+        "target_met": True,
+        "accuracy": {"top1": 0.9, "examples": 359, "split": "test", "dataset": "digits"},
+    }
+    return {
+        "name": f"{setting}{seed}",
+        "status": "done",
+        "flags": {"setting": setting, "seed": str(seed)},
+        "result": {**result, **changes},
+        "error": None,
+    }
+
+
+def test_a_mean_is_of_what_its_heading_says():
+    runs = [run_of("a", 0, 2.0), run_of("a", 1, 4.0)]
+    assert report.row_over_seeds(runs) == ("a", "2", "3.00 ± 1.41", "90.00 ± 0.00")
+    # Estimates of the table are no latencies of the device, nor is nothing.
+    runs[1] = run_of("a", 1, None, predicted_ms=4.0)
+    assert report.row_over_seeds(runs) == ("a", "2", "", "90.00 ± 0.00")
+    assert len(report.with_latency(runs)) == 2
+
+
+def test_runs_without_any_latency_have_a_table_and_no_figure(tmp_path):
+    runs = [run_of("a", seed, None, kind=None) for seed in (0, 1)]
+    document = {"program": "train", "runs": runs}
+    assert report.write(document, tmp_path) == ["sweep.md"]
+    assert "sweep.svg" not in (tmp_path / "sweep.md").read_text()
+
+
+def test_axes_name_what_all_runs_have_in_common():
+    def labels(*runs) -> tuple[str, str, int]:
+        (axes,) = report.figure(runs).axes
+        return axes.get_xlabel(), axes.get_ylabel(), len(axes.lines)
+
+    one, other = run_of("a", 0, 2.0), run_of("b", 0, 3.0)
+    test = "top-1, % (359 examples, test of digits)"
+    assert labels(one, other) == ("latency at 224 px, batch 1, ms (CPU, measured)", test, 1)
+    smaller = run_of("b", 0, 3.0, image_size=160)
+    assert labels(one, smaller) == ("latency, batch 1, ms (CPU, measured)", test, 1)
+    on_gpu = run_of("b", 0, 3.0, device="GPU")
+    assert labels(one, on_gpu) == ("latency at 224 px, batch 1, ms (CPU and GPU)", test, 0)
+    flowers = run_of("b", 0, 3.0, accuracy={**other["result"]["accuracy"], "dataset": "flowers"})
+    assert labels(one, flowers)[1:] == ("top-1, %", 0)
+
+
+def test_a_run_that_an_earlier_start_left_at_work_counts_as_one_of_those_at_once(
+    search_flags, tmp_path
+):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["sweep", "--flagfile=vpu.flags"])
+        runs = plan("search", {}, 3, True, tmp_path)  # --zip of nothing but seeds
+    assert [run.values for run in runs] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
+    held = tmp_path / "seed=1"
+    held.mkdir()
+    sweep = Sweep(tmp_path, "search", runs)
+    with sweep._lock:
+        with lock_folder(held):
+            assert [len(sweep._next(parallel)) for parallel in (1, 2, None)] == [0, 1, 2]
+        assert [len(sweep._next(parallel)) for parallel in (1, 2, None)] == [1, 2, 3]
 
 
 def test_the_front_is_what_none_beats():

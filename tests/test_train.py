@@ -298,6 +298,9 @@ def test_refuses_a_folder_whose_network_does_not_fit(searched, tmp_path):
     (cut / "architecture.json").write_text("{")
     with pytest.raises(ValueError, match="architecture.json cannot be read"):
         find_architecture(str(cut))
+    other = changed(searched, tmp_path / "other", "config.json", space_name="proxyless_tiny-0123")
+    with pytest.raises(ValueError, match="proxyless_tiny, has changed since the run; restore it"):
+        find_architecture(str(other))
     (cut / "architecture.json").unlink()
     with pytest.raises(ValueError, match="has no network yet"):
         find_architecture(str(cut))
@@ -342,6 +345,12 @@ def test_refuses_bad_input_with_one_line_and_touches_nothing(arguments, message,
     last = done.stderr.strip().splitlines()[-1]
     assert message in last and last.startswith("error: ") and "Traceback" not in done.stderr
     assert not done.stdout and not (tmp_path / "run").exists()
+
+
+def test_says_what_network_may_be_given_where_none_is(tmp_path):
+    done = run_program("experiments.train", "--dataset=digits", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --network is missing: give one of ")
 
 
 def test_refuses_a_folder_that_holds_another_run(finished):

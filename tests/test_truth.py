@@ -150,7 +150,7 @@ def test_regrets_are_compared_with_the_default_of_the_same_seed(benchmark):
         evaluations=6,
         output=pathlib.Path(),
     )
-    document = report.document(truth, seeds)
+    document = report.document(truth, 50, seeds)
     two, alone = document["methods"].values()
     assert two["tau"]["mean"] == pytest.approx(0.6) and alone["tau"] is None
     assert two["regret"]["40"]["mean"] == pytest.approx(0.03)
@@ -250,6 +250,8 @@ def test_a_study_says_how_true_the_choices_are(benchmark_file, benchmark, tmp_pa
         ),
         (["--budgets=200"], "no network of nas_bench_macro uses 200 million; they have 7.7 to 105"),
         (["--budgets=many"], "--budgets=many: could not convert"),
+        (["--networks=7000"], "--networks=7000: the benchmark has "),
+        (["--derive=argmax"], "--derive=argmax: the truth is compared within budgets"),
         (["--methods=darts"], "--methods=darts: give some of even, two, full, gumbel, reinforce"),
         (["--seeds=1,1"], "--seeds=1,1 names a seed twice"),
         (["--benchmark=nowhere.json"], "--benchmark=nowhere.json cannot be read"),

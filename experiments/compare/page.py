@@ -9,6 +9,7 @@ from experiments.pages.drawings import drawing
 from experiments.pages.figures import BLUE, GREY, ORANGE, inline, label_bar, panels
 from experiments.pages.html import page, save, section, table, tag
 from experiments.runs.networks import Architecture
+from experiments.runs.published_figures import PUBLISHED_SIZE
 from jaxnas.json_file import read_object
 
 FILE = "compare.json"
@@ -47,26 +48,28 @@ def _latencies(document: Document, device: str) -> Element:
     )
     for row, (network, one) in enumerate(zip(networks, latencies_ms, strict=True)):
         axes.plot([one["p10_ms"], one["p90_ms"]], [row, row], color=ORANGE, linewidth=2)
-        label_bar(axes, row, max(one["ms"], one["p90_ms"]), _label(network, device))
+        text = _label(network, device, document["image_size"])
+        label_bar(axes, row, max(one["ms"], one["p90_ms"]), text)
     axes.set_yticks(range(len(networks)), [one["title"] for one in networks])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.3)
     axes.set_xlabel("ms")
+    at_size = document["image_size"] == PUBLISHED_SIZE
+    top1 = ", with the published top-1 on ImageNet" if at_size else ""
     return section(
         f"device-{device}",
         f"Latency on {device}",
         inline(
             figure,
             f"latencies-{device}",
-            f"Latency in ms by {device}, {kind}, batch 1, {document['image_size']} px, with the "
-            f"published top-1 on ImageNet. Blue bars are networks of runs; orange lines are the "
-            f"intervals from p10 to p90.",
+            f"Latency in ms by {device}, {kind}, batch 1, {document['image_size']} px{top1}. Blue "
+            f"bars are networks of runs; orange lines are the intervals from p10 to p90.",
         ),
     )
 
 
-def _label(network: dict[str, Any], device: str) -> str:
-    published = network["published"]
+def _label(network: dict[str, Any], device: str, image_size: int) -> str:
+    published = network["published"] if image_size == PUBLISHED_SIZE else None
     top1 = f", {published['top1_percent']:g} %" if published else ""
     return f"{network['latency'][device]['ms']:.2f} ms{top1}"

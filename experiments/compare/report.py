@@ -9,7 +9,14 @@ import rich.table
 
 from experiments.runs.markdown import table
 from experiments.runs.networks import Architecture
-from experiments.runs.published_figures import LUXONIS, POSTERS_FOUND, PUBLISHED, Published, front
+from experiments.runs.published_figures import (
+    LUXONIS,
+    POSTERS_FOUND,
+    PUBLISHED,
+    PUBLISHED_SIZE,
+    Published,
+    front,
+)
 from experiments.runs.run_folder import REPORT
 from jaxnas.network import NetworkSpec, count_macs, count_parameters
 from profiling.measurement import Measurement
@@ -214,9 +221,10 @@ def _notes(result: Comparison) -> list[str]:
                 for row, m in zip(result.rows, column, strict=True)
                 if row.published is not None and row.published.ncs2_ms is not None
             ]
-            if errors and result.image_size == 224 and result.num_classes == 1000:
+            if errors and result.image_size == PUBLISHED_SIZE and result.num_classes == 1000:
                 notes.append(f"{name} against the published NCS2 figures: {', '.join(errors)}.")
-        notes.append(_front_note(name, result))
+        if result.image_size == PUBLISHED_SIZE:
+            notes.append(_front_note(name, result))
     oak = [
         f"{row.title} {row.published.oak_ms:g} ms"
         for row in result.rows
@@ -240,8 +248,8 @@ def _notes(result: Comparison) -> list[str]:
         if p is POSTERS_FOUND or any(p is row.published for row in result.rows)
     )
     notes.append(
-        f"Published: {'; '.join(sources)}. The last row is the poster's own network, "
-        f"whose blocks are not published."
+        f"Published, at {PUBLISHED_SIZE} px: {'; '.join(sources)}. The last row is the poster's "
+        f"own network, whose blocks are not published."
     )
     return notes
 

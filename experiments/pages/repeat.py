@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from experiments.pages.html import Node, section, table, tag
 from experiments.pages.run_files import RunFiles
 from experiments.runs import summary
-from experiments.runs.config import RunConfig, identity_of
+from experiments.runs.config import RunConfig
 
 _CONTENT = {
     "onnx": "the network for ONNX Runtime and others; takes pixels, 0 to 255",
@@ -21,7 +21,7 @@ _CONTENT = {
     "table": "milliseconds of every candidate of every block",
     "pareto": "the networks of the further budgets",
 }
-_DEVICE_FLAGS = ("device", "shaves", "threads")  # of profiling.command
+_DEVICE_FLAGS = ("device", "shaves", "threads", "worker_prefix", "store")  # profiling.command's
 CODE = """import numpy, onnxruntime
 from PIL import Image, ImageOps
 
@@ -83,9 +83,9 @@ def command(program: str, config: RunConfig) -> str:
     """Returns the command that repeats a run in another folder, without flags at their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.metadata}
     words = [f"python -m {program}"]
-    for name, value in identity_of(dataclasses.asdict(config)).items():
+    for name, value in dataclasses.asdict(config).items():
         is_flag = name in defaults or name in _DEVICE_FLAGS
-        if not is_flag or value is None or value == defaults.get(name):
+        if not is_flag or name == "workdir" or value is None or value == defaults.get(name):
             continue
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no'}{name}")

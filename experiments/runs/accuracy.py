@@ -35,9 +35,14 @@ class Scores:
         return self.values.argmax(-1)
 
     def top(self, k: int) -> int:
-        """Returns the number of examples whose label is among the k highest scores."""
-        best = np.argpartition(-self.values, k - 1, axis=-1)[:, :k]
-        return int((best == self.labels[:, None]).any(-1).sum())
+        """Returns the number of examples whose label is among the k highest scores.
+
+        Of equal scores the first class counts as the highest, as in `answers`.
+        """
+        own = np.take_along_axis(self.values, self.labels[:, None], axis=-1)
+        later = np.arange(self.values.shape[1]) >= self.labels[:, None]
+        behind = (self.values < own) | ((self.values == own) & later)
+        return int(((~behind).sum(-1) < k).sum())
 
     def figures(self) -> dict[str, float]:
         """Returns top-1, and top-5 for more than 5 classes, as fractions with 95 % intervals."""

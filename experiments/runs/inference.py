@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -14,7 +15,7 @@ from jaxnas.json_file import read_object
 from jaxnas.zoo import ZOO
 from profiling import command, openvino_device
 from profiling.device import Executor, Options
-from profiling.registry import device_kind, executor_name, open_device
+from profiling.registry import device_kind, device_names, executor_name, open_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def find_model(
     inference_precision: str | None = "f32"
     if file.is_dir():
         run, accuracy = _read_run(file)
-        chosen, inference_precision = accuracy["device"], accuracy["inference_precision"]
+        chosen, inference_precision = _device_of(run, accuracy), accuracy["inference_precision"]
         file = file / accuracy["file"]
     if device is not None and device != chosen:
         chosen = executor_name(device)
@@ -180,6 +181,13 @@ def _read_run(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"give the folder of a run of this version, or its model.xml"
         )
     return config, accuracy
+
+
+def _device_of(config: Mapping[str, Any], accuracy: Mapping[str, Any]) -> str:
+    """Returns the device of a run's accuracy by its full name, such as GPU.1."""
+    kind = accuracy["device"]
+    names = [name for name in device_names(config["device"]) if device_kind(name) == kind]
+    return names[0] if names else kind
 
 
 def _three(flag: str, default: float) -> tuple[float, float, float]:

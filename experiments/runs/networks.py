@@ -98,6 +98,7 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
             raise ValueError(f"architecture is {text!r} and space {space!r}; both must be strings")
         architecture = Architecture(text, space)
         architecture.spec(2)
+        _check_space(folder, architecture)
     except KeyError as error:
         raise ValueError(
             f"{folder / 'architecture.json'} has no entry {error}; give the folder of a run of "
@@ -106,6 +107,17 @@ def read_architecture(folder: pathlib.Path) -> Architecture:
     except ValueError as error:
         raise ValueError(f"{folder / 'architecture.json'} is invalid: {error}") from error
     return architecture
+
+
+def _check_space(folder: pathlib.Path, architecture: Architecture) -> None:
+    """Raises ValueError where the space's file has changed since the run."""
+    then = read_object(folder / "config.json", GIVE_RUN).get("space_name")
+    if architecture.space is None or then is None:  # none in a run of an earlier version
+        return
+    if find_space(architecture.space).name != then:
+        raise ValueError(
+            f"the file of its space, {architecture.space}, has changed since the run; restore it"
+        )
 
 
 def read_accuracy(folder: pathlib.Path) -> dict[str, Any] | None:

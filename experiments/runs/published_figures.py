@@ -18,6 +18,7 @@ MOBILEONE = "MobileOne, Vasu et al. 2023: ImageNet 2012, trained with branches, 
 RESNET = "torchvision, IMAGENET1K_V1 weights: ImageNet 2012"
 LITE = "EfficientNet-Lite, tensorflow/tpu: ImageNet 2012"
 LUXONIS = "Luxonis, an OAK-D with 8 SHAVEs, USB included"
+PUBLISHED_SIZE = 224  # px of all published figures
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,9 @@ def show(result: Result, spec: NetworkSpec, title: str, folder: pathlib.Path) ->
     front: list[rich.console.RenderableType] = []
     if "pareto" in result["files"]:
         front = ["", *_front(json.loads((folder / result["files"]["pareto"]).read_text()))]
-    searched = f"{len(spec.blocks) - 1} searched blocks, " if result["space"] else ""
+    searched = ""
+    if result["space"]:
+        searched = f"{sum(block.name != 'first' for block in spec.blocks)} searched blocks, "
     drawn = network_figure.terminal(spec)
     lines = [
         drawn,

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runs import program
+from experiments.runs.picture_check import check_pictures
 from experiments.search import derivation
 from experiments.search.latency_table import check_target
 from experiments.search.schedule import Schedule
@@ -69,6 +70,7 @@ def run_study() -> int:
     """Runs the study that the flags describe; returns the exit status."""
     with command.usage_errors():
         study = study_from_flags()
+        check_pictures(study.config.dataset)
         devices = budgets(study)
         others = [table_of(config) for config in study.other_spaces]
         for config, table in zip(study.other_spaces, others, strict=True):

@@ -50,15 +50,18 @@ def _runs(done: list[Run], flags: list[str]) -> list[Node]:
     if not done:
         return []
     rows: list[tuple[Node, ...]] = [(_link(run), *report.row(run)) for run in done]
-    return [
-        inline(
-            report.figure(done),
-            "sweep",
-            "Accuracy against latency: a point for each run, a color for each setting, and the "
-            "front of the runs that none is both faster and more accurate than.",
-        ),
-        table(("run", *flags, *report.RESULTS), rows, range(1 + len(flags))),
-    ]
+    drawn = report.with_latency(done)
+    runs = table(("run", *flags, *report.RESULTS), rows, range(1 + len(flags)))
+    if not drawn:
+        return [runs]
+    figure = inline(
+        report.figure(drawn),
+        "sweep",
+        "Accuracy against latency: a point for each run, a color for each setting, and, for one "
+        "device and data set, the front of the runs that none is both faster and more accurate "
+        "than.",
+    )
+    return [figure, runs]
 
 
 def _link(run: Run) -> Element:

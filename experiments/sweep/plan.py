@@ -102,7 +102,7 @@ def plan(
                 + ", ".join(f"{len(values)} values of {name}" for name, values in paired.items())
                 + "; give the same number of each"
             )
-        rows = zip(*paired.values(), strict=True)
+        rows = zip(*paired.values(), strict=True) if paired else [()]
         combinations = [
             (*row, *seed)
             for row in rows

@@ -18,17 +18,17 @@ _FRONT_COLOR = "#777777"
 
 
 def write(document: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
-    """Writes sweep.md and, once a run is done, the figures; returns the names of the files.
+    """Writes sweep.md and, once a run has a latency, the figures; returns the names of the files.
 
     Args:
       document: content of sweep.json.
     """
-    done = [run for run in document["runs"] if run["status"] == "done"]
+    drawn = with_latency([run for run in document["runs"] if run["status"] == "done"])
     (folder / FILES["table"]).write_text(markdown(document))
-    if not done:
+    if not drawn:
         return [FILES["table"]]
     for name in (FILES["figure"], FILES["figure_png"]):
-        network_figure.save(figure(done), folder / name)
+        network_figure.save(figure(drawn), folder / name)
     return list(FILES.values())
 
 
@@ -37,15 +37,10 @@ def markdown(document: Mapping[str, Any]) -> str:
     runs = document["runs"]
     done = [run for run in runs if run["status"] == "done"]
     lines = [f"# {title(document)}", "", counts(document), ""]
+    if with_latency(done):
+        lines += [f"![Latency against accuracy]({FILES['figure']})", ""]
     if done:
-        lines += [
-            f"![Latency against accuracy]({FILES['figure']})",
-            "",
-            *table(
-                [*flags(runs), *RESULTS],
-                map(row, done),
-            ),
-        ]
+        lines += table([*flags(runs), *RESULTS], map(row, done))
         if len(settings := by_setting(done)) < len(done):
             lines += [
                 "",
@@ -67,6 +62,11 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_latency(done: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns those of the runs that have a latency, by the device or by the table."""
+    return [run for run in done if _latency_ms(run["result"]) is not None]
+
+
 def title(document: Mapping[str, Any]) -> str:
     """Returns the title of a sweep."""
     return f"{len(document['runs'])} runs of experiments.{document['program']}"
@@ -84,8 +84,10 @@ def counts(document: Mapping[str, Any]) -> str:
 def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws a point per run, a color per setting, and the Pareto front.
 
+    An axis names what all runs have in common. Runs on several devices or data sets have no front.
+
     Args:
-      done: runs of sweep.json with their results.
+      done: runs of sweep.json that have a latency, with their results.
     """
     fig = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(fig)
@@ -99,25 +101,32 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
         )
         latencies, accuracies = zip(*map(_point, some), strict=True)
         axes.scatter(latencies, accuracies, label=name, s=30, zorder=2)
-    front = pareto_front([_point(run) for run in done])
-    axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1, zorder=1)
-    first = done[0]["result"]
-    measured = all(run["result"]["device_ms"] is not None for run in done)
-    axes.set_xlabel(
-        f"latency at {first['image_size']} px, batch 1, ms "
-        + (
-            f"({first['device']}, {first['kind']})"
-            if measured
-            else "(by the table where no device was available)"
-        )
-    )
-    accuracy = first["accuracy"]
-    axes.set_ylabel(
-        f"top-1, % ({accuracy['examples']} examples, {accuracy['split']} of {accuracy['dataset']})"
-    )
+    results = [run["result"] for run in done]
+    sizes = {result["image_size"] for result in results}
+    devices = {(result["device"], result["kind"]) for result in results if result["kind"]}
+    tests = {
+        f"{one['examples']} examples, {one['split']} of {one['dataset']}"
+        for result in results
+        for one in [result["accuracy"]]
+    }
+    at_size = f" at {sizes.pop()} px" if len(sizes) == 1 else ""
+    axes.set_xlabel(f"latency{at_size}, batch 1, ms {_devices(devices, results)}")
+    axes.set_ylabel(f"top-1, %{f' ({min(tests)})' if len(tests) == 1 else ''}")
+    if len(devices) <= 1 and len(tests) == 1:
+        front = pareto_front([_point(run) for run in done])
+        axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1)
     axes.grid(alpha=0.3)
     fig.legend(loc="outside right upper", fontsize=8, frameon=False)
     return fig
+
+
+def _devices(devices: set[tuple[str, str]], results: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what latencies are by, in parentheses."""
+    if any(result["device_ms"] is None for result in results):
+        return "(by the table where no device was available)"
+    if len(devices) > 1:
+        return f"({' and '.join(sorted(device for device, _ in devices))})"
+    return f"({', '.join(min(devices))})"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -130,13 +139,15 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _point(run: Mapping[str, Any]) -> tuple[float, float]:
-    return _latency_ms(run["result"]), 100 * run["result"]["accuracy"]["top1"]
+    latency_ms = _latency_ms(run["result"])
+    assert latency_ms is not None  # of a run in the figure
+    return latency_ms, 100 * run["result"]["accuracy"]["top1"]
 
 
-def _latency_ms(result: Mapping[str, Any]) -> float:
+def _latency_ms(result: Mapping[str, Any]) -> float | None:
     if result["device_ms"] is not None:
         return result["device_ms"]
-    return result.get("predicted_ms", float("nan"))  # a training has no table
+    return result.get("predicted_ms")  # a training has no table
 
 
 def by_setting(done: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -172,14 +183,18 @@ def row_over_seeds(some: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (
         *values,
         str(len(some)),
-        _spread([_point(run)[0] for run in some]),
-        _spread([_point(run)[1] for run in some]),
+        _spread([run["result"]["device_ms"] for run in some]),
+        _spread([100 * run["result"]["accuracy"]["top1"] for run in some]),
     )
 
 
-def _spread(values: Sequence[float]) -> str:
-    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{deviation}"
+def _spread(values: Sequence[float | None]) -> str:
+    """Returns mean and standard deviation; nothing where a run has no value."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return ""
+    deviation = f" ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.2f}{deviation}"
 
 
 def _ms(value: float | None) -> str:

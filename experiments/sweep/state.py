@@ -158,16 +158,17 @@ class Sweep:
         return jobs
 
     def _next(self, parallel: int | None) -> list[Run]:
-        """Returns the runs to start now, without those that a job of an earlier start holds."""
+        """Returns the runs to start now; those that a job of an earlier start holds count."""
         waiting = [
             run
             for run in self.runs
-            if self.states[run.name].status == WAITING
-            and not self._check_done(run)
-            and not is_held(pathlib.Path(run.config.workdir))
+            if self.states[run.name].status == WAITING and not self._check_done(run)
         ]
-        free = len(waiting) if parallel is None else max(0, parallel - self._count(RUNNING))
-        return waiting[:free]
+        idle = [run for run in waiting if not is_held(pathlib.Path(run.config.workdir))]
+        if parallel is None:
+            return idle
+        running = self._count(RUNNING) + len(waiting) - len(idle)
+        return idle[: max(0, parallel - running)]
 
     def _end(self, run: Run, job: submitit.Job, show: Callable[[str, str], None]) -> None:
         """Records how a job ended."""

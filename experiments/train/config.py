@@ -9,8 +9,6 @@ import pathlib
 import zlib
 from typing import Any
 
-from absl import flags
-
 from experiments.runs.config import (
     RunConfig,
     check_epochs,
@@ -112,7 +110,6 @@ class TrainConfig(RunConfig):
 def define_flags() -> None:
     """Defines the flags of a training."""
     define_config_flags(TrainConfig)
-    flags.mark_flag_as_required("network")
 
 
 def config_from_flags() -> TrainConfig:
@@ -122,6 +119,11 @@ def config_from_flags() -> TrainConfig:
       ValueError: an invalid value; the message names it, what is allowed and the remedy.
     """
     values = flag_values(TrainConfig)
+    if values["network"] is None:
+        raise ValueError(
+            f"--network is missing: give one of {', '.join(ZOO)}, the folder of a run, or the text "
+            f"of an architecture"
+        )
     chosen = find_architecture(values["network"], values["space"])
     name = (
         chosen.text

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from experiments.runs import program
+from experiments.runs.picture_check import check_pictures
 from experiments.search import derivation
 from experiments.search.config import Config
 from experiments.search.schedule import Schedule
@@ -50,10 +51,12 @@ def main(argv: Sequence[str]) -> int:
 
 def run_study() -> int:
     """Runs the study that the flags describe; returns the exit status."""
+    with command.usage_errors():
+        study = transfer_from_flags()
+        config, seeds = study.config, study.seeds
+        check_pictures(config.dataset)
     with Progress() as progress:
         with command.usage_errors():
-            study = transfer_from_flags()
-            config, seeds = study.config, study.seeds
             table = table_of(config)
             runs = Runs(config, progress)
             parts = runs.parts_of(seeds[0])

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.runs import program
+from experiments.runs.picture_check import check_pictures
 from experiments.search.schedule import Schedule
 from experiments.study.study_runs import Runs
 from experiments.truth import methods, report
@@ -33,9 +34,11 @@ def main(argv: Sequence[str]) -> int:
 
 def run_study() -> int:
     """Runs the study that the flags describe; returns the exit status."""
+    with command.usage_errors():
+        truth = truth_from_flags()
+        check_pictures(truth.config.dataset)
     with Progress() as progress:
         with command.usage_errors():
-            truth = truth_from_flags()
             runs = Runs(truth.config, progress)
             parts = {seed: runs.parts_of(seed) for seed in truth.seeds}
             Schedule.of(truth.config, len(parts[truth.seeds[0]].weights))
@@ -55,7 +58,8 @@ def run_study() -> int:
             file=sys.stderr,
         )
         return command.FAILED
-    document = report.document(truth, [seed for seed in seeds if seed is not None])
+    held_out = len(parts[truth.seeds[0]].alpha)
+    document = report.document(truth, held_out, [seed for seed in seeds if seed is not None])
     files = report.write(document, truth.output)
     print(f"files in {truth.output}: {', '.join(files)}")
     return 0

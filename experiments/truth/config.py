@@ -79,19 +79,29 @@ def truth_from_flags() -> Truth:
             f"--space={config.space}: the truth is known of {SPACE.name} alone; give it, as "
             f"truth.flags does"
         )
-    if args.benchmark is None:
-        raise ValueError("--benchmark is missing: give the file of NAS-Bench-Macro")
-    benchmark = read_benchmark(pathlib.Path(args.benchmark))
+    if config.derive != "budget":
+        raise ValueError(
+            f"--derive={config.derive}: the truth is compared within budgets; give --derive=budget"
+        )
     unknown = [method for method in args.methods if method not in METHODS]
     if unknown or not args.methods:
         raise ValueError(f"--methods={','.join(args.methods)}: give some of {', '.join(METHODS)}")
+    seeds = seeds_of(args.seeds)
+    if args.benchmark is None:
+        raise ValueError("--benchmark is missing: give the file of NAS-Bench-Macro")
+    benchmark = read_benchmark(pathlib.Path(args.benchmark))
+    if args.networks > len(benchmark.paths):
+        raise ValueError(
+            f"--networks={args.networks}: the benchmark has {len(benchmark.paths)}; give at most "
+            f"as many"
+        )
     output = command.output_folder("output", args.output or config.workdir)
     return Truth(
         config,
         benchmark,
         _budgets(args.budgets, benchmark),
         tuple(dict.fromkeys(args.methods)),
-        seeds_of(args.seeds),
+        seeds,
         args.networks,
         args.evaluations,
         output,

@@ -23,7 +23,7 @@ TRAINED = 8  # random networks that someone without a search would train
 DEFAULT = f"two, {DERIVED}"  # the estimator and the derivation of a search by default
 
 
-def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def document(truth: Truth, held_out: int, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns truth.json: baselines from the benchmark alone, and each method's τ and regret.
 
     Regrets are fractions of top-1: the best network's of at most the budget less the chosen one's.
@@ -54,7 +54,7 @@ def document(truth: Truth, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "seeds": list(truth.seeds),
         "dataset": pathlib.Path(config.dataset).name,
         "train_examples": config.train_examples,
-        "held_out": config.held_out,
+        "held_out": held_out,
         "image_size": config.search_image_size,
         "search": {
             name: getattr(config, name)

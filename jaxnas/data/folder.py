@@ -64,6 +64,13 @@ def folder_spec(name: str) -> DatasetSpec:
             f"the pictures that accuracies are reported on"
         )
     classes = class_names(root)
+    for one in classes:
+        if one.splitlines() != [one] or one.encode("utf-8", "replace") != os.fsencode(one):
+            raise ValueError(
+                f"{root / 'train'} has a class folder {ascii(one)}, whose name is more than a line "
+                f"or not in UTF-8; rename it there and in {root / test}, as a model's labels.txt "
+                f"has the name on a line"
+            )
     if len(classes) < 2:
         raise ValueError(
             f"{root / 'train'} has {len(classes)} class; give one folder for each of "
