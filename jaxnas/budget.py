@@ -81,10 +81,22 @@ def _extended(
     for index, (score, step) in enumerate(zip(log_row, step_row, strict=True)):
         if step < length and score > -np.inf:
             reached[index, :, step:] = best[:, : length - step] + score
-    ranked = reached.reshape(-1, length)
-    # Stable, so that the first of equal candidates wins.
-    origin = np.argsort(-ranked, axis=0, kind="stable")[:k].astype(np.int32)
-    return np.take_along_axis(ranked, origin, 0), origin
+    # The ranks of each candidate are in order, so the next best is the head of one of them. The
+    # first of equal ones wins.
+    heads, rank = reached[:, 0].copy(), np.zeros((len(log_row), length), np.int32)
+    count = min(k, len(log_row) * ranks)
+    extended, origin = np.empty((count, length)), np.empty((count, length), np.int32)
+    at = np.arange(length)
+    for row in range(count):
+        head = heads.argmax(0)
+        extended[row], origin[row] = heads[head, at], head * ranks + rank[head, at]
+        rank[head, at] += 1
+        following = rank[head, at]
+        is_left = following < ranks
+        heads[head, at] = np.where(
+            is_left, reached[head, np.where(is_left, following, 0), at], -np.inf
+        )
+    return extended, origin
 
 
 def _traced(origins: list[np.ndarray], steps: np.ndarray, at: int, rank: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Padding of convolutions with zeros.
 
-Both kinds give ceil(size / stride) pixels. They differ at stride 2 and even sizes only, where SAME
-has one row and column less in front, so the weights of one kind are of no use with the other.
+Both kinds give ceil(size / stride) pixels. They differ at strides above 1, where SAME may have
+fewer zeros in front (one row and column fewer at stride 2 and even sizes), so the weights of one
+kind are of no use with the other.
 """
 
 from typing import Literal

@@ -1,5 +1,6 @@
 """Data: disjoint balanced parts, batches that depend on the step alone, clear refusals."""
 
+import io
 import os
 import pathlib
 import socket
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from jaxnas import data
 from jaxnas.data import digits_hard
@@ -171,6 +173,69 @@ def test_another_file_format_is_refused(data_dir, tmp_path):
         data.prepare("digits", tmp_path)
 
 
+class Contest(tfds.core.GeneratorBasedBuilder):
+    """Pictures of `classes` classes, whose labels of the split `test` are secret, as -1 says."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MODULE_PATH = pathlib.Path(__file__)
+    classes, splits = 2, ("train", "test", "validation")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=self.classes),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, description="", features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self.splits}
+
+    def _generate_examples(self, split):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(stream, "PNG")
+        for number in range(20):
+            label = -1 if split == "test" else number % self.classes
+            yield number, {"image": io.BytesIO(stream.getvalue()), "label": label}
+
+
+@pytest.fixture
+def prepared_contest(tmp_path, monkeypatch):
+    def prepared(**attributes) -> str:
+        for name, value in attributes.items():
+            monkeypatch.setattr(Contest, name, value)
+        builder = Contest(data_dir=tmp_path / str(len([*tmp_path.iterdir()])))
+        builder.download_and_prepare(file_format="array_record")
+        return str(builder.data_dir)
+
+    return prepared
+
+
+def test_a_split_without_labels_is_no_test(prepared_contest):
+    name = prepared_contest()
+    assert data.dataset(name).test_split == "validation"
+    assert [len(part) for part in data.load(name, seed=0)] == [18, 2, 20]
+    with pytest.raises(ValueError, match="splits train, test, of which test without labels"):
+        data.dataset(prepared_contest(splits=("train", "test")))
+
+
+def test_one_class_is_too_few(prepared_contest):
+    with pytest.raises(ValueError, match="has 1 class; two or more are needed"):
+        data.dataset(prepared_contest(classes=1))
+
+
+def test_a_known_name_is_no_folder(data_dir, tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        for one in "ab":
+            (tmp_path / "digits" / split / one).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "digits" / split / one / "0.png")
+            Image.new("RGB", (8, 8)).save(tmp_path / "digits" / split / one / "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(data.load("digits", data_dir, seed=0).weights) == 1138
+    assert len(data.load("./digits", seed=0).weights) == 2
+
+
 # Parts
 
 
@@ -194,7 +259,7 @@ def test_the_seed_fixes_what_is_held_out(parts, data_dir):
     assert set(other.alpha.indices) != set(parts.alpha.indices)
 
 
-def test_held_out_count(data_dir):
+def test_held_out_count(parts, data_dir):
     assert [len(part) for part in data.load("digits", data_dir, seed=0, held_out=50)] == [
         1388,
         50,
@@ -208,6 +273,13 @@ def test_held_out_count(data_dir):
         data.load("digits", data_dir, seed=0, held_out=55)
     with pytest.raises(ValueError, match="has only 1.. examples; .* ask for 150 of each"):
         data.load("digits", data_dir, seed=0, held_out=1500)
+    most = min(np.bincount([parts.weights[i]["label"] for i in range(len(parts.weights))]))
+    most = int(most) + 30 - 1  # of the smallest class, 30 are held out, and one remains
+    left = data.load("digits", data_dir, seed=0, held_out=10 * most)
+    labels_left = [left.weights[i]["label"] for i in range(len(left.weights))]
+    assert min(np.bincount(labels_left, minlength=10)) == 1
+    with pytest.raises(ValueError, match="and one must remain to train on; ask for fewer"):
+        data.load("digits", data_dir, seed=0, held_out=10 * (most + 1))
 
 
 def test_training_examples_are_balanced_nested_and_not_held_out(parts, data_dir):

@@ -15,7 +15,7 @@ from tests.programs import run_program
 
 SYNSETS = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
 VALIDATION = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-PER_CLASS, TEST = 2, 128
+PER_CLASS, TEST, LATER = 2, 128, 300
 
 
 def picture(label: int, number: int, form: str = "JPEG", mode: str = "RGB") -> bytes:
@@ -53,8 +53,13 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
             add(train, f"{synset}.tar", inner.getvalue())
     with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as validation:
         for number in reversed(range(TEST)):  # the labels go by name, not by place
-            label = SYNSETS.index(VALIDATION[number])
-            add(validation, f"ILSVRC2012_val_{number + 1:08}.JPEG", picture(label, number))
+            label = SYNSETS.index(VALIDATION[LATER + number])
+            # In a folder, as in an archive that was made anew, and without the first pictures.
+            add(
+                validation,
+                f"val/ILSVRC2012_val_{LATER + number + 1:08}.JPEG",
+                picture(label, number),
+            )
     return root
 
 

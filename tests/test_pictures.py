@@ -79,6 +79,26 @@ def test_other_modes_keep_their_brightness(mode, kind):
     assert abs(np.mean(image) - np.mean(UPRIGHT)) < 20
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "WEBP")])
+def test_what_is_transparent_is_white(mode, kind):
+    """Black on nothing, whose hidden color is black, too."""
+    drawn = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    drawn.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    drawn.putpixel((7, 7), (0, 0, 0, 128))
+    content = encoded(drawn.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    image = np.asarray(open_picture(content).convert("RGB"))
+    assert (image[:, :4] == 0).all() and (image[:7, 4:] == 255).all()
+    assert abs(image[7, 7].astype(int) - 127).max() <= 1
+
+
+def test_a_transparent_color_of_a_palette_is_white():
+    drawn = Image.new("P", (4, 4), 0)
+    drawn.putpalette([0, 0, 0, 10, 20, 30])
+    drawn.putpixel((1, 1), 1)
+    image = np.asarray(open_picture(encoded(drawn, "GIF", transparency=0)).convert("RGB"))
+    assert (image[0] == 255).all() and (image[1, 1] == (10, 20, 30)).all()
+
+
 JPEG, PNG = encoded(UPRIGHT, "JPEG"), encoded(UPRIGHT, "PNG")
 
 

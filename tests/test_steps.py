@@ -18,6 +18,7 @@ from jaxnas import (
     supernet_initialization,
 )
 from jaxnas.batch_norm import BATCH_NORM_GROUP
+from jaxnas.finite import Skipped
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import from_pixels
 from jaxnas.space import Space, staged_space
@@ -268,6 +269,22 @@ def test_architecture_step_is_finite_at_extreme_alpha(combination, batch, height
             state = dataclasses.replace(state, **changes)
             assert np.isfinite(state.alpha).all() and np.isfinite(state.multiplier)
             assert all(np.isfinite(value) for value in metrics.values()), metrics
+
+
+def test_an_architecture_step_that_is_not_finite_is_left_out_and_counted(combination, batch):
+    """Weight steps between them begin the count in a row anew; one of α that is taken does not."""
+    space, _, _, compiled, new = combination
+    table = random_table(space, 2)
+    counts = Skipped(jnp.int32(3), jnp.int32(2))
+    state = dataclasses.replace(new, skipped=counts)
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
+    changes, metrics = arch(compiled, dataclasses.replace(state, params=broken), batch, table, 0.1)
+    assert [int(count) for count in changes["skipped"]] == [4, 3]
+    assert [int(metrics[name]) for name in Skipped._fields] == [4, 3]
+    np.testing.assert_array_equal(changes["alpha"], state.alpha)
+    changes, _ = arch(compiled, state, batch, table, 0.1)
+    assert [int(count) for count in changes["skipped"]] == [3, 2]
+    assert not np.array_equal(changes["alpha"], state.alpha)
 
 
 def test_architecture_step_compiles_once_and_repeats_to_the_bit(combination, batch):

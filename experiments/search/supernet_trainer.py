@@ -27,6 +27,7 @@ from experiments.search.schedule import Schedule
 from experiments.train.fit import has_begun
 from experiments.train.published_weights import drawn_examples
 from jaxnas import data, parallel, sampling, search_state, search_steps, supernet
+from jaxnas.finite import Skipped
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
 from profiling.progress import Progress
@@ -284,6 +285,7 @@ class Trainer:
                 changes, latest = self.steps.arch(
                     state, examples, latency, *constants, place(np.int32(draw))
                 )
+                metrics |= {name: latest.pop(name) for name in Skipped._fields}  # of all steps
                 arch_metrics.update(latest)
                 state = dataclasses.replace(state, **changes)
             return state, {"learning_rate": rate, **metrics, **arch_metrics}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxnas.data.augment import ResizedCrop
 from jaxnas.data.pictures import SUFFIXES, Example, UnreadablePicture, decoding, open_picture
-from jaxnas.data.specs import DatasetSpec
+from jaxnas.data.specs import SPECS, DatasetSpec
 
 TEST_SPLITS = ("test", "validation", "val")
 _HELD_OUT = 0.1  # fraction of the train split for α
@@ -41,7 +41,7 @@ class Split:
 
 def is_folder(name: str) -> bool:
     """Returns whether a data set's name is a folder of pictures rather than a known data set."""
-    return pathlib.Path(name, "train").is_dir()
+    return name not in SPECS and pathlib.Path(name, "train").is_dir()
 
 
 @functools.cache

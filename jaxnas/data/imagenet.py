@@ -7,6 +7,7 @@ nor gray JPEGs.
 
 import io
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ INSTRUCTIONS = (
     f"register at https://image-net.org/download-images and put {TRAIN} and {VALIDATION} there"
 )
 Picture = tuple[str, io.BytesIO, str]  # file name, content, synset
+_VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _LISTS = "datasets/imagenet2012"  # tensorflow-datasets' lists of synsets and validation labels
 
 
@@ -74,13 +76,17 @@ def _train(archive: pathlib.Path) -> Iterator[Picture]:
 
 
 def _validation(archive: pathlib.Path) -> Iterator[Picture]:
-    """Yields the pictures of one archive, whose labels are listed in the order of file names."""
+    """Yields the pictures of one archive, whose labels are listed by the pictures' numbers."""
     listed = tfds.core.tfds_path(f"{_LISTS}/validation_labels.txt").read_text().split()
-    with tarfile.open(archive) as pictures:
-        names = sorted(pictures.getnames())
-    synsets = dict(zip(names, listed, strict=False))  # fewer pictures use the first labels
     for file_name, picture in _members(tarfile.open(archive)):
-        yield file_name, picture, synsets[file_name]
+        name = pathlib.PurePosixPath(file_name).name  # archives that were made anew have folders
+        number = _VALIDATION_NUMBER.fullmatch(name)
+        if number is None or not 1 <= int(number[1]) <= len(listed):
+            raise ValueError(
+                f"{archive} has {file_name}; pictures are named ILSVRC2012_val_00000001.JPEG to "
+                f"ILSVRC2012_val_000{len(listed)}.JPEG, as their numbers tell their labels"
+            )
+        yield name, picture, listed[int(number[1]) - 1]
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, io.BytesIO]]:

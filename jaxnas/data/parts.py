@@ -161,7 +161,8 @@ def load(
     else:
         folder = prepare(name, data_dir)
         train, test = (_Records(spec, folder, s) for s in (spec.train_split, spec.test_split))
-    alpha = _balanced(train, spec, held_out // spec.num_classes, seed)
+    spare = int(held_out > 0 and train_examples is None)  # to train on
+    alpha = _balanced(train, spec, held_out // spec.num_classes, seed, spare)
     used = (
         np.arange(len(train))
         if train_examples is None
@@ -194,25 +195,30 @@ def _report_left_out(spec: DatasetSpec) -> None:
 
 
 def _balanced(
-    records: _Records | FolderRecords, spec: DatasetSpec, per_class: int, seed: int
+    records: _Records | FolderRecords, spec: DatasetSpec, per_class: int, seed: int, spare: int = 0
 ) -> np.ndarray:
-    """Returns the first examples of each class in the seed's order, int64 [examples], ascending."""
+    """Returns the first examples of each class in the seed's order, int64 [examples], ascending.
+
+    Raises:
+      ValueError: a class has not these and `spare` more.
+    """
     order = np.random.default_rng([seed, len(records)]).permutation(len(records))
-    wanted = np.full(spec.num_classes, per_class)
+    needed = per_class + spare
+    wanted = np.full(spec.num_classes, needed)
     chosen: list[int] = []
     for start in range(0, len(order), _SELECTION_CHUNK):
         if not wanted.any():
             break
         chunk = order[start : start + _SELECTION_CHUNK].tolist()
         for record, label in zip(chunk, records.labels(chunk), strict=True):
-            if wanted[label]:
-                wanted[label] -= 1
+            if wanted[label] > spare:
                 chosen.append(record)
+            wanted[label] = max(0, wanted[label] - 1)
     if wanted.any():
         short = int(np.flatnonzero(wanted)[0])
         raise ValueError(
             f"class {short} of {spec.name}/{spec.train_split} has only "
-            f"{per_class - wanted[short]} examples; held_out and train_examples ask for "
-            f"{per_class} of each class; ask for fewer"
+            f"{needed - wanted[short]} examples; held_out and train_examples ask for "
+            f"{per_class} of each class{', and one must remain to train on' * spare}; ask for fewer"
         )
     return np.sort(np.array(chosen, np.int64))

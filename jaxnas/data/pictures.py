@@ -65,7 +65,8 @@ def decoding(name: str, remedy: str) -> Iterator[None]:
 def open_picture(content: bytes) -> Image.Image:
     """Returns a picture, upright by its EXIF orientation, with 16 bits scaled to 8.
 
-    Pixels are decoded on first access, which is here if the picture is rotated or scaled.
+    What is transparent is put on white. Pixels are decoded on first access, which is here if the
+    picture is rotated, scaled or transparent.
 
     Raises:
       Exception: whatever Pillow's decoders raise; see `decoding`.
@@ -77,6 +78,9 @@ def open_picture(content: bytes) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
         image = _eight_bits(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image
 
 

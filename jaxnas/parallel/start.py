@@ -22,7 +22,7 @@ def start(
     """Joins the processes of this run; does nothing if the run has only this process.
 
     Must be called before any other use of JAX. Arguments that are None are read from the cluster's
-    environment: Slurm, Open MPI, Cloud TPU or Kubernetes.
+    environment: Slurm, Open MPI or Cloud TPU; on Kubernetes `processes` is needed, too.
 
     Args:
       coordinator: host and port on which process 0 listens.
