@@ -102,6 +102,9 @@ class LatencyTable:
         for name, value in settings.items():
             found = [given[name] for given in (self.asked, self.settings) if name in given]
             checks.append((name, found, [value]))
+        # What the device was set to for the table must be set for the run, too.
+        for name in self.asked.keys() & self.settings.keys() - settings.keys():
+            checks.append((name, [self.asked[name]], [None]))
         for what, own, wanted in checks:
             if own and not any(value in wanted for value in own):
                 made, *has = ("unset" if one is None else str(one) for one in (own[0], *wanted))

@@ -70,6 +70,11 @@ def main(argv: Sequence[str]) -> int:
         device_names(args.device)
         options = command.device_options()
         with Progress() as progress, progress.phase("read model", total=1):
+            if args.model not in ZOO and flags.FLAGS["image_size"].present:
+                raise ValueError(
+                    f"--image_size={args.image_size}: {args.model} has its own size; give --shape "
+                    f"for another, such as --shape=1,3,{args.image_size},{args.image_size}"
+                )
             model = read_model(args.model, args.image_size, args.shape, args.weights)
     with (
         command.device_errors(),

@@ -41,6 +41,7 @@ NAME = "OAK"
 # The number that a pipeline with a streaming camera leaves to each of two inference threads.
 SHAVES = 6
 UNTIMED, TIMED = 2, 50
+_LEAST_TIMED = 5  # of a network that takes seconds
 
 REMEDY = (
     f"Plug in an OAK camera (USB id 03e7). On Linux it needs a udev rule, once: "
@@ -235,7 +236,9 @@ class Oak:
             # The log has its own channel and arrives later than the outputs.
             while len(trace.times_ms) < UNTIMED + TIMED:
                 if time.monotonic() > end_s:
-                    raise TimeoutError(f"no {UNTIMED + TIMED} times within {_TRACE_S} s")
+                    if len(trace.times_ms) >= UNTIMED + _LEAST_TIMED:
+                        break  # a slow network has fewer times
+                    raise TimeoutError(f"no {UNTIMED + _LEAST_TIMED} times within {_TRACE_S} s")
                 infer(data)
             after_c = camera.getChipTemperature().average
         return trace.times_ms[UNTIMED : UNTIMED + TIMED], (before_c, after_c)

@@ -219,6 +219,7 @@ def build(
         additivity=additivity,
         provenance={
             "versions": dict(setup.versions),
+            "hardware": setup.hardware,
             "networks": len(covering),
             "date": min(m.time for m in measurements).date().isoformat(),
             "command": f"python -m profiling.tables --device={setup.device} --space={space.name} "

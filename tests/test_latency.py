@@ -88,6 +88,10 @@ def test_a_setting_is_what_was_asked_for_or_what_was_granted(tmp_path):
     loaded = LatencyTable.load(tmp_path / "t.json", SMALL)
     for threads in (64, 2):
         loaded.check(["CPU"], 224, {"shaves": None, "threads": threads})
-    loaded.check(["CPU"], 224, {"shaves": None})
+    with pytest.raises(TableMismatch, match="made for threads 64, this run has unset"):
+        loaded.check(["CPU"], 224, {"shaves": None})
+    # A device that has no such setting took no notice of it.
+    other = dataclasses.replace(loaded, settings={"shaves": None})
+    other.check(["CPU"], 224, {"shaves": None})
     with pytest.raises(TableMismatch, match="made for threads 64, this run has 3"):
         loaded.check(["CPU"], 224, {"shaves": None, "threads": 3})

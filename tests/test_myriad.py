@@ -481,6 +481,13 @@ def test_an_environment_that_does_not_run_is_built_anew(monkeypatch, tmp_path):
     assert lines == [f"the MyriadX compiler in {tmp_path} does not run"]
 
 
+def test_a_file_is_no_environment(monkeypatch, tmp_path, myriad):
+    (tmp_path / "python3.9").touch()
+    monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path / "python3.9"))
+    with pytest.raises(DeviceUnavailable, match="is not a virtual environment; it was left"):
+        environment.ensure_environment(str(myriad.python))
+
+
 def test_a_folder_that_cannot_be_made_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path / "file" / "environment"))

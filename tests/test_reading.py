@@ -105,6 +105,53 @@ def test_the_compiler_itself_misreads_what_is_not_converted(compiler, monkeypatc
         compiler.measure(classifier(attention=True, opset=18).SerializeToString())
 
 
+@pytest.mark.parametrize(
+    ("options", "size", "type_", "millions"),
+    [
+        ({"dilations": [2, 2], "pads": [2, 2, 2, 2]}, 3, "Conv", 29),
+        ({"pads": [8, 8, 8, 8]}, 17, "Conv", 928),
+        ({"strides": [1, 2], "pads": [1, 1, 1, 1]}, 3, "Conv", 14),
+    ],
+)
+def test_a_layer_whose_time_is_unknown_has_no_estimate(compiler, options, size, type_, millions):
+    """The SHAVEs compute it, and no counter of such a layer was public."""
+    kernel = np.zeros((64, 64, size, size), np.float32)
+    layer = helper.make_node("Conv", ["x", "w"], ["y"], name="wide", kernel_shape=[size, size])
+    layer.attribute.extend(helper.make_attribute(name, value) for name, value in options.items())
+    width = 14 if "strides" in options else 28
+    model = network([layer], {"x": [1, 64, 28, 28]}, {"y": [1, 64, 28, width]}, {"w": kernel})
+    with pytest.raises(CompileError) as refusal:
+        compiler.measure(model.SerializeToString())
+    assert f"y is computed by the SHAVEs as {type_}, with {millions} million" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("width", "refused"), [(64, False), (512, True)])
+def test_a_product_of_activations_has_an_estimate_if_it_is_small(compiler, width, refused):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    model = network(nodes, {"x": [1, width, width]}, {"y": [1, width, width]}, {})
+    if not refused:
+        assert compiler.measure(model.SerializeToString()).latency_ms > 0
+        return
+    with pytest.raises(CompileError, match="as GEMM, with 134 million multiplications"):
+        compiler.measure(model.SerializeToString())
+
+
+def test_a_large_softmax_takes_as_long_as_another_layer_of_its_size(compiler):
+    def layer_ms(kind: str, shape: list[int]) -> float:
+        node = helper.make_node(kind, ["x"], ["y"], **({"axis": 1} if kind == "Softmax" else {}))
+        measured = compiler.measure(
+            network([node], {"x": shape}, {"y": shape}, {}).SerializeToString()
+        )
+        return {layer.name: layer.ms for layer in measured.layers}["y"]
+
+    large = [1, 21, 256, 256]
+    assert layer_ms("Softmax", large) > 0.4 * layer_ms("Sigmoid", large) > 0.5
+    assert layer_ms("Softmax", [1, 1000]) == pytest.approx(0.034, abs=0.002)  # the calibration's
+
+
 @pytest.mark.parametrize("name", ["", "same"])
 def test_layers_go_by_their_outputs_whatever_the_nodes_names(compiler, name):
     model = classifier()

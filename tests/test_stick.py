@@ -21,15 +21,21 @@ from profiling import tables
 from profiling.device import Options
 from profiling.errors import CompileError, DeviceUnavailable, WorkerError
 from profiling.measurement import LayerTime
-from profiling.myriad import stick_lock
+from profiling.myriad import model_check, stick_lock
 from profiling.myriad.client import DEADLINES_S, Worker
 from profiling.myriad.stages import parse
 from profiling.myriad.stick import NAME, UDEV_RULE, Stick, by_node
 from profiling.myriad.worker import DEVICE_WORDS
 from profiling.myriad.worker_answers import Inferences
 from profiling.registry import device_names, open_device
+from tests.onnx_networks import classifier
 from tests.programs import ROOT
-from tests.test_myriad import dilated_depthwise_with_hard_sigmoid, network, signal_at_work
+from tests.test_myriad import (
+    dilated_depthwise_with_hard_sigmoid,
+    network,
+    signal_at_work,
+    wait_until_gone,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +204,20 @@ with Stick("CPU", Options()):
     print("mine", flush=True)
     sys.stdin.read()
 """
+AT_WORK = """
+import pathlib, sys, threading, time
+from profiling.myriad.client import Worker
+with Worker() as worker:
+    worker.hello()
+    model = pathlib.Path(sys.argv[1]).read_bytes()
+    work = threading.Thread(
+        target=lambda: worker.infer(model, "CPU", count=10**9, seconds=100), daemon=True
+    )
+    work.start()
+    time.sleep(1)
+    print(worker._process.pid, flush=True)
+    work.join()
+"""
 
 
 @pytest.fixture
@@ -224,6 +244,29 @@ def test_a_device_has_one_owner_and_is_free_when_that_is_killed(other_owner, mod
     other_owner.wait()
     with Stick("CPU", Options()) as stick:
         assert stick.measure(model).count == 100
+
+
+def test_a_worker_at_work_ends_with_its_program(myriad, model, tmp_path):
+    """It would use the device, whose lock is free, for as long as its inferences take."""
+    (tmp_path / "model.onnx").write_bytes(model)
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_WORK, str(tmp_path / "model.onnx")],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        worker = int(process.stdout.readline())
+        process.kill()
+    wait_until_gone(worker)
+
+
+def test_a_network_that_was_read_otherwise_has_no_scores(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_check, "OPSET", 99)  # so that it is not converted
+    file = tmp_path / "model.onnx"
+    file.write_bytes(classifier(attention=True, opset=18).SerializeToString())
+    with pytest.raises(CompileError, match="misread the layer|misread|cannot read"):
+        stand_in.scores(file, iter(np.zeros((2, 3, 32, 32), np.float32)))
 
 
 def test_a_stick_that_another_process_has_open_is_told(myriad):

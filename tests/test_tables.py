@@ -379,6 +379,7 @@ def test_mobilenet_v2_is_within_5_percent_of_the_stick():
     ("arguments", "message"),
     [
         (["--model=nothing.onnx"], "--model=nothing.onnx: no such file"),
+        (["--model=README.md", "--image_size=160"], "has its own size; give --shape for another"),
         (["--model=README.md"], "README.md is not an ONNX file"),
         (["--model=mobilenet_v2", "--device=TOASTER"], "unknown device 'TOASTER', allowed are"),
         (["--model=mobilenet_v2", "--shaves=17"], "shaves"),

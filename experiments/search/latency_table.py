@@ -132,6 +132,14 @@ def _fitting_table(
     Without a device the given table keeps its number of classes.
     """
     space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
+    if table is not None and device is not None and table.device == device.setup.device:
+        made_on = table.provenance.get("hardware")
+        if table.kind == "measured" and made_on not in (None, device.setup.hardware):
+            progress.print(
+                f"the latency table was measured on {made_on}, this device is "
+                f"{device.setup.hardware}: predictions are those of the former",
+                "yellow",
+            )
     if table is None or device is not None and table.device != device.setup.device:
         assert device is not None  # a run without a table requires its device
         with progress.phase("table", total=1) as phase:

@@ -276,6 +276,9 @@ def main(argv: Sequence[str]) -> int:
     with command.usage_errors():
         if not folder.is_dir():
             raise ValueError(f"--report_dir={folder}: give an existing folder")
+        command.check_output("calibration", pathlib.Path(flags.FLAGS.calibration))
+        for name in (calibration_report.DOCUMENT, calibration_report.FIGURE):
+            command.check_output("report_dir", folder / name)
     with command.device_errors(), Worker() as compiler:
         compiled = compile_all(compiler)
     networks = timed_networks(compiled.public)

@@ -7,10 +7,11 @@ from typing import Self
 from profiling.device import Options
 from profiling.errors import CompileError
 from profiling.measurement import Measurement, Setup
-from profiling.myriad.calibration import CALIBRATION
+from profiling.myriad.calibration import CALIBRATION, Calibration
 from profiling.myriad.client import Worker
-from profiling.myriad.cost import estimate
+from profiling.myriad.cost import check_calibrated, estimate_stages
 from profiling.myriad.model_check import depthwise_layers
+from profiling.myriad.stages import parse
 
 NAME = "MYRIADX_COMPILER"
 PRECISION = "FP16"
@@ -49,11 +50,11 @@ class MyriadXCompiler:
     def measure(self, model: bytes) -> Measurement:
         compiled = self._compiler.compile(model, shaves=self._shaves)
         try:
-            result = estimate(compiled.graph, depthwise_layers(model))
+            stages = parse(compiled.graph)
+            check_calibrated(stages)
+            result = estimate_stages(stages, Calibration.load(), depthwise_layers(model))
         except ValueError as error:
-            raise CompileError(
-                f"the cost model cannot read the compiler's stage graph of this network: {error}"
-            ) from error
+            raise CompileError(f"no estimate of this network is possible: {error}") from error
         return Measurement(
             self.setup,
             result.latency_ms,

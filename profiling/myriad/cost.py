@@ -21,6 +21,8 @@ from profiling.measurement import LayerTime
 from profiling.myriad.calibration import Calibration
 from profiling.myriad.stages import Stage, parse
 
+MOST_VECTOR_MULTIPLICATIONS = 10_000_000  # of a layer whose time was never measured; below 1 ms
+LARGEST_SOFTMAX = 1001  # elements of those that were measured; a larger one is as other layers
 CLOCK_KHZ = 700e3  # clock of the convolution engine, a property of the chip
 
 Amounts = dict[str, float]
@@ -83,6 +85,22 @@ def estimate_stages(
     return Estimate(whole_ms, (whole_ms - half_ms, whole_ms + half_ms), layers, calibration.host_ms)
 
 
+def check_calibrated(stages: Sequence[Stage]) -> None:
+    """Raises ValueError for a layer that the calibration has no counter of: its time is unknown.
+
+    The SHAVEs, and not the engines, compute convolutions that are dilated, have very large kernels
+    or strides that differ by axis, and products of two activations.
+    """
+    for stage in stages:
+        millions = stage.vector_multiplications / 1e6 if stage.executed else 0.0
+        if millions > MOST_VECTOR_MULTIPLICATIONS / 1e6:
+            raise ValueError(
+                f"{stage.layer or stage.name} is computed by the SHAVEs as {stage.type}, with "
+                f"{millions:.0f} million multiplications, and the time of such a layer was never "
+                f"measured; measure this network on a stick or a camera"
+            )
+
+
 def layer_kinds(stages: Sequence[Stage], depthwise: Collection[str]) -> dict[str, str]:
     """Returns the kind of each layer, one of `KINDS`, by the stages that it executes."""
     kinds: dict[str, str] = {}
@@ -135,8 +153,6 @@ def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
         return {**amounts, "engine_stage_ms": 1.0, "weight_ms_per_mb": stage.weight_bytes / 1e6}
     if stage.type == "Copy":
         return _copy_amounts(stage)
-    if stage.type == "SoftMax":
-        return {"softmax_ms": 1.0}
     million_elements = sum(datum.elements for datum in stage.outputs) / 1e6
     moved = sum(datum.bytes for datum in (*stage.inputs, *stage.outputs) if not datum.on_chip)
     vector = "sum_ms_per_million" if stage.type == "Sum" else "vector_ms_per_million"
@@ -144,7 +160,12 @@ def stage_amounts(stage: Stage, calibration: Calibration) -> Amounts:
         [{vector: million_elements / max(stage.shaves, 1)}, {"vector_ms_per_mb": moved / 1e6}],
         calibration,
     )
-    return {**amounts, "vector_stage_ms": 1.0}
+    amounts = {**amounts, "vector_stage_ms": 1.0}
+    if stage.type == "SoftMax":
+        softmax = {"softmax_ms": 1.0}
+        large = million_elements > LARGEST_SOFTMAX / 1e6
+        return _longest([softmax, amounts], calibration) if large else softmax
+    return amounts
 
 
 def dram_share(stage: Stage, calibration: Calibration) -> float:

@@ -101,15 +101,25 @@ def ensure_environment(
 def install_environment(python: str | None, log: Callable[[str], None]) -> Environment:
     """Returns the environment as `ensure_environment` does, built anew if its compiler fails."""
     environment = ensure_environment(python, log)
-    try:
-        _hello(environment)
-    except (DeviceUnavailable, ValueError):  # no answer, or none that is JSON
+    if not _runs(environment):
         root = environment_dir()
         log(f"the MyriadX compiler in {root} does not run")
         with _open_lock(root) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _build(root, environment, find_python(python), log)
+            if not _runs(environment):  # as before another process mended it
+                _build(root, environment, find_python(python), log)
     return environment
+
+
+def _runs(environment: Environment) -> bool:
+    """Returns whether the compiler answers; one that is only slow counts as running."""
+    try:
+        _hello(environment)
+    except DeviceUnavailable as error:
+        return isinstance(error.__cause__, subprocess.TimeoutExpired)
+    except ValueError:  # no answer, or none that is JSON
+        return False
+    return True
 
 
 def _open_lock(root: pathlib.Path) -> TextIO:
@@ -220,7 +230,8 @@ def _build(
     """Builds the environment in its final folder, since it cannot be moved; the marker is last."""
     log(f"building the MyriadX compiler's environment in {root} on {python}")
     if root.exists():
-        if not (root / "pyvenv.cfg").exists() and any(root.iterdir()):
+        empty = root.is_dir() and not any(root.iterdir())
+        if not (root / "pyvenv.cfg").exists() and not empty:
             raise DeviceUnavailable(
                 f"{root} exists and is not a virtual environment; it was left unchanged. Remove "
                 f"it, or set JAXNAS_MYRIAD_ENV to another folder"

@@ -6,8 +6,8 @@ worker.py as its program. After that, the same pipe carries the requests.
 
 The interpreter is that of the environment which `python -m profiling.myriad.install
 --worker_prefix=...` builds on the host (`~/.cache/jaxnas/myriad-2021.4.2`, or the folder that
-JAXNAS_MYRIAD_ENV names on that host). Without that environment, it is the first of python3.9,
-python3.8 and python3 that can import openvino.inference_engine. This serves hosts for which PyPI
+JAXNAS_MYRIAD_ENV names on that host). Where that cannot import openvino.inference_engine, it is the
+first of python3.9, python3.8 and python3 that can. This serves hosts for which PyPI
 has no openvino 2021.4.2, such as a Raspberry Pi, where Intel's archive and its setupvars.sh provide
 it.
 
@@ -29,7 +29,7 @@ _STDERR_TAIL = 2000
 _ROOT = 'root="${JAXNAS_MYRIAD_ENV:-${XDG_CACHE_HOME:-$HOME/.cache}/jaxnas/myriad-2021.4.2}"'
 
 _START = """
-if [ -x "$root/bin/python" ]; then
+if "$root/bin/python" -I -c 'import openvino.inference_engine' </dev/null >/dev/null 2>&1; then
     LD_LIBRARY_PATH="$root/native${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export LD_LIBRARY_PATH
     exec "$root/bin/python" -I -c "$worker"
@@ -38,8 +38,8 @@ for python in python3.9 python3.8 python3; do
     "$python" -c 'import openvino.inference_engine' </dev/null >/dev/null 2>&1 &&
         exec "$python" -c "$worker"
 done
-echo "$root/bin/python does not exist, and none of python3.9, python3.8 and python3" \\
-    "can import openvino.inference_engine" >&2
+echo "none of $root/bin/python, python3.9, python3.8 and python3 can import" \\
+    "openvino.inference_engine" >&2
 exit 127
 """
 
@@ -58,10 +58,19 @@ if [ ! -x "$root/bin/python" ]; then
         echo "no CPython 3.9 or 3.8 with venv on PATH or in ~/.pyenv/versions" >&2
         exit 1
     fi
+    case "$(uname -m)" in x86_64 | amd64) ;; *)
+        echo "this host is $(uname -m), and the pinned openvino is for x86-64" >&2
+        exit 1 ;;
+    esac
     "$python" -I -m venv "$root" </dev/null
+    made=yes
 fi
 python="$root/bin/python"
-"$python" -I -m pip --disable-pip-version-check install --quiet $pins </dev/null
+"$python" -I -m pip --version </dev/null >/dev/null 2>&1 || "$python" -I -m ensurepip </dev/null
+"$python" -I -m pip --disable-pip-version-check install --quiet $pins </dev/null || {
+    [ -z "${made:-}" ] || rm -rf "$root"
+    exit 1
+}
 mkdir -p "$root/native"
 libusb=$("$python" -I -c 'import libusb_package; print(libusb_package.get_library_path())')
 ln -sf "$libusb" "$root/native/libusb-1.0.so.0"

@@ -128,6 +128,16 @@ class Stage:
         """Whether the device executes the stage."""
         return self.order != NOT_EXECUTED
 
+    @property
+    def vector_multiplications(self) -> int:
+        """Multiplications of a convolution or matrix product on the SHAVEs; 0 for other stages."""
+        if self.type == "GEMM":
+            return self.outputs[0].elements * self.inputs[0].size[0]
+        if self.type not in ("Conv", "DepthConv"):
+            return 0
+        width, height, _ = self.outputs[0].size
+        return width * height * self.weight_bytes // _TYPE_BYTES["FP16"]
+
 
 def parse(graph_text: str) -> list[Stage]:
     """Returns the stages of a compiled network, in the compiler's order.

@@ -128,6 +128,7 @@ class Stick:
                 f"{file} takes {first.dtype} values; the stick's worker passes uint8 and float32"
             )
         model = onnx_bytes(file, self.setup.device, (1, *first.shape))
+        self._worker.compile(model, shaves=self._shaves)  # which checks that it was read as sent
         found = []
         for batch in batched(itertools.chain([first], images), _BATCH_BYTES):
             with self._remedy():
