@@ -21,7 +21,7 @@ from jaxnas.space import Space, staged_space
 from jaxnas.space_file import find_space
 from profiling.errors import DeviceUnavailable
 from profiling.myriad import environment
-from tests.programs import UNOPTIMIZED, run_fresh
+from tests.programs import UNOPTIMIZED, less_garbage_collection, run_fresh
 
 # Two runs, the second of three equal blocks; kernels 3 and 5, expansions 1½ apart; skip.
 SMALL = staged_space(
@@ -55,6 +55,13 @@ MICRO = {
 def pytest_configure() -> None:
     # What is compiled here runs for a few steps: least time goes into making it fast.
     os.environ.setdefault("XLA_FLAGS", UNOPTIMIZED)
+    # Programs without the lines of Python that made them: less to write, here and in what starts.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+def pytest_collection_finish() -> None:
+    less_garbage_collection()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,10 +13,23 @@ import numpy as np
 from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
+from jaxnas.space import staged_space
 from tests.conftest import NUM_CLASSES, random_table
-from tests.kinds import KINDS, hyperparameters
+from tests.kinds import hyperparameters
 
-KIND, PATH = KINDS["mbconv"], "k5e3 - k3e3"
+PATH = "k5e2 - k3e2"
+# Two candidates, as there are ten programs to compile.
+SPACE = staged_space(
+    "two",
+    stem=4,
+    first=4,
+    widths=(4,),
+    counts=(3,),
+    strides=(1,),
+    head=8,
+    kernels=(3, 5),
+    expansions=(2,),
+)
 BATCH = 64
 COLLECTIVE = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 
@@ -45,13 +58,13 @@ def main() -> None:
 def taken(layout: parallel.Layout, batch: dict, group: int, only: str | None) -> tuple[dict, dict]:
     """Results of each step, or one, on a layout, and the collectives of its compiled program."""
     hyper = hyperparameters(batch_norm_group=group)
-    steps = search_steps.make_steps(KIND.space, hyper, layout.replicated)
-    state = layout.replicate(search_state.init_state(KIND.space, NUM_CLASSES, hyper, 0))
-    path = layout.replicate(KIND.path(PATH))
+    steps = search_steps.make_steps(SPACE, hyper, layout.replicated)
+    state = layout.replicate(search_state.init_state(SPACE, NUM_CLASSES, hyper, 0))
+    path = layout.replicate(SPACE.path(SPACE.parse(PATH)))
     # Entries that differ: Adam would magnify the rounding of a gradient that is near its ε.
-    table = LatencyModel.of(random_table(KIND.space, 0))
+    table = LatencyModel.of(random_table(SPACE, 0))
     network = Network(
-        network_of(KIND.space, KIND.space.parse(PATH), NUM_CLASSES), rng=np.random.default_rng(1)
+        network_of(SPACE, SPACE.parse(PATH), NUM_CLASSES), rng=np.random.default_rng(1)
     )
     recipe = train_steps.Recipe(steps=10, dropout=0.5, batch_norm_group=group)
     training = train_steps.make_steps(network, recipe, layout.replicated)

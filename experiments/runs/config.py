@@ -103,7 +103,8 @@ class RunConfig:
         None,
         "Batch size for which the learning rates and α's steps are given; unset is the batch size "
         "itself, so nothing is scaled. Learning rates are multiplied by the ratio of both batch "
-        "sizes, a larger one in a rise over 5 epochs. α keeps its steps an epoch, of this size.",
+        "sizes; for a larger batch they rise linearly over 5 epochs. The number of α steps per "
+        "epoch does not change, and each uses this many examples.",
         2,
     )
     data_workers: int = option(

@@ -30,6 +30,7 @@ from jaxnas import data, parallel, sampling, search_state, search_steps, superne
 from jaxnas.finite import Skipped
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network
+from jaxnas.space import Space
 from profiling.progress import Progress
 
 _SNAPSHOTS = 100  # of α in metrics.jsonl, about: a long search would write 50 MB at every line
@@ -119,6 +120,11 @@ class Trainer:
         """Whether warm-up and search are finished."""
         return self.step >= self.schedule.end
 
+    @property
+    def made_of(self) -> tuple[Space, search_state.Hyperparameters]:
+        """What the steps' programs are made of; the name of the space is in none."""
+        return dataclasses.replace(self.space, name=""), self.hyper
+
     def compile(self, latency: LatencyModel | None, scores: bool = False) -> None:
         """Compiles the steps that the run still needs, or loads them from the cache.
 
@@ -149,7 +155,7 @@ class Trainer:
             programs["recalibrate"] = (self.steps.recalibrate, (*active, batch, scalar))
             programs["evaluate"] = (self.steps.evaluate, (*active, masked))
         with self.progress.phase("compile", total=1.0) as phase:
-            compiled = compiled_steps(programs, (self.space, self.hyper), phase.update)
+            compiled = compiled_steps(programs, self.made_of, phase.update)
             phase.end(readiness(compiled))
         self.steps = dataclasses.replace(self.steps, **compiled)
 

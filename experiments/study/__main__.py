@@ -1,6 +1,6 @@
 """Studies device preferences, and found networks versus others.
 
-    python -m experiments.study --flagfile=vpu.flags --seeds=0,1,2 --output=docs
+    python -m experiments.study --flagfile=vpu.flags --flagfile=study.flags --output=DIR
 
 Part affinities compares device preferences: the space is searched with two latency tables, the
 device's and the Pixel 1's, at equally tight budgets. Depth, expansions and kernels of the found

@@ -28,7 +28,7 @@ from jaxnas.latency import LatencyModel, LatencyTable
 from jaxnas.network import Network
 from jaxnas.search_state import Hyperparameters
 from jaxnas.search_steps import Steps
-from jaxnas.space import format_arch
+from jaxnas.space import Space, format_arch
 from jaxnas.space_file import find_space
 from profiling import command
 from profiling.progress import Progress
@@ -54,7 +54,7 @@ class Runs:
         self._config, self._progress = config, progress
         self._parts: dict[int, data.Parts] = {}
         # Compiled once, and used by all searches of the same space and parameters.
-        self._search_steps: dict[tuple[str, Hyperparameters], Steps] = {}
+        self._search_steps: dict[tuple[Space, Hyperparameters], Steps] = {}
 
     def search(
         self, config: Config, table: LatencyTable, target_ms: float, seed: int
@@ -251,12 +251,12 @@ class Runs:
         table.save(workdir.path / "latency_table.json", config.search_space)
         latency = LatencyModel.of(table)
         trainer = Trainer(config, self.parts_of(config.seed), workdir, self._progress)
-        steps_key = (config.space, trainer.hyper)
-        if steps_key in self._search_steps:
-            trainer.steps = self._search_steps[steps_key]
+        made_of = trainer.made_of
+        if made_of in self._search_steps:
+            trainer.steps = self._search_steps[made_of]
         elif not trainer.is_over:  # a finished search takes no more steps
             trainer.compile(latency)
-            self._search_steps[steps_key] = trainer.steps
+            self._search_steps[made_of] = trainer.steps
         trainer.search(latency)
         derived = derivation.derive(trainer, table, None)
         alpha = np.asarray(trainer.state.alpha)

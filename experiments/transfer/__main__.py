@@ -1,6 +1,6 @@
 """Compares networks found with published weights with others, on few pictures.
 
-    python -m experiments.transfer --flagfile=transfer.flags --flagfile=transfer_study.flags \
+    python -m experiments.transfer --flagfile=transfer.flags --flagfile=transfer_study.flags \\
         --dataset=FOLDER --train_examples=900 --held_out=100
 
 Each seed draws other pictures of the data set. Four kinds of networks are trained with them: those
