@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -12,9 +13,10 @@ from experiments.runs.loop import Loop
 from experiments.runs.run_folder import Workdir
 from experiments.train.fit import NetworkTrainer
 from jaxnas import data
-from jaxnas.latency import LatencyModel, LatencyTable
+from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
 from profiling.progress import Progress
+from tests.conftest import MICRO, random_table
 from tests.test_search import config_of, trainer_of
 
 COUNTED = 50  # steps
@@ -66,13 +68,20 @@ def test_the_watch_sees_a_transfer_and_a_fetch(watched):
 
 
 def test_no_step_of_a_search_transfers_or_fetches(watched, micro_searched, tmp_path):
+    # Two choices in one block of the two: the loop is the same, and little is to be compiled.
+    small = {**MICRO, "counts": [2], "kernels": [3]}
+    (tmp_path / "small.json").write_text(json.dumps(small))
     run = dataclasses.replace(
-        config_of(micro_searched), workdir=str(tmp_path / "run"), warmup_epochs=2, search_epochs=3
+        config_of(micro_searched),
+        space=str(tmp_path / "small.json"),
+        workdir=str(tmp_path / "run"),
+        warmup_epochs=2,
+        search_epochs=3,
     )
-    table = LatencyTable.load(micro_searched / "latency_table.json", run.search_space)
+    latency = LatencyModel.of(random_table(run.search_space, 0))
     with trainer_of(run) as trainer:
-        trainer.compile(LatencyModel.of(table))
-        trainer.search(LatencyModel.of(table))
+        trainer.compile(latency)
+        trainer.search(latency)
         # But for the one before which all candidates take over the function that they share.
         assert set(watched.fetching) == {("warm-up", trainer.schedule.shared_end)}
     assert watched.steps >= COUNTED
