@@ -90,7 +90,8 @@ class LatencyTable:
         """Checks that the table is for one of the devices, the image size and the settings.
 
         Settings that the table does not have are not checked. A setting matches if the user
-        requested it for the table, or if the device was set to it.
+        requested it for the table, or if the device was set to it. One that was requested and that
+        the device was set to must not be missing.
 
         Raises:
           TableMismatch: the table is for another value; the message names both and the remedy.

@@ -89,7 +89,8 @@ class SearchState:
       alpha_adam: optimizer state of α, with a count of steps for each block, [blocks, 1].
       multiplier: float32 [], amount that `dual` has added to λ; 0 with the other latency controls.
       baseline: float32 [], baseline of the rewards of `reinforce`; NaN before its first step.
-      skipped: counts of the steps whose update was not finite and therefore not taken.
+      skipped: counts of the steps whose update was not finite and therefore not taken; those in a
+        row are steps of the weights.
     """
 
     step: Array

@@ -23,7 +23,7 @@ from jaxnas import (
     supernet_initialization,
 )
 from jaxnas.batch_norm import BN_MOMENTUM
-from jaxnas.finite import Skipped, counted, if_finite, is_finite
+from jaxnas.finite import counted, if_finite, is_finite
 from jaxnas.latency import LatencyModel
 from jaxnas.pixels import PRECISIONS, check_batch, from_pixels
 from jaxnas.search_state import Hyperparameters, SearchState
@@ -226,8 +226,8 @@ def make_steps(
         }
         finite = is_finite(estimate.ce, estimate.gradient)
         changes = if_finite(finite, changes, {name: getattr(state, name) for name in changes})
-        # A weight step alone begins the count in a row anew: α's steps stand between them.
-        changes["skipped"] = Skipped(*(count + ~finite for count in state.skipped))
+        # Those in a row are the weights' alone, between whose steps α's stand.
+        changes["skipped"] = state.skipped._replace(skipped=state.skipped.skipped + ~finite)
         metrics = {
             **changes["skipped"]._asdict(),
             "arch_ce": estimate.ce,

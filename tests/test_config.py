@@ -1,13 +1,14 @@
 """Input that a search refuses before any work."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from experiments.runs.run_folder import Workdir, check_workdir
-from experiments.search import __main__, config
+from experiments.search import __main__, config, latency_table
 from experiments.search.latency_table import with_device_of_table
 from experiments.search.schedule import Schedule
 from experiments.train.fit import has_begun
@@ -163,6 +164,32 @@ def test_a_resumed_run_keeps_the_device_of_its_table(default, tmp_path):
     table = random_table(run.search_space, 0)
     table.save(tmp_path / "run" / "latency_table.json", run.search_space)
     assert with_device_of_table(run).device == "MYRIADX_COMPILER"
+
+
+@pytest.mark.parametrize(
+    ("device", "made_on", "said"),
+    [
+        ("CPU", "AMD EPYC", []),
+        ("CPU", "Core Ultra 7", ["the latency table was measured on Core Ultra 7, this device is"]),
+        ("CPU", None, []),  # a table of an earlier version
+        ("MYRIAD", "the stick on port 1.4", []),
+    ],
+)
+def test_a_table_that_other_hardware_made_is_told(default, device, made_on, said):
+    table = dataclasses.replace(
+        random_table(default.search_space, 0),
+        device=device,
+        kind="measured",
+        num_classes=10,
+        provenance={} if made_on is None else {"hardware": made_on},
+    )
+    opened = SimpleNamespace(setup=SimpleNamespace(device=device, hardware="AMD EPYC"))
+    lines = []
+    progress = SimpleNamespace(print=lambda line, color: lines.append(line))
+    assert latency_table._fitting_table(default, table, opened, progress) is table
+    assert [line.startswith(one) for line, one in zip(lines, said, strict=True)] == [True] * len(
+        said
+    )
 
 
 def test_what_a_killed_save_left_is_no_checkpoint(default, tmp_path):

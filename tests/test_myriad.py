@@ -469,16 +469,21 @@ def test_a_folder_of_somebody_else_is_left_alone(monkeypatch, tmp_path, myriad):
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_an_environment_that_does_not_run_is_built_anew(monkeypatch, tmp_path):
-    """It is complete but for its compiler; here no interpreter is found to build on."""
-    fake_python(tmp_path / "bin", "", "echo 'libusb is gone' >&2; exit 1")
+@pytest.mark.parametrize(
+    ("answer", "built"), [("echo 'libusb is gone' >&2; exit 1", 1), ("echo", 1), ("sleep 5", 0)]
+)
+def test_an_environment_that_does_not_run_is_built_anew(monkeypatch, tmp_path, answer, built):
+    """It is complete but for its compiler. One that is only slow is left as it is."""
+    fake_python(tmp_path / "bin", "", answer)
     (tmp_path / "complete.json").write_text(json.dumps({"pins": environment.PINS}))
     monkeypatch.setenv("JAXNAS_MYRIAD_ENV", str(tmp_path))
+    monkeypatch.setattr(environment, "_HELLO_LIMIT_S", 2)
+    monkeypatch.setattr(environment, "find_python", lambda python: "/usr/bin/python3.9")
+    calls = []
+    monkeypatch.setattr(environment, "_build", lambda root, *_: calls.append(root))
     environment.ensure_environment()  # takes its word for it
-    lines = []
-    with pytest.raises(DeviceUnavailable, match="found no CPython 3.8 or 3.9"):
-        environment.install_environment("/no/such/python", lines.append)
-    assert lines == [f"the MyriadX compiler in {tmp_path} does not run"]
+    environment.install_environment(None, lambda line: None)
+    assert calls == [tmp_path] * built
 
 
 def test_a_file_is_no_environment(monkeypatch, tmp_path, myriad):

@@ -251,6 +251,8 @@ def test_axes_name_what_all_runs_have_in_common():
     assert labels(one, smaller) == ("latency, batch 1, ms (CPU, measured)", test, 1)
     on_gpu = run_of("b", 0, 3.0, device="GPU")
     assert labels(one, on_gpu) == ("latency at 224 px, batch 1, ms (CPU and GPU)", test, 0)
+    predicted = run_of("b", 0, None, device="GPU", kind=None, predicted_ms=3.0)
+    assert labels(one, predicted)[2] == 0
     flowers = run_of("b", 0, 3.0, accuracy={**other["result"]["accuracy"], "dataset": "flowers"})
     assert labels(one, flowers)[1:] == ("top-1, %", 0)
 

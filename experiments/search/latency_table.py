@@ -10,7 +10,7 @@ from experiments.runs.run_folder import Workdir
 from experiments.search.config import Config
 from jaxnas import budget, data, parallel
 from jaxnas.latency import LatencyTable
-from profiling import command, tables
+from profiling import command, openvino_device, tables
 from profiling.progress import Progress
 from profiling.recording_device import Recording
 from profiling.registry import device_kind, device_names
@@ -134,7 +134,9 @@ def _fitting_table(
     space, num_classes = config.search_space, data.dataset(config.dataset).num_classes
     if table is not None and device is not None and table.device == device.setup.device:
         made_on = table.provenance.get("hardware")
-        if table.kind == "measured" and made_on not in (None, device.setup.hardware):
+        # Sticks and cameras are one chip each, on whatever port.
+        differ = table.device in openvino_device.NAMES and made_on != device.setup.hardware
+        if differ and made_on is not None:
             progress.print(
                 f"the latency table was measured on {made_on}, this device is "
                 f"{device.setup.hardware}: predictions are those of the former",

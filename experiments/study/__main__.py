@@ -114,7 +114,7 @@ def budgets(study: Study) -> list[Budgeted]:
     count = study.random_networks
     if study.reference is not None:
         second = LatencyTable.load(study.mobile_table, space)
-        second.check([second.device], config.image_size, {})
+        second.check([second.device], config.image_size, second.asked)
         if second.device == first.device:
             raise ValueError(
                 f"--mobile_table={study.mobile_table} is a table of {second.device}, like the "

@@ -112,7 +112,7 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     at_size = f" at {sizes.pop()} px" if len(sizes) == 1 else ""
     axes.set_xlabel(f"latency{at_size}, batch 1, ms {_devices(devices, results)}")
     axes.set_ylabel(f"top-1, %{f' ({min(tests)})' if len(tests) == 1 else ''}")
-    if len(devices) <= 1 and len(tests) == 1:
+    if len({result["device"] for result in results}) == len(tests) == 1:
         front = pareto_front([_point(run) for run in done])
         axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1)
     axes.grid(alpha=0.3)

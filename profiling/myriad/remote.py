@@ -66,7 +66,8 @@ if [ ! -x "$root/bin/python" ]; then
     made=yes
 fi
 python="$root/bin/python"
-"$python" -I -m pip --version </dev/null >/dev/null 2>&1 || "$python" -I -m ensurepip </dev/null
+"$python" -I -m pip --version </dev/null >/dev/null 2>&1 ||
+    "$python" -I -m ensurepip </dev/null >/dev/null
 "$python" -I -m pip --disable-pip-version-check install --quiet $pins </dev/null || {
     [ -z "${made:-}" ] || rm -rf "$root"
     exit 1

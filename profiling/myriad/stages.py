@@ -132,7 +132,9 @@ class Stage:
     def vector_multiplications(self) -> int:
         """Multiplications of a convolution or matrix product on the SHAVEs; 0 for other stages."""
         if self.type == "GEMM":
-            return self.outputs[0].elements * self.inputs[0].size[0]
+            width, height, channels = self.inputs[0].size
+            depth = width if width * height > 1 else channels  # which tensors of two axes have
+            return self.outputs[0].bytes // _TYPE_BYTES["FP16"] * depth
         if self.type not in ("Conv", "DepthConv"):
             return 0
         width, height, _ = self.outputs[0].size
