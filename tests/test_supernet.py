@@ -265,7 +265,8 @@ def test_architecture_step_moves_alpha_alone_and_only_of_the_pair(kind, steps, s
     table = random_table(kind.space, 1)
     latency = LatencyModel.of(table)
     changes, metrics = steps.arch(state, batch, latency, jnp.float32(4), jnp.float32(0.1))
-    assert set(changes) == {"alpha", "alpha_adam", "multiplier", "baseline"}
+    assert set(changes) == {"alpha", "alpha_adam", "multiplier", "baseline", "skipped"}
+    assert same_bits(changes["skipped"], state.skipped)
     alpha = changes["alpha"]
     moved = np.asarray(alpha != state.alpha)
     assert (moved.sum(1) <= 2).all() and moved.any() and kind.space.allowed[moved].all()
@@ -383,6 +384,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(kind, steps
     assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
     latency = LatencyModel.of(random_table(kind.space, 1))
     changes, _ = steps.arch(spoilt, batch, latency, jnp.float32(3), jnp.float32(0.1))
+    assert changes.pop("skipped") == (1, 0)
     for name, value in changes.items():
         assert same_bits(value, getattr(spoilt, name))
 
