@@ -114,7 +114,9 @@ def figure(done: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel(f"top-1, %{f' ({min(tests)})' if len(tests) == 1 else ''}")
     if len({result["device"] for result in results}) == len(tests) == 1:
         front = pareto_front([_point(run) for run in done])
-        axes.step(*zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1)
+        axes.step(
+            *zip(*front, strict=True), where="post", color=_FRONT_COLOR, linewidth=1, zorder=1
+        )
     axes.grid(alpha=0.3)
     fig.legend(loc="outside right upper", fontsize=8, frameon=False)
     return fig
