@@ -13,23 +13,12 @@ import numpy as np
 from jaxnas import parallel, search_state, search_steps, train_steps
 from jaxnas.latency import LatencyModel
 from jaxnas.network import Network, network_of
-from jaxnas.space import staged_space
 from tests.conftest import NUM_CLASSES, random_table
-from tests.kinds import hyperparameters
+from tests.kinds import hyperparameters, one_run
 
 PATH = "k5e2 - k3e2"
 # Two candidates, as there are ten programs to compile.
-SPACE = staged_space(
-    "two",
-    stem=4,
-    first=4,
-    widths=(4,),
-    counts=(3,),
-    strides=(1,),
-    head=8,
-    kernels=(3, 5),
-    expansions=(2,),
-)
+SPACE = one_run("two", kernels=(3, 5), expansions=(2,))
 BATCH = 64
 COLLECTIVE = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 

@@ -29,17 +29,17 @@ class Kind(NamedTuple):
 
 
 # One run of three equal blocks, each of which may be skipped: one block to compile.
-_run = functools.partial(
+one_run = functools.partial(
     staged_space, stem=4, first=4, widths=(4,), counts=(3,), strides=(1,), head=8
 )
 KINDS = {
     "mbconv": Kind(
-        _run("mbconv", kernels=(3, 5), expansions=(2, 3)),
+        one_run("mbconv", kernels=(3, 5), expansions=(2, 3)),
         ("k3e2 k3e3 k5e2", "k5e3 - k3e3", "k3e3 - -"),
         "k5e3 k5e3 k5e3",
     ),
     "fused": Kind(
-        _run("fused", candidates=[["f3e2", "f3e1", "f5e3", "f1e1"]], first_block="f3e1"),
+        one_run("fused", candidates=[["f3e2", "f3e1", "f5e3", "f1e1"]], first_block="f3e1"),
         ("f3e1 f3e2 f5e3", "f5e3 - f1e1", "f3e2 f1e1 f3e1"),
         "f5e3 f5e3 f5e3",
     ),

@@ -122,7 +122,7 @@ class Trainer:
 
     @property
     def made_of(self) -> tuple[Space, search_state.Hyperparameters]:
-        """What the steps' programs are made of; the name of the space is in none."""
+        """Parts that the steps' programs are made of; the name of the space is in none."""
         return dataclasses.replace(self.space, name=""), self.hyper
 
     def compile(self, latency: LatencyModel | None, scores: bool = False) -> None:

@@ -7,9 +7,8 @@ worker.py as its program. After that, the same pipe carries the requests.
 The interpreter is that of the environment which `python -m profiling.myriad.install
 --worker_prefix=...` builds on the host (`~/.cache/jaxnas/myriad-2021.4.2`, or the folder that
 JAXNAS_MYRIAD_ENV names on that host). Where that cannot import openvino.inference_engine, it is the
-first of python3.9, python3.8 and python3 that can. This serves hosts for which PyPI
-has no openvino 2021.4.2, such as a Raspberry Pi, where Intel's archive and its setupvars.sh provide
-it.
+first of python3.9, python3.8 and python3 that can. This serves hosts for which PyPI has no openvino
+2021.4.2, such as a Raspberry Pi, where Intel's archive and its setupvars.sh provide it.
 
 Log in with a key, since there is no prompt for a password. The worker ends with the connection.
 """
